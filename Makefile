@@ -1,0 +1,36 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup demo test lint bench docs clean
+.DEFAULT_GOAL := help
+
+help:           ## Show what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: $(VENV)/.ready   ## Create .venv with everything
+
+$(VENV)/.ready: pyproject.toml
+	@PYTHON="$(PYTHON)" sh tests/support/setup.sh $(VENV)
+	@touch $@
+
+demo: setup     ## Start server and agent, run a real task to its end, show its log and metrics
+	@$(BIN)/python tests/support/demo.py
+
+lint: setup     ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint      ## Lint and all tests
+	$(BIN)/python -m pytest
+
+bench: setup    ## Measure what the design promises; writes tests/benchmarks/results.json
+	$(BIN)/python -m tests.benchmarks
+
+docs: setup     ## Build the documentation into site/
+	$(BIN)/python -m mkdocs build --strict
+
+clean:          ## Remove what was made
+	rm -rf $(VENV) dist build site .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,44 @@
+"""The agent's errors.
+
+AgentError
+├── SettingsError   the operator's mistake: one line, exit code 2
+├── RunFailed       this run ends as failed; it becomes the run's outcome
+└── RunStopped      somebody asked for the end of this run while it was prepared
+"""
+
+from __future__ import annotations
+
+from taskyard.wire import Outcome, OutcomeKind, Phase, Reason
+
+
+class AgentError(Exception):
+    """Root of the agent's errors."""
+
+
+class SettingsError(AgentError):
+    """A flag, variable or file that cannot be followed; `str(error)` says what to do."""
+
+
+class RunFailed(AgentError):
+    """A run that cannot go on. `infrastructure` marks the machine's failures, which are not the task's."""
+
+    def __init__(self, phase: Phase, reason: Reason, message: str, *, infrastructure: bool = False) -> None:
+        super().__init__(message)
+        self.phase = phase
+        self.reason = reason
+        self.infrastructure = infrastructure
+
+    @property
+    def outcome(self) -> Outcome:
+        """This failure as a run's outcome."""
+        return Outcome(
+            kind=OutcomeKind.FAILED,
+            reason=self.reason,
+            phase=self.phase,
+            message=str(self),
+            infrastructure=self.infrastructure,
+        )
+
+
+class RunStopped(AgentError):
+    """The run was cancelled, or is not ours any more, before its process was started."""

@@ -1,0 +1,898 @@
+"""What travels between server, agent and SDK: frozen records and enums, and their JSON form.
+
+Imports nothing of ours. Times are seconds since the epoch on the server's clock unless a field says
+otherwise; sizes are bytes. A reader ignores fields that it does not know, so an older agent works with a
+newer server; a field is only ever added, with a default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+API_VERSION = "v1"
+API_PREFIX = f"/api/{API_VERSION}"
+DEFAULT_PORT = 8420
+DEFAULT_QUEUES = ("default", "services")
+IDEMPOTENCY_HEADER = "Idempotency-Key"
+
+T = TypeVar("T")
+
+
+class Word(str, enum.Enum):
+    """An enum whose members print and serialise as their value."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+class TaskState(Word):
+    """`draft → (waiting →) queued → preparing → running → completed | failed | cancelled`."""
+
+    DRAFT = "draft"
+    WAITING = "waiting"
+    QUEUED = "queued"
+    PREPARING = "preparing"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether no report can change it any more."""
+        return self in (TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELLED)
+
+    @property
+    def active(self) -> bool:
+        """Whether a worker holds it."""
+        return self in (TaskState.PREPARING, TaskState.RUNNING)
+
+
+class Phase(Word):
+    """Where a run is; each phase is timed."""
+
+    CLAIMED = "claimed"
+    CHECKOUT = "checkout"
+    ENVIRONMENT = "environment"
+    RUNNING = "running"
+    FINISHING = "finishing"
+
+
+class OutcomeKind(Word):
+    """How a run ended."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+
+
+class Reason(Word):
+    """Why a run ended as it did."""
+
+    EXIT = "exit"  # the process ended by itself; see exit_code
+    SIGNAL = "signal"  # the process was ended by a signal that Taskyard did not send
+    CANCELLED = "cancelled"  # a user asked for it
+    TIMEOUT = "timeout"  # the task's own time limit
+    AGENT_STOPPED = "agent_stopped"  # the agent was told to end its runs
+    CHECKOUT = "checkout"  # the code could not be reproduced
+    ENVIRONMENT = "environment"  # the environment could not be built
+    COMMAND = "command"  # the command could not be started
+    DISK = "disk"  # the machine's disk is full or failing
+    GIT_HOST = "git_host"  # the repository's host cannot be reached
+    PACKAGE_INDEX = "package_index"  # the package index cannot be reached
+    GPU = "gpu"  # a GPU is missing, held by a leftover or failing
+    LEASE = "lease"  # nothing was heard of the run for too long
+    KEEPER = "keeper"  # the process that held the run was killed
+    REBOOT = "reboot"  # the machine restarted
+    UNCONFIRMED = "unconfirmed"  # claimed, but the agent never confirmed or never started it
+    EXCLUSIVE = "exclusive"  # an exclusive run was ended because its lease could not be renewed
+    INTERNAL = "internal"  # Taskyard's own fault
+
+
+class OnLost(Word):
+    """What becomes of a task whose run was lost."""
+
+    REQUEUE = "requeue"
+    FAIL = "fail"
+    WAIT = "wait"
+
+
+class WorkerState(Word):
+    """What a worker does just now."""
+
+    STARTING = "starting"
+    IDLE = "idle"
+    BUSY = "busy"
+    PAUSED = "paused"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+    LOST = "lost"
+
+
+class TokenKind(Word):
+    """The four kinds of token; rights are in `docs/explanation/security.md`."""
+
+    ADMINISTRATOR = "administrator"
+    USER = "user"
+    AGENT = "agent"
+    RUN = "run"
+
+
+class CommandKind(Word):
+    """How the target of a command is started."""
+
+    SCRIPT = "script"  # python TARGET ARGS
+    MODULE = "module"  # python -m TARGET ARGS
+    EXECUTABLE = "executable"  # TARGET ARGS, looked up on the environment's PATH
+
+
+class Manager(Word):
+    """What builds the environment."""
+
+    UV = "uv"
+    PIP = "pip"
+    INHERIT = "inherit"
+
+
+class RequirementsKind(Word):
+    """Where the requirements come from."""
+
+    NONE = "none"
+    PACKAGES = "packages"  # `packages`, given by flags
+    IMPORTS = "imports"  # `packages`, found by reading the script's imports
+    SCRIPT = "script"  # the PEP 723 block of `path`
+    REQUIREMENTS_TXT = "requirements.txt"
+    PYPROJECT = "pyproject.toml"
+    UV_LOCK = "uv.lock"
+    PYLOCK = "pylock.toml"
+
+
+class MoveTo(Word):
+    """Where an entry goes within its queue."""
+
+    FIRST = "first"
+    UP = "up"
+    DOWN = "down"
+    LAST = "last"
+
+
+# --- Tasks -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pack:
+    """A snapshot commit shipped as a git pack, thin against commits that the remote has."""
+
+    commit: str
+    """The snapshot commit: 40 to 64 lower-case hexadecimal digits."""
+    blob: str
+    """SHA-256 of the pack's bytes, which are stored under `/blobs/{blob}`."""
+    size: int
+    needs: tuple[str, ...] = ()
+    """Commits that must be fetched from the remote first; empty for a whole pack."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Code:
+    """What to check out. Exactly one of `repository`, `pack` without `needs`, and `archive` is the source."""
+
+    repository: str | None = None
+    """URL of the remote as git resolves it, without user info."""
+    branch: str | None = None
+    commit: str | None = None
+    """The commit that the submitter had checked out."""
+    pack: Pack | None = None
+    archive: str | None = None
+    """SHA-256 of a gzipped tar of a folder without git."""
+    patch: str | None = None
+    """A unified diff given through the API or edited, applied with `git apply` after the checkout."""
+    diff: str = ""
+    """What the snapshot changes against `commit`, for people; cut at 256 KiB."""
+    working_dir: str = "."
+    """The command's working folder, relative to the repository's root."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What to start."""
+
+    kind: CommandKind = CommandKind.SCRIPT
+    target: str = ""
+    """Script (relative to the working folder), module or executable."""
+    args: tuple[str, ...] = ()
+    """The arguments as recorded; the agent writes changed parameters back into them."""
+    python_args: tuple[str, ...] = ()
+    """Options for the interpreter itself, such as `-O`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """What the command needs installed. Never changed by Taskyard: what was installed is on the run."""
+
+    manager: Manager = Manager.UV
+    python: str | None = None
+    """`3.11` or `3.11.7`; never another minor version. None: the agent's default."""
+    requirements: RequirementsKind = RequirementsKind.NONE
+    path: str | None = None
+    """The file of the requirements, relative to the repository's root."""
+    packages: tuple[str, ...] = ()
+    torch_backend: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What the task occupies. Tasks with equal resources share one shape."""
+
+    gpus: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """How a task is treated when something goes wrong."""
+
+    retries: int = 0
+    """How often a failed task is tried again at the user's own account."""
+    retry_delay_seconds: float = 0.0
+    """Delay before the first retry; doubled for each further one, at most an hour."""
+    timeout_seconds: float | None = None
+    """Limit of the running phase."""
+    grace_seconds: float = 10.0
+    """Between SIGTERM and SIGKILL."""
+    on_lost: OnLost = OnLost.REQUEUE
+    exclusive: bool = False
+    """Ended by its own machine before the server could hand it out again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec:
+    """What to do: editable as a draft, fixed once queued."""
+
+    name: str = ""
+    project: str = ""
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    code: Code = field(default_factory=Code)
+    command: Command = field(default_factory=Command)
+    environment: Environment = field(default_factory=Environment)
+    resources: Resources = field(default_factory=Resources)
+    policy: Policy = field(default_factory=Policy)
+    parameters: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Section → name → value. The section `Args` mirrors the command line."""
+    env: dict[str, str] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()
+    """Names of variables whose values the server holds apart and gives to the run alone."""
+    report_token: bool = True
+    """Whether user code gets a token that acts for its submitter inside the project."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseTime:
+    """One phase of a run; `seconds` is None while it lasts."""
+
+    phase: Phase
+    started_at: float
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended."""
+
+    kind: OutcomeKind
+    reason: Reason
+    phase: Phase
+    exit_code: int | None = None
+    signal: int | None = None
+    message: str = ""
+    infrastructure: bool = False
+    """The machine's failure, not the task's: not charged to the user."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One attempt at a task by one worker. Its id is `<task>.<number>`."""
+
+    id: str
+    task: str
+    number: int
+    worker: str
+    phase: Phase = Phase.CLAIMED
+    outcome: Outcome | None = None
+    unresponsive: bool = False
+    claimed_at: float = 0.0
+    confirmed_at: float | None = None
+    started_at: float | None = None
+    """When user code was allowed to start."""
+    ended_at: float | None = None
+    phases: tuple[PhaseTime, ...] = ()
+    cancel_requested_at: float | None = None
+    requeue_on_cancel: bool = False
+    gpus: tuple[str, ...] = ()
+    """UUIDs or indices of the devices that the agent picked."""
+    command_line: tuple[str, ...] = ()
+    """What was really started."""
+    parameters: dict[str, dict[str, str]] = field(default_factory=dict)
+    python: str | None = None
+    packages: tuple[str, ...] = ()
+    """What is installed, as `name==version`."""
+    environment_key: str | None = None
+    environment_reused: bool | None = None
+    log_bytes: int | None = None
+    """The final length of the log; None until the run ended. The log is complete when it is held up to it."""
+    output_offset: int | None = None
+    """Where in the log the command's own output begins; before it stand checkout and environment."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One line of a task's story."""
+
+    at: float
+    kind: str
+    """created, enqueued, claimed, confirmed, phase, started, cancel_requested, unresponsive, revived, lost …"""
+    run: int | None = None
+    by: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A task as the server answers it."""
+
+    id: str
+    spec: TaskSpec
+    state: TaskState
+    created_at: float
+    updated_at: float
+    created_by: str = ""
+    parent: str | None = None
+    """The task whose run created it."""
+    queue: str | None = None
+    """Name of the queue that it is in, or was claimed from."""
+    queue_id: str | None = None
+    queued_at: float | None = None
+    wake_at: float | None = None
+    """When a waiting task is queued."""
+    run: Run | None = None
+    """The latest run."""
+    run_count: int = 0
+    retries_used: int = 0
+    losses: int = 0
+    unstarted: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewTask:
+    """Body of `POST /tasks`. A client may choose the id (32 hexadecimal digits); a repeat is then harmless."""
+
+    spec: TaskSpec
+    id: str | None = None
+    queue: str | None = None
+    """Name or id of a queue to enqueue it in at once."""
+    secret_values: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewTasks:
+    """Body of `POST /tasks/bulk`: all or nothing, at most 10,000."""
+
+    tasks: tuple[NewTask, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskChanges:
+    """Body of `PATCH /tasks/{id}` and part of a clone. None leaves a part as it is."""
+
+    name: str | None = None
+    project: str | None = None
+    description: str | None = None
+    tags: tuple[str, ...] | None = None
+    code: Code | None = None
+    command: Command | None = None
+    environment: Environment | None = None
+    resources: Resources | None = None
+    policy: Policy | None = None
+    parameters: dict[str, dict[str, str]] | None = None
+    """Merged into the task's, value by value."""
+    env: dict[str, str] | None = None
+    """Merged into the task's."""
+    secret_values: dict[str, str] | None = None
+    """Merged into the task's; their names join `secrets`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloneRequest:
+    """Body of `POST /tasks/{id}/clone`."""
+
+    id: str | None = None
+    changes: TaskChanges = field(default_factory=TaskChanges)
+    queue: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnqueueRequest:
+    """Body of `POST /tasks/{id}/enqueue`; queue is a name or an id."""
+
+    queue: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BulkEnqueueRequest:
+    """Body of `POST /queues/{id}/entries`: all or nothing, in this order, at most 10,000."""
+
+    tasks: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopRequest:
+    """Body of `POST /tasks/{id}/stop`."""
+
+    requeue: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoveRequest:
+    """Body of `POST /tasks/{id}/move`: exactly one of the two."""
+
+    to: MoveTo | None = None
+    position: int | None = None
+    """From 0, the next to be claimed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskPage:
+    """Newest first; `cursor` names the next page, None on the last."""
+
+    tasks: tuple[Task, ...]
+    cursor: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerVerdict:
+    """Why one worker does or does not take a task."""
+
+    worker: str
+    fits: bool
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """Why a task waits, worker by worker."""
+
+    task: str
+    state: TaskState
+    summary: str
+    position: int | None = None
+    workers: tuple[WorkerVerdict, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Story:
+    """Everything that happened to a task."""
+
+    task: Task
+    runs: tuple[Run, ...]
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskEvent:
+    """One event, with the task that it belongs to."""
+
+    task: str
+    event: Event
+
+
+# --- Queues ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queue:
+    """An ordered list of queued tasks."""
+
+    id: str
+    name: str
+    description: str = ""
+    paused: bool = False
+    created_at: float = 0.0
+    waiting: int = 0
+    """Queued tasks."""
+    running: int = 0
+    """Tasks claimed from it that have not ended."""
+    workers: tuple[str, ...] = ()
+    """Names of the live workers that watch it."""
+    estimated_wait_seconds: float | None = None
+    """For a task enqueued now, from the recent run times; None where nothing is known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewQueue:
+    """Body of `POST /queues`."""
+
+    name: str
+    description: str = ""
+    id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueChanges:
+    """Body of `PATCH /queues/{id}`."""
+
+    name: str | None = None
+    description: str | None = None
+    paused: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A task's place in a queue."""
+
+    position: int
+    task: str
+    name: str
+    queued_at: float
+    gpus: int = 0
+    created_by: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntryPage:
+    """A stretch of a queue, in the order in which it is claimed."""
+
+    entries: tuple[Entry, ...]
+    total: int
+
+
+# --- Agents, workers, runs -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """One GPU of a machine."""
+
+    index: int
+    uuid: str
+    name: str = ""
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worker:
+    """A named place that runs one task at a time, as the server knows it."""
+
+    name: str
+    agent: str
+    host: str
+    state: WorkerState
+    queues: tuple[str, ...] = ()
+    """Names, in the order in which they are tried."""
+    gpus: tuple[Gpu, ...] = ()
+    version: str = ""
+    boot_id: str = ""
+    registered_at: float = 0.0
+    last_seen_at: float = 0.0
+    run: str | None = None
+    paused_reason: str = ""
+    completed: int = 0
+    failed: int = 0
+    infrastructure_failures: int = 0
+    """In a row; three pause the worker."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerReport:
+    """What an agent says of one of its workers in a beat."""
+
+    name: str
+    state: WorkerState
+    queues: tuple[str, ...] = ()
+    gpus: tuple[Gpu, ...] = ()
+    run: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunReport:
+    """What an agent says of one of its runs in a beat."""
+
+    id: str
+    control_token: str
+    phase: Phase
+    phases: tuple[PhaseTime, ...] = ()
+    gpus: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """Short lines for the story: `the disk is full: output is held back`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One measured value. Names are `cpu_percent memory_bytes memory_percent disk_percent
+    disk_read_bytes_per_second disk_write_bytes_per_second network_receive_bytes_per_second
+    network_send_bytes_per_second gpu_percent:<index> gpu_memory_bytes:<index> gpu_celsius:<index>`."""
+
+    subject: str
+    """`worker:<name>` or `run:<id>`."""
+    name: str
+    at: float
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beat:
+    """Body of `POST /beats`: one per agent for all its workers and runs."""
+
+    agent: str
+    host: str
+    boot_id: str
+    version: str
+    workers: tuple[WorkerReport, ...] = ()
+    runs: tuple[RunReport, ...] = ()
+    samples: tuple[Sample, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunDirective:
+    """What an agent must do with one of its runs; repeated in every answer until the run ends."""
+
+    run: str
+    stale: bool = False
+    """The run is not this agent's any more: stop the process, keep its log."""
+    cancel: bool = False
+    """End it: SIGTERM, the grace period, SIGKILL."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerDirective:
+    """What an agent must do with one of its workers."""
+
+    worker: str
+    paused: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeatAnswer:
+    """Answer to a beat; every run that is not named as stale has its lease renewed."""
+
+    server_time: float
+    lease_seconds: float
+    runs: tuple[RunDirective, ...] = ()
+    workers: tuple[WorkerDirective, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimRequest:
+    """Body of `POST /claims`. Repeating a request_id returns the same run."""
+
+    agent: str
+    worker: str | None
+    """The worker that is free, or None to wait for directives alone."""
+    boot_id: str
+    request_id: str
+    control_hash: str = ""
+    """SHA-256 (hexadecimal) of the control token that the agent drew and journalled."""
+    report_hash: str = ""
+    queues: tuple[str, ...] = ()
+    """Names, in the order in which they are to be tried."""
+    free_gpus: int = 0
+    total_gpus: int = 0
+    runs: tuple[str, ...] = ()
+    """Ids of the agent's runs, so that a directive for one of them ends the wait."""
+    task: str | None = None
+    """Take this task and no other (`agent execute`)."""
+    wait_seconds: float = 25.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """Answer to a claim. `run` is None when nothing was taken in time or a directive ended the wait."""
+
+    run: Run | None = None
+    task: Task | None = None
+    secrets: dict[str, str] = field(default_factory=dict)
+    lease_seconds: float = 60.0
+    directives: tuple[RunDirective, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartRequest:
+    """Body of `POST /runs/{id}/start`: the last word before user code starts."""
+
+    control_token: str
+    phases: tuple[PhaseTime, ...] = ()
+    gpus: tuple[str, ...] = ()
+    command_line: tuple[str, ...] = ()
+    parameters: dict[str, dict[str, str]] = field(default_factory=dict)
+    python: str | None = None
+    packages: tuple[str, ...] = ()
+    environment_key: str | None = None
+    environment_reused: bool | None = None
+    output_offset: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishRequest:
+    """Body of `POST /runs/{id}/finish`; a repeat is harmless."""
+
+    control_token: str
+    outcome: Outcome
+    log_bytes: int
+    phases: tuple[PhaseTime, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogPosition:
+    """Answer to an append: how many bytes of the run's log the server holds."""
+
+    offset: int
+    capped: bool = False
+    """The run's log reached the server's cap: the rest is dropped, and marked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogChunk:
+    """One event of a live log: `data` is base64 of the raw bytes that begin at `offset`."""
+
+    offset: int
+    data: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeriesPoint:
+    """One bucket of a series."""
+
+    at: float
+    minimum: float
+    mean: float
+    maximum: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """One downsampled series."""
+
+    subject: str
+    name: str
+    points: tuple[SeriesPoint, ...]
+
+
+# --- Getting in ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Token:
+    """A token as it may be shown; the secret itself is answered once, at its creation."""
+
+    id: str
+    kind: TokenKind
+    name: str
+    created_at: float
+    expires_at: float | None = None
+    revoked: bool = False
+    last_used_at: float | None = None
+    queues: tuple[str, ...] = ()
+    """For an agent: the queues it may claim from; empty for all."""
+    create_queues: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewToken:
+    """Body of `POST /tokens` and `POST /invitations`."""
+
+    kind: TokenKind
+    name: str = ""
+    expires_in_seconds: float | None = None
+    queues: tuple[str, ...] = ()
+    create_queues: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class IssuedToken:
+    """A token with its secret, answered once."""
+
+    token: Token
+    secret: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Invitation:
+    """A single-use code, valid for ten minutes."""
+
+    code: str
+    kind: TokenKind
+    expires_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoginRequest:
+    """Body of `POST /login`: exchanges a code for a token."""
+
+    code: str
+    name: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerInfo:
+    """Answer to `GET /info`, which needs no token."""
+
+    version: str
+    api: str = API_VERSION
+    store: str = ""
+    time: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Body of every error answer."""
+
+    error: str
+    """A stable word: not_found, conflict, stale, refused, invalid, unauthorised, forbidden, full …"""
+    detail: str
+    """What happened, to what, and what to do next."""
+
+
+# --- JSON ------------------------------------------------------------------------------------------------
+
+
+def to_json(value: Any) -> Any:
+    """Returns `value` as what the json module can write: records as dicts, tuples as lists, enums as words."""
+    if isinstance(value, enum.Enum):
+        return value.value
+    if dataclasses.is_dataclass(value):
+        return {f: to_json(getattr(value, f)) for f in _fields(type(value))}
+    if isinstance(value, Mapping):
+        return {key: to_json(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [to_json(item) for item in value]
+    return value
+
+
+def from_json(kind: type[T], data: Any) -> T:
+    """Builds a `kind` from what the json module read. Unknown fields are ignored.
+
+    Raises ValueError when a field is missing or a word is unknown, TypeError when a value has the wrong shape.
+    """
+    return typing.cast(T, _decode(kind, data))
+
+
+@functools.lru_cache(maxsize=None)
+def _fields(kind: type[Any]) -> dict[str, Any]:
+    hints = typing.get_type_hints(kind)
+    return {f.name: hints[f.name] for f in dataclasses.fields(kind)}
+
+
+def _decode(kind: Any, data: Any) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return _decode_record(typing.cast(type[Any], kind), data)
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        (inner,) = [option for option in typing.get_args(kind) if option is not type(None)]
+        return None if data is None else _decode(inner, data)
+    if origin is tuple:
+        return tuple(_decode(typing.get_args(kind)[0], item) for item in data)
+    if origin is dict:
+        value_kind = typing.get_args(kind)[1]
+        return {key: _decode(value_kind, item) for key, item in data.items()}
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return kind(data)
+    if kind is float:
+        return float(data)
+    return data
+
+
+def _decode_record(kind: type[Any], data: Any) -> Any:
+    if not isinstance(data, Mapping):
+        raise TypeError(f"{kind.__name__} must be an object, not {type(data).__name__}")
+    known = {name: _decode(hint, data[name]) for name, hint in _fields(kind).items() if name in data}
+    try:
+        return kind(**known)
+    except TypeError as error:
+        raise ValueError(f"{kind.__name__}: {error}") from error

@@ -1,0 +1,90 @@
+"""The server's errors.
+
+ServerError
+├── NotFound        404  there is no such thing
+├── Invalid         422  the request cannot mean anything
+├── Conflict        409  not now: the state does not allow it
+│   └── Stale       409  the run is not the caller's any more: stop it (error word `stale`)
+├── Unauthorised    401  no token, or one that is not valid
+├── Forbidden       403  the token does not give this right
+├── TooLarge        413  over a limit
+├── TooMany         429  slow down, or the queue is full
+└── Unavailable     503  the store cannot be reached, or the disk is full: try again
+
+`api` turns each into `{error, detail}`; nothing below `api` knows of HTTP.
+"""
+
+from __future__ import annotations
+
+
+class ServerError(Exception):
+    """Root of the server's errors; `str(error)` is the detail for the caller."""
+
+    status = 500
+    word = "internal"
+
+
+class NotFound(ServerError):
+    """There is no such task, run, queue, worker, token or blob."""
+
+    status = 404
+    word = "not_found"
+
+
+class Invalid(ServerError):
+    """The request is well formed and still means nothing."""
+
+    status = 422
+    word = "invalid"
+
+
+class Conflict(ServerError):
+    """The state does not allow it."""
+
+    status = 409
+    word = "conflict"
+
+
+class Stale(Conflict):
+    """The token is not the current run's: nothing was written."""
+
+    word = "stale"
+
+
+class Unauthorised(ServerError):
+    """No token, or one that is unknown, expired or revoked."""
+
+    status = 401
+    word = "unauthorised"
+
+
+class Forbidden(ServerError):
+    """The token is valid and does not give this right."""
+
+    status = 403
+    word = "forbidden"
+
+
+class TooLarge(ServerError):
+    """Over a limit in bytes or in number."""
+
+    status = 413
+    word = "too_large"
+
+
+class TooMany(ServerError):
+    """Over a rate or a capacity."""
+
+    status = 429
+    word = "too_many"
+
+
+class Unavailable(ServerError):
+    """The store or the disk cannot take it just now; nothing was written, a repeat is right."""
+
+    status = 503
+    word = "unavailable"
+
+
+class StartRefused(Exception):
+    """The server cannot run on this store; `str(error)` says why and names the cure."""

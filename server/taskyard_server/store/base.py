@@ -1,0 +1,377 @@
+"""The store: what is kept, and the verbs that change it. The docstrings are the contract of every store.
+
+A task, its place in a queue and its runs are one record, so that each change is one conditional write. Rules
+(which state may follow which, what fits which worker) are pure functions that the services pass in; a store
+knows what is atomic and what the order is, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from taskyard.wire import (
+    Event,
+    MoveTo,
+    Resources,
+    Run,
+    Sample,
+    Series,
+    TaskSpec,
+    TaskState,
+    TokenKind,
+    WorkerState,
+)
+from taskyard.wire import Worker as WireWorker
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """One attempt, with what only the server may see."""
+
+    run: Run
+    agent: str
+    """Id of the agent's token: only it may report."""
+    boot_id: str
+    request_id: str
+    control_hash: str
+    report_hash: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskRecord:
+    """A task, its entry and its runs: the unit of every atomic change."""
+
+    id: str
+    spec: TaskSpec
+    state: TaskState
+    created_at: float
+    updated_at: float
+    """Stamped by the service's clock at each change; the order of `tasks(updated_since=…)`."""
+    owner: str
+    """Id of the token's account that created it; runs act for it."""
+    created_by: str = ""
+    """Name of that account."""
+    parent: str | None = None
+    queue: str | None = None
+    """Id of its queue; stays set while it runs, so that a requeue finds its place again."""
+    rank: bytes | None = None
+    """Its place in the queue; given by the store, compared as bytes, lowest first."""
+    queued_at: float | None = None
+    shape: str = ""
+    """Hash of what it requires; see `matching.shape`."""
+    due_at: float | None = None
+    """When the sweeper must look next: end of a wait, of the confirmation, of the lease, of `lost_after`."""
+    runs: tuple[RunRecord, ...] = ()
+    """Oldest first; the last is the current one while the state is preparing or running."""
+    events: tuple[Event, ...] = ()
+    retries_used: int = 0
+    losses: int = 0
+    unstarted: int = 0
+    infrastructure_failures: int = 0
+    avoid: tuple[str, ...] = ()
+    """Workers that failed it through no fault of its own; part of the shape."""
+    secret_values: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueRecord:
+    """A queue; its entries are the queued tasks that name it."""
+
+    id: str
+    name: str
+    description: str
+    paused: bool
+    created_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerRecord:
+    """A worker as last reported."""
+
+    worker: WireWorker
+    token: str
+    """Id of the agent's token that registered it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenRecord:
+    """A token or an invitation; the secret itself is never kept."""
+
+    id: str
+    hash: str
+    """SHA-256 of the secret, hexadecimal."""
+    kind: TokenKind
+    name: str
+    owner: str
+    """The account that it acts for; a token made by `POST /tokens` has its own id here."""
+    created_at: float
+    expires_at: float | None
+    invitation: bool = False
+    """A single-use code: good for `POST /login` and nothing else."""
+    revoked: bool = False
+    last_used_at: float | None = None
+    queues: tuple[str, ...] = ()
+    create_queues: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A remembered answer to a mutating request."""
+
+    key: str
+    """Token id and the client's idempotency key."""
+    request_hash: str
+    status: int
+    body: bytes
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskFilter:
+    """Which tasks to list; None means any. `queue` is an id; `name` matches exactly, `name_contains` in part."""
+
+    states: tuple[TaskState, ...] | None = None
+    queue: str | None = None
+    project: str | None = None
+    tag: str | None = None
+    name: str | None = None
+    name_contains: str | None = None
+    id_prefix: str | None = None
+    owner: str | None = None
+    updated_since: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """What a claim may look at before it takes an entry: equal for all entries of one shape."""
+
+    resources: Resources
+    avoid: tuple[str, ...]
+
+
+Fits = Callable[[Candidate], bool]
+"""Pure: whether the claiming worker can take tasks of this shape."""
+Change = Callable[[TaskRecord], TaskRecord]
+"""Pure, may run more than once: returns the changed record, the same object for no change, or raises."""
+
+
+class Store(Protocol):
+    """Durable records. Every acknowledged write survives `kill -9` of the server and power loss.
+
+    Every verb raises Unavailable when the store cannot be reached or written; then nothing was changed, or,
+    where the answer was lost on the way, repeating the verb is harmless.
+    """
+
+    kind: str
+    """`sqlite` or `mongodb`."""
+
+    async def open(self) -> None:
+        """Connects and prepares indexes. Raises StartRefused with the cure when the store is unfit."""
+
+    async def close(self) -> None:
+        """Finishes what was taken and lets go."""
+
+    # --- tasks
+
+    async def add_tasks(self, records: Sequence[TaskRecord]) -> None:
+        """Adds all or none. Records whose state is queued are given ranks after the last of their queue, in
+        the order given. Raises Conflict naming the first id that exists."""
+
+    async def task(self, task_id: str) -> TaskRecord:
+        """Returns the record as of the last acknowledged write. Raises NotFound."""
+
+    async def update(self, task_id: str, change: Change) -> TaskRecord:
+        """Atomically replaces the record by `change(record)` and returns what is now stored.
+
+        No other write to the record happens between the read and the write. What `change` raises is raised
+        here, and nothing is written. A record that becomes queued with `rank=None` is given a rank after the
+        last of its queue; one that keeps its rank keeps its place. Raises NotFound.
+        """
+
+    async def update_all(self, task_ids: Sequence[str], change: Change) -> list[TaskRecord]:
+        """As `update` for each id in turn, all or nothing; new ranks follow the order given."""
+
+    async def delete_task(self, task_id: str, allowed: Callable[[TaskRecord], None]) -> None:
+        """Atomically removes the record unless `allowed(record)` raises. Raises NotFound."""
+
+    async def tasks(
+        self, wanted: TaskFilter, *, before: str | None = None, limit: int = 100
+    ) -> list[TaskRecord]:
+        """Lists newest first (created_at, then id, descending), those behind the task with id `before`."""
+
+    async def claim(self, queues: Sequence[str], fits: Fits, change: Change) -> TaskRecord | None:
+        """Atomically takes the first fitting entry of the first queue (ids) that has one.
+
+        Within a queue: the lowest rank among the shapes for which `fits` is true. Paused queues are passed
+        over. The record is replaced by `change(record)`, as in `update`; two claims never take one entry.
+        The cost does not grow with the number of entries, fitting or not. Returns None when nothing fits.
+        """
+
+    async def run_of_request(self, request_id: str) -> TaskRecord | None:
+        """Finds the record whose current or past run was created by this claim request."""
+
+    async def task_of_report_token(self, report_hash: str) -> TaskRecord | None:
+        """Finds the record whose latest run has this report token."""
+
+    # --- queues
+
+    async def add_queue(self, queue: QueueRecord) -> None:
+        """Raises Conflict when the id or the name exists."""
+
+    async def queue(self, queue_id: str) -> QueueRecord:
+        """Raises NotFound."""
+
+    async def queue_named(self, name: str) -> QueueRecord | None:
+        """Names are compared exactly, after Unicode NFC by the service."""
+
+    async def queues(self) -> list[QueueRecord]:
+        """All queues by name."""
+
+    async def update_queue(self, queue_id: str, change: Callable[[QueueRecord], QueueRecord]) -> QueueRecord:
+        """As `update`. Raises NotFound, and Conflict when the new name exists."""
+
+    async def delete_queue(self, queue_id: str, *, force: Change | None = None) -> None:
+        """Removes the queue. While it holds entries: raises Conflict, or with `force` applies it to each entry
+        (it returns the record taken out of the queue). No entry is ever left in a queue that is gone."""
+
+    async def entries(self, queue_id: str, *, offset: int = 0, limit: int = 100) -> list[TaskRecord]:
+        """The queued records in the order of claiming."""
+
+    async def position(self, task_id: str) -> int | None:
+        """How many entries stand before it; None when it is not queued."""
+
+    async def move_entry(self, task_id: str, to: MoveTo | int) -> int:
+        """Atomically changes the place of a queued task and returns its new position. An index beyond the end
+        means last. Raises NotFound, Conflict when it is not queued."""
+
+    async def counts(self) -> dict[str, dict[TaskState, int]]:
+        """Queue id → state → number, for the states queued, preparing and running."""
+
+    # --- leases
+
+    async def due(self, now: float, limit: int = 500) -> list[str]:
+        """Ids of the tasks whose due_at is not later than `now`, earliest first."""
+
+    async def active(self) -> list[TaskRecord]:
+        """All records that are preparing or running."""
+
+    async def shift_leases(self, seconds: float) -> None:
+        """Adds `seconds` to the due_at of every record that is preparing or running."""
+
+    async def sign_of_life(self, server_id: str, now: float) -> float | None:
+        """Records that a server of this store was alive at `now`; returns the latest such time of any server
+        before this call, None when there was none."""
+
+    # --- workers
+
+    async def save_worker(
+        self, name: str, change: Callable[[WorkerRecord | None], WorkerRecord]
+    ) -> WorkerRecord:
+        """Atomically replaces the worker's record, as `update`; `change` is given None for a new one."""
+
+    async def worker(self, name: str) -> WorkerRecord:
+        """Raises NotFound."""
+
+    async def workers(self) -> list[WorkerRecord]:
+        """All workers by name."""
+
+    async def delete_worker(self, name: str) -> None:
+        """Raises NotFound."""
+
+    # --- tokens
+
+    async def add_token(self, token: TokenRecord) -> None:
+        """Raises Conflict when the id exists."""
+
+    async def token_by_hash(self, token_hash: str) -> TokenRecord | None:
+        """Finds a token or invitation, also revoked or expired ones."""
+
+    async def tokens(self) -> list[TokenRecord]:
+        """All tokens and invitations, newest first."""
+
+    async def update_token(self, token_id: str, change: Callable[[TokenRecord], TokenRecord]) -> TokenRecord:
+        """As `update`. Raises NotFound; what `change` raises is raised, so a code is used once."""
+
+    async def delete_token(self, token_id: str) -> None:
+        """Raises NotFound."""
+
+    # --- remembered answers, settings
+
+    async def answer(self, key: str) -> Answer | None:
+        """The remembered answer of this idempotency key."""
+
+    async def remember(self, answer: Answer) -> None:
+        """Keeps an answer; the first one of a key stays."""
+
+    async def forget_answers(self, before: float) -> None:
+        """Drops those older than `before`."""
+
+    # --- waking
+
+    def changes(self) -> AsyncIterator[str]:
+        """Yields the id of a queue whenever an entry may have appeared in it through *another* server process,
+        or the empty string when any queue may have one. An embedded store never yields. Never ends by itself."""
+
+
+class LogStore(Protocol):
+    """The bytes of each run's log. Durable once answered."""
+
+    async def append(self, run_id: str, offset: int, data: bytes, *, cap: int) -> int:
+        """Writes the part of `data` that lies beyond the length held and returns the new length.
+
+        Resending is harmless. An `offset` beyond the length held changes nothing: the answer is the length
+        held, and the caller sends from there. Bytes beyond `cap` are dropped (the length stays at `cap`).
+        Concurrent appends to one run never interleave. Raises Unavailable."""
+
+    async def read(self, run_id: str, offset: int, limit: int) -> bytes:
+        """At most `limit` bytes from `offset`; empty at the end and for a run without a log."""
+
+    async def length(self, run_id: str) -> int:
+        """Bytes held; 0 for a run without a log."""
+
+    async def delete(self, run_id: str) -> None:
+        """Forgets the log; nothing happens when there is none."""
+
+
+class BlobStore(Protocol):
+    """Immutable bytes under their SHA-256: packs and archives."""
+
+    async def put(self, digest: str, chunks: AsyncIterator[bytes], *, limit: int) -> int:
+        """Stores durably and returns the size. Raises Invalid when the bytes do not have that digest, TooLarge
+        beyond `limit`; a blob that exists is left alone."""
+
+    async def size(self, digest: str) -> int | None:
+        """None when it is not held."""
+
+    def get(self, digest: str) -> AsyncIterator[bytes]:
+        """The bytes in chunks. Raises NotFound at the first."""
+
+    async def delete(self, digest: str) -> None:
+        """Forgets it; nothing happens when it is not held."""
+
+
+class SampleStore(Protocol):
+    """Measurements as time series. May lose the last seconds in a crash."""
+
+    async def add(self, samples: Sequence[Sample]) -> None:
+        """Keeps them."""
+
+    async def series(
+        self, subject: str, *, start: float, end: float, points: int, names: Sequence[str] = ()
+    ) -> list[Series]:
+        """Per name, at most `points` buckets over [start, end) with minimum, mean and maximum; empty buckets
+        are left out. `at` is the middle of a bucket."""
+
+    async def forget(self, before: float) -> None:
+        """Drops samples older than `before`."""
+
+
+LIVE_WORKER_STATES = (
+    WorkerState.STARTING,
+    WorkerState.IDLE,
+    WorkerState.BUSY,
+    WorkerState.PAUSED,
+    WorkerState.DRAINING,
+)
