@@ -863,7 +863,7 @@ def from_json(kind: type[T], data: Any) -> T:
     return typing.cast(T, _decode(kind, data))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _fields(kind: type[Any]) -> dict[str, Any]:
     hints = typing.get_type_hints(kind)
     return {f.name: hints[f.name] for f in dataclasses.fields(kind)}
