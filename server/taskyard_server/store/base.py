@@ -196,9 +196,7 @@ class Store(Protocol):
     async def delete_task(self, task_id: str, allowed: Callable[[TaskRecord], None]) -> None:
         """Atomically removes the record unless `allowed(record)` raises. Raises NotFound."""
 
-    async def tasks(
-        self, wanted: TaskFilter, *, before: str | None = None, limit: int = 100
-    ) -> list[TaskRecord]:
+    async def tasks(self, wanted: TaskFilter, *, before: str | None = None, limit: int = 100) -> list[TaskRecord]:
         """Lists newest first (created_at, then id, descending), those behind the task with id `before`."""
 
     async def claim(self, queues: Sequence[str], fits: Fits, change: Change) -> TaskRecord | None:
@@ -266,9 +264,7 @@ class Store(Protocol):
 
     # --- workers
 
-    async def save_worker(
-        self, name: str, change: Callable[[WorkerRecord | None], WorkerRecord]
-    ) -> WorkerRecord:
+    async def save_worker(self, name: str, change: Callable[[WorkerRecord | None], WorkerRecord]) -> WorkerRecord:
         """Atomically replaces the worker's record, as `update`; `change` is given None for a new one."""
 
     async def worker(self, name: str) -> WorkerRecord:
