@@ -847,7 +847,8 @@ def to_json(value: Any) -> Any:
     if isinstance(value, enum.Enum):
         return value.value
     if dataclasses.is_dataclass(value):
-        return {f: to_json(getattr(value, f)) for f in _fields(type(value))}
+        kind: Any = type(value)
+        return {name: to_json(getattr(value, name)) for name in _fields(kind)}
     if isinstance(value, Mapping):
         return {key: to_json(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
@@ -871,7 +872,7 @@ def _fields(kind: type[Any]) -> dict[str, Any]:
 
 def _decode(kind: Any, data: Any) -> Any:
     if dataclasses.is_dataclass(kind):
-        return _decode_record(typing.cast(type[Any], kind), data)
+        return _decode_record(kind, data)
     origin = typing.get_origin(kind)
     if origin in (typing.Union, types.UnionType):
         (inner,) = [option for option in typing.get_args(kind) if option is not type(None)]
@@ -888,7 +889,7 @@ def _decode(kind: Any, data: Any) -> Any:
     return data
 
 
-def _decode_record(kind: type[Any], data: Any) -> Any:
+def _decode_record(kind: Any, data: Any) -> Any:
     if not isinstance(data, Mapping):
         raise TypeError(f"{kind.__name__} must be an object, not {type(data).__name__}")
     known = {name: _decode(hint, data[name]) for name, hint in _fields(kind).items() if name in data}
