@@ -231,7 +231,8 @@ class Environment:
 class Resources:
     """What the task occupies. Tasks with equal resources share one shape."""
 
-    gpus: int = 0
+    gpus: int | None = None
+    """Exactly so many; None takes whatever the worker has, be it none."""
 
 
 @dataclass(frozen=True, kw_only=True)
