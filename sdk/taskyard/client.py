@@ -1,0 +1,469 @@
+"""One typed method per route of the server, named like it. Errors are those of `Transport.request`."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
+
+from taskyard.config import Connection
+from taskyard.errors import NotFound, TaskyardError
+from taskyard.transport import Transport
+from taskyard.wire import (
+    Beat,
+    BeatAnswer,
+    BulkEnqueueRequest,
+    Claim,
+    ClaimRequest,
+    CloneRequest,
+    EnqueueRequest,
+    Entry,
+    EntryPage,
+    Explanation,
+    FinishRequest,
+    Invitation,
+    IssuedToken,
+    LogChunk,
+    LoginRequest,
+    LogPosition,
+    MoveRequest,
+    NewQueue,
+    NewTask,
+    NewTasks,
+    NewToken,
+    Queue,
+    QueueChanges,
+    Run,
+    Series,
+    ServerInfo,
+    StartRequest,
+    StopRequest,
+    Story,
+    Task,
+    TaskChanges,
+    TaskEvent,
+    TaskPage,
+    TaskState,
+    Token,
+    Worker,
+    from_json,
+    to_json,
+)
+
+if TYPE_CHECKING:
+    import httpx
+
+CONTROL_HEADER = "Taskyard-Control-Token"
+BLOB_ANSWER_SECONDS = 300.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogSlice:
+    """A stretch of a run's log."""
+
+    data: bytes
+    offset: int
+    """Where `data` begins."""
+    length: int
+    """Bytes that the server holds now."""
+    complete: bool
+    """Whether nothing will be added."""
+
+
+class Client:
+    """The server's routes as methods. Threads may share one."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+
+    @classmethod
+    def of(cls, connection: Connection, *, patience_seconds: float = 30.0) -> Client:
+        """A client for where and whom `config.connection` resolved."""
+        return cls(
+            Transport(
+                connection.server,
+                connection.token,
+                ca_file=connection.ca_file,
+                insecure=connection.insecure,
+                patience_seconds=patience_seconds,
+            )
+        )
+
+    @property
+    def server(self) -> str:
+        """The server's address."""
+        return self.transport.server
+
+    def close(self) -> None:
+        """Lets go of the connections."""
+        self.transport.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # --- getting in
+
+    def info(self, *, patience_seconds: float | None = None) -> ServerInfo:
+        """Version and time of the server; needs no token."""
+        return self._get(ServerInfo, "/info", patience_seconds=patience_seconds)
+
+    def health(self, *, patience_seconds: float | None = None) -> str:
+        """`ok` when the server and its store can take work; raises Unavailable otherwise."""
+        answer = self.transport.request("GET", "/health", patience_seconds=patience_seconds)
+        return str(answer.json()["status"])
+
+    def whoami(self) -> Token:
+        """The token that this client acts with."""
+        return self._get(Token, "/whoami")
+
+    def login(self, request: LoginRequest) -> IssuedToken:
+        """Exchanges a single-use code for a token."""
+        return self._send(IssuedToken, "POST", "/login", request)
+
+    def invite(self, new: NewToken) -> Invitation:
+        """Makes a single-use code for a person or a machine."""
+        return self._send(Invitation, "POST", "/invitations", new)
+
+    def tokens(self) -> list[Token]:
+        """All tokens that the caller may see."""
+        return self._list(Token, "/tokens")
+
+    def create_token(self, new: NewToken) -> IssuedToken:
+        """Makes a token; its secret is in this answer and nowhere else."""
+        return self._send(IssuedToken, "POST", "/tokens", new)
+
+    def revoke_token(self, token_id: str) -> Token:
+        """Ends a token's rights at once."""
+        return self._send(Token, "POST", f"/tokens/{_part(token_id)}/revoke")
+
+    # --- blobs
+
+    def put_blob(self, sha256: str, content: Path | bytes) -> None:
+        """Stores bytes under their digest, unless they are there."""
+        if not self.has_blob(sha256):
+            self.transport.request(
+                "PUT", f"/blobs/{_part(sha256)}", content=content, timeout_seconds=BLOB_ANSWER_SECONDS
+            )
+
+    def has_blob(self, sha256: str) -> bool:
+        """Whether the server holds the blob."""
+        try:
+            self.transport.request("HEAD", f"/blobs/{_part(sha256)}")
+        except NotFound:
+            return False
+        return True
+
+    def get_blob(self, sha256: str, target: Path) -> int:
+        """Writes the blob to `target`, whole or not at all, its digest checked; returns its size."""
+        return self.transport.download(f"/blobs/{_part(sha256)}", target, sha256=sha256)
+
+    # --- tasks
+
+    def create_task(self, new: NewTask) -> Task:
+        """Creates a task, and enqueues it where `new.queue` is set."""
+        return self._send(Task, "POST", "/tasks", new)
+
+    def create_tasks(self, new: Iterable[NewTask]) -> list[Task]:
+        """Creates all or none."""
+        return self._send_for_list(Task, "/tasks/bulk", NewTasks(tasks=tuple(new)))
+
+    def tasks(
+        self,
+        *,
+        states: Sequence[TaskState] = (),
+        queue: str | None = None,
+        project: str | None = None,
+        tag: str | None = None,
+        name: str | None = None,
+        name_contains: str | None = None,
+        before: str | None = None,
+        limit: int | None = None,
+    ) -> TaskPage:
+        """A page of tasks, newest first; `before` is the cursor of the page before."""
+        params = {
+            "state": [state.value for state in states] or None,
+            "queue": queue,
+            "project": project,
+            "tag": tag,
+            "name": name,
+            "name_contains": name_contains,
+            "before": before,
+            "limit": limit,
+        }
+        return self._get(TaskPage, "/tasks", params)
+
+    def resolve_task(self, ref: str) -> Task:
+        """The task with this id, unique id prefix or unique name."""
+        return self._get(Task, "/tasks/resolve", {"ref": ref})
+
+    def task(self, task_id: str) -> Task:
+        """The task with this id."""
+        return self._get(Task, _task(task_id))
+
+    def change_task(self, task_id: str, changes: TaskChanges) -> Task:
+        """Edits a draft."""
+        return self._send(Task, "PATCH", _task(task_id), changes)
+
+    def delete_task(self, task_id: str) -> None:
+        """Removes the task with its runs and logs."""
+        self.transport.request("DELETE", _task(task_id))
+
+    def enqueue(self, task_id: str, queue: str) -> Task:
+        """Puts the task at the end of a queue, named or by id."""
+        return self._send(Task, "POST", _task(task_id, "enqueue"), EnqueueRequest(queue=queue))
+
+    def enqueue_all(self, queue_id: str, task_ids: Iterable[str]) -> list[Task]:
+        """Puts all or none at the end of a queue, in this order."""
+        request = BulkEnqueueRequest(tasks=tuple(task_ids))
+        return self._send_for_list(Task, f"/queues/{_part(queue_id)}/entries", request)
+
+    def dequeue(self, task_id: str) -> Task:
+        """Takes the task out of its queue; it becomes a draft."""
+        return self._send(Task, "POST", _task(task_id, "dequeue"))
+
+    def stop_task(self, task_id: str, *, requeue: bool = False) -> Task:
+        """Ends the task's run; with `requeue` it goes back to its queue."""
+        return self._send(Task, "POST", _task(task_id, "stop"), StopRequest(requeue=requeue))
+
+    def retry_task(self, task_id: str) -> Task:
+        """Enqueues an ended task once more."""
+        return self._send(Task, "POST", _task(task_id, "retry"))
+
+    def clone_task(self, task_id: str, request: CloneRequest) -> Task:
+        """Copies the task with changes, and enqueues the copy where `request.queue` is set."""
+        return self._send(Task, "POST", _task(task_id, "clone"), request)
+
+    def move_task(self, task_id: str, request: MoveRequest) -> Entry:
+        """Changes the task's place in its queue."""
+        return self._send(Entry, "POST", _task(task_id, "move"), request)
+
+    def explain(self, task_id: str) -> Explanation:
+        """Why the task waits, worker by worker."""
+        return self._get(Explanation, _task(task_id, "explain"))
+
+    def story(self, task_id: str) -> Story:
+        """Everything that happened to the task."""
+        return self._get(Story, _task(task_id, "story"))
+
+    def events(
+        self,
+        *,
+        since: float | None = None,
+        task: str | None = None,
+        kind: str | None = None,
+        limit: int | None = None,
+    ) -> list[TaskEvent]:
+        """Events of all tasks, or of one."""
+        return self._list(TaskEvent, "/events", {"since": since, "task": task, "kind": kind, "limit": limit})
+
+    # --- queues
+
+    def queues(self, *, name: str | None = None) -> list[Queue]:
+        """All queues, or the one of that name."""
+        return self._list(Queue, "/queues", {"name": name})
+
+    def queue(self, queue_id: str) -> Queue:
+        """The queue with this id."""
+        return self._get(Queue, f"/queues/{_part(queue_id)}")
+
+    def create_queue(self, new: NewQueue) -> Queue:
+        """Creates a queue; refused where the name exists."""
+        return self._send(Queue, "POST", "/queues", new)
+
+    def change_queue(self, queue_id: str, changes: QueueChanges) -> Queue:
+        """Renames, describes, pauses or resumes a queue."""
+        return self._send(Queue, "PATCH", f"/queues/{_part(queue_id)}", changes)
+
+    def delete_queue(self, queue_id: str, *, force: bool = False) -> None:
+        """Removes a queue; refused while it holds tasks, unless forced: they become drafts."""
+        params = {"force": "true" if force else "false"}
+        self.transport.request("DELETE", f"/queues/{_part(queue_id)}", params=params)
+
+    def entries(self, queue_id: str, *, offset: int = 0, limit: int = 100) -> EntryPage:
+        """A stretch of a queue in the order of claiming."""
+        params = {"offset": offset, "limit": limit}
+        return self._get(EntryPage, f"/queues/{_part(queue_id)}/entries", params)
+
+    # --- workers
+
+    def workers(self) -> list[Worker]:
+        """All workers that ever registered and were not deleted."""
+        return self._list(Worker, "/workers")
+
+    def worker(self, name: str) -> Worker:
+        """The worker of that name."""
+        return self._get(Worker, _worker(name))
+
+    def delete_worker(self, name: str) -> None:
+        """Forgets a worker that is gone."""
+        self.transport.request("DELETE", _worker(name))
+
+    def resume_worker(self, name: str) -> Worker:
+        """Lets a worker that was paused take tasks again."""
+        return self._send(Worker, "POST", _worker(name) + "/resume")
+
+    def worker_metrics(self, name: str, **wanted: Any) -> list[Series]:
+        """Downsampled measurements; `wanted` as for `run_metrics`."""
+        return self._metrics(_worker(name) + "/metrics", **wanted)
+
+    def run_metrics(self, run_id: str, **wanted: Any) -> list[Series]:
+        """Downsampled measurements: `start` and `end` in epoch seconds, at most `points` each, `names`."""
+        return self._metrics(_run(run_id, "metrics"), **wanted)
+
+    def _metrics(
+        self,
+        path: str,
+        *,
+        start: float | None = None,
+        end: float | None = None,
+        points: int | None = None,
+        names: Sequence[str] = (),
+    ) -> list[Series]:
+        params = {"start": start, "end": end, "points": points, "name": list(names) or None}
+        return self._list(Series, path, params)
+
+    # --- runs
+
+    def claim(self, request: ClaimRequest, *, patience_seconds: float | None = None) -> Claim:
+        """Waits for the next task, or for a directive, at most `request.wait_seconds`."""
+        return self._send(
+            Claim,
+            "POST",
+            "/claims",
+            request,
+            keyed=False,  # repeated by its request_id
+            timeout_seconds=request.wait_seconds + 15.0,
+            patience_seconds=patience_seconds,
+        )
+
+    def beat(self, beat: Beat, *, patience_seconds: float | None = None) -> BeatAnswer:
+        """Renews leases, reports, and returns directives."""
+        return self._send(BeatAnswer, "POST", "/beats", beat, keyed=False, patience_seconds=patience_seconds)
+
+    def start_run(self, run_id: str, request: StartRequest, *, patience_seconds: float | None = None) -> Run:
+        """The last word before user code starts. Raises Stale."""
+        path = _run(run_id, "start")
+        return self._send(Run, "POST", path, request, keyed=False, patience_seconds=patience_seconds)
+
+    def finish_run(self, run_id: str, request: FinishRequest, *, patience_seconds: float | None = None) -> Run:
+        """Reports how the run ended; a repeat is harmless. Raises Stale."""
+        path = _run(run_id, "finish")
+        return self._send(Run, "POST", path, request, keyed=False, patience_seconds=patience_seconds)
+
+    def append_log(
+        self,
+        run_id: str,
+        offset: int,
+        data: bytes,
+        *,
+        control_token: str,
+        patience_seconds: float | None = None,
+    ) -> LogPosition:
+        """Adds raw bytes to the run's log; the answer says how many the server holds. Raises Stale."""
+        answer = self.transport.request(
+            "POST",
+            _run(run_id, "logs"),
+            content=data,
+            params={"offset": offset},
+            headers={CONTROL_HEADER: control_token, "Content-Type": "application/octet-stream"},
+            keyed=False,
+            patience_seconds=patience_seconds,
+        )
+        return _decoded(LogPosition, answer)
+
+    def run(self, run_id: str) -> Run:
+        """One attempt at a task."""
+        return self._get(Run, _run(run_id))
+
+    def read_log(self, run_id: str, *, offset: int = 0, limit: int | None = None) -> LogSlice:
+        """Raw bytes of the run's log from an offset."""
+        return self._log(run_id, {"offset": offset, "limit": limit})
+
+    def tail_log(self, run_id: str, lines: int) -> LogSlice:
+        """The last lines of the run's log."""
+        return self._log(run_id, {"tail_lines": lines})
+
+    def follow_log(
+        self, run_id: str, *, offset: int = 0, patience_seconds: float | None = None
+    ) -> Iterator[bytes | Run]:
+        """Yields the log from `offset` as it grows, and last the run as it ended; survives reconnects."""
+        held = offset
+        path = _run(run_id, "logs/stream")
+        for event in self.transport.events(path, params={"offset": offset}, patience_seconds=patience_seconds):
+            if event.kind == "end":
+                yield from_json(Run, json.loads(event.data))
+                return
+            if event.kind == "log":
+                chunk = from_json(LogChunk, json.loads(event.data))
+                data = base64.b64decode(chunk.data)[max(0, held - chunk.offset) :]
+                held += len(data)
+                if data:
+                    yield data
+
+    def _log(self, run_id: str, params: dict[str, int | None]) -> LogSlice:
+        answer = self.transport.request("GET", _run(run_id, "logs"), params=params)
+        return LogSlice(
+            data=answer.content,
+            offset=int(answer.headers["Taskyard-Log-Offset"]),
+            length=int(answer.headers["Taskyard-Log-Length"]),
+            complete=answer.headers["Taskyard-Log-Complete"] == "true",
+        )
+
+    # --- JSON
+
+    def _get(self, kind: type[T], path: str, params: Any = None, *, patience_seconds: float | None = None) -> T:
+        answer = self.transport.request("GET", path, params=params, patience_seconds=patience_seconds)
+        return _decoded(kind, answer)
+
+    def _list(self, kind: type[T], path: str, params: Any = None) -> list[T]:
+        return _decoded_list(kind, self.transport.request("GET", path, params=params))
+
+    def _send(self, kind: type[T], method: str, path: str, body: Any = None, **options: Any) -> T:
+        return _decoded(kind, self.transport.request(method, path, json=_body(body), **options))
+
+    def _send_for_list(self, kind: type[T], path: str, body: Any) -> list[T]:
+        return _decoded_list(kind, self.transport.request("POST", path, json=_body(body)))
+
+
+def _body(record: Any) -> Any:
+    return None if record is None else to_json(record)
+
+
+def _decoded(kind: type[T], answer: httpx.Response) -> T:
+    try:
+        return from_json(kind, answer.json())
+    except (ValueError, TypeError) as error:
+        raise TaskyardError(f"{answer.url} answered what this version does not understand: {error}") from error
+
+
+def _decoded_list(kind: type[T], answer: httpx.Response) -> list[T]:
+    try:
+        return [from_json(kind, item) for item in answer.json()]
+    except (ValueError, TypeError) as error:
+        raise TaskyardError(f"{answer.url} answered what this version does not understand: {error}") from error
+
+
+def _part(text: str) -> str:
+    """One part of a path, whatever it holds."""
+    return quote(text, safe="")
+
+
+def _task(task_id: str, verb: str = "") -> str:
+    return f"/tasks/{_part(task_id)}" + (f"/{verb}" if verb else "")
+
+
+def _run(run_id: str, verb: str = "") -> str:
+    return f"/runs/{_part(run_id)}" + (f"/{verb}" if verb else "")
+
+
+def _worker(name: str) -> str:
+    return f"/workers/{_part(name)}"

@@ -1,0 +1,433 @@
+"""Settings and credentials: each setting is declared once, resolved once, and knows where it came from.
+
+The order is flag, variable `TASKYARD_*`, `[tool.taskyard]` of the project's pyproject.toml, the user's
+config.toml, default. Beside the command line this is the only module that reads the environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import ipaddress
+import json
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from taskyard.errors import UsageError
+from taskyard.wire import DEFAULT_PORT
+
+PREFIX = "TASKYARD_"
+DEFAULT_SERVER = f"http://127.0.0.1:{DEFAULT_PORT}"
+TOKEN_VARIABLE = f"{PREFIX}TOKEN"
+SERVER_VARIABLE = f"{PREFIX}SERVER"
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_TRUE = ("1", "true", "yes", "on")
+_FALSE = ("0", "false", "no", "off")
+_EXPECTED: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false"}
+_SECRET_WORDS = ("token", "secret", "password")
+
+
+# --- Settings --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One setting: its flag, its variable, its default and its help in one place."""
+
+    name: str
+    """Name in files and on the namespace; `poll_seconds` is `--poll-seconds` and `TASKYARD_POLL_SECONDS`."""
+    help: str
+    kind: Callable[[str], Any] = str
+    """Makes the value of a string; raises ValueError saying what is expected. `bool` makes it a switch."""
+    default: Any = None
+    required: bool = False
+    flags: tuple[str, ...] = ()
+    """Where they differ from the name."""
+    metavar: str | None = None
+    many: bool = False
+    """Takes one or more values and yields a tuple; a variable holds them quoted as in a shell."""
+    choices: tuple[str, ...] = ()
+    secret: bool = False
+    """Shown masked, and never taken from a project's file."""
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return PREFIX + self.name.upper()
+
+    @property
+    def flag(self) -> str:
+        """The flag that messages name."""
+        return self.all_flags[0]
+
+    @property
+    def all_flags(self) -> tuple[str, ...]:
+        """Every spelling of the flag."""
+        return self.flags or ("--" + self.name.replace("_", "-"),)
+
+
+@dataclass(frozen=True)
+class Value:
+    """A setting's value and where it came from: `flag --server`, `TASKYARD_SERVER`, a file, `default`."""
+
+    setting: Setting
+    value: Any
+    origin: str
+
+    @property
+    def shown(self) -> str:
+        """The value as it may be printed."""
+        if self.value is None:
+            return ""
+        if self.setting.secret:
+            return "********"
+        return shlex.join(map(str, self.value)) if self.setting.many else str(self.value)
+
+
+class Resolved:
+    """The values of some settings: `resolved["server"]`, `resolved.origin("server")`; iterates over Values."""
+
+    def __init__(self, values: Iterable[Value]) -> None:
+        self._values = {value.setting.name: value for value in values}
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name].value
+
+    def __iter__(self) -> Iterator[Value]:
+        return iter(self._values.values())
+
+    def origin(self, name: str) -> str:
+        """Where the value came from."""
+        return self._values[name].origin
+
+    def given(self, name: str) -> bool:
+        """Whether anybody set it."""
+        return self._values[name].origin != "default"
+
+    def refuse_together(self, *names: str) -> None:
+        """Raises UsageError when more than one of them is set to something."""
+        used = [self._values[name] for name in names if self.given(name) and self._values[name].value]
+        if len(used) > 1:
+            shown = " and ".join(f"{value.setting.flag} ({value.origin})" for value in used)
+            raise UsageError(f"{shown} exclude each other; give one of them")
+
+
+def add_settings(parser: argparse.ArgumentParser | argparse._ArgumentGroup, settings: Iterable[Setting]) -> None:
+    """Puts the settings' flags on a parser. What is not given stays off the namespace: `resolve` decides."""
+    for setting in settings:
+        options: dict[str, Any] = {"dest": setting.name, "default": argparse.SUPPRESS, "help": _help(setting)}
+        if setting.kind is bool:
+            parser.add_argument(*setting.all_flags, action=argparse.BooleanOptionalAction, **options)
+            continue
+        options["metavar"] = setting.metavar or ("|".join(setting.choices) or setting.name.upper())
+        if setting.many:
+            options |= {"nargs": "+", "action": "extend"}
+        parser.add_argument(*setting.all_flags, **options)
+
+
+def resolve(
+    settings: Sequence[Setting],
+    namespace: argparse.Namespace | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    project_file: Path | None = None,
+    user_file: Path | None = None,
+) -> Resolved:
+    """Finds each setting's value. Raises UsageError naming the place of a bad value, or all missing ones."""
+    sources = _Sources(
+        flags=vars(namespace) if namespace else {},
+        environ=os.environ if environ is None else environ,
+        project=_project_table(project_file),
+        project_file=project_file,
+        user=_read_toml(user_file),
+        user_file=user_file,
+    )
+    resolved = [sources.value(setting) for setting in settings]
+    missing = [value.setting for value in resolved if value.setting.required and value.value in (None, ())]
+    if missing:
+        names = ", ".join(f"{setting.flag} (or {setting.variable})" for setting in missing)
+        raise UsageError(f"missing: {names}")
+    return Resolved(resolved)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sources:
+    """The places that are looked into, in this order."""
+
+    flags: Mapping[str, Any]
+    environ: Mapping[str, str]
+    project: Mapping[str, Any]
+    project_file: Path | None
+    user: Mapping[str, Any]
+    user_file: Path | None
+
+    def value(self, setting: Setting) -> Value:
+        if self.flags.get(setting.name) is not None:
+            return _value(setting, self.flags[setting.name], f"flag {setting.flag}")
+        if self.environ.get(setting.variable, "") != "":
+            return _value(setting, _from_variable(setting, self.environ), setting.variable)
+        if setting.name in self.project and not setting.secret:
+            return _value(setting, self.project[setting.name], str(self.project_file))
+        if setting.name in self.user:
+            return _value(setting, self.user[setting.name], str(self.user_file))
+        return Value(setting, setting.default, "default")
+
+
+def _from_variable(setting: Setting, environ: Mapping[str, str]) -> Any:
+    text = environ[setting.variable]
+    if not setting.many:
+        return text
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f"{setting.variable}: {error}; quote the values as in a shell") from error
+
+
+def _value(setting: Setting, raw: Any, origin: str) -> Value:
+    if not setting.many:
+        return Value(setting, _parsed(setting, raw, origin), origin)
+    items = raw if isinstance(raw, list) else [raw]
+    return Value(setting, tuple(_parsed(setting, item, origin) for item in items), origin)
+
+
+def _parsed(setting: Setting, raw: Any, origin: str) -> Any:
+    place = origin.removeprefix("flag ")
+    if place not in (setting.flag, setting.variable):
+        place = f"{place}: {setting.name}"
+    if setting.choices and str(raw) not in setting.choices:
+        raise UsageError(f"{place}: {raw!r} is not one of {', '.join(setting.choices)}")
+    try:
+        return _truth(raw) if setting.kind is bool else setting.kind(str(raw))
+    except ValueError as error:
+        expected = f"{raw!r} is not {_EXPECTED[setting.kind]}" if setting.kind in _EXPECTED else str(error)
+        raise UsageError(f"{place}: {expected}") from error
+
+
+def _truth(raw: Any) -> bool:
+    word = str(raw).lower()
+    if word not in _TRUE + _FALSE:
+        raise ValueError(word)
+    return word in _TRUE
+
+
+def _help(setting: Setting) -> str:
+    default = "" if setting.default in (None, (), "", False) else f"; default: {_shown_default(setting)}"
+    return f"{setting.help} [{setting.variable}{default}]".replace("%", "%%")
+
+
+def _shown_default(setting: Setting) -> str:
+    return " ".join(map(str, setting.default)) if setting.many else str(setting.default)
+
+
+# --- Files -----------------------------------------------------------------------------------------------
+
+
+def user_folder(environ: Mapping[str, str] | None = None) -> Path:
+    """The folder of the user's configuration and credentials: `~/.config/taskyard` where XDG holds."""
+    base = (os.environ if environ is None else environ).get("XDG_CONFIG_HOME")
+    if base:
+        return Path(base) / "taskyard"
+    import platformdirs
+
+    return platformdirs.user_config_path("taskyard")
+
+
+def user_file(environ: Mapping[str, str] | None = None) -> Path:
+    """The user's settings."""
+    return user_folder(environ) / "config.toml"
+
+
+def find_project_file(folder: Path) -> Path | None:
+    """The nearest pyproject.toml with a `[tool.taskyard]` table, from `folder` upwards."""
+    for parent in (folder, *folder.parents):
+        candidate = parent / "pyproject.toml"
+        if candidate.is_file() and "taskyard" in _read_toml(candidate).get("tool", {}):
+            return candidate
+    return None
+
+
+def _project_table(path: Path | None) -> Mapping[str, Any]:
+    table: Mapping[str, Any] = _read_toml(path).get("tool", {}).get("taskyard", {})
+    for name in table:
+        if any(word in name.lower() for word in _SECRET_WORDS):
+            raise UsageError(
+                f"{path}: [tool.taskyard] may not hold {name!r}, projects are shared; "
+                "remove it, revoke that token and run `taskyard login`"
+            )
+    return table
+
+
+def _read_toml(path: Path | None) -> dict[str, Any]:
+    if path is None or not path.is_file():
+        return {}
+    toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    try:
+        return dict(toml.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:  # of TOML's grammar and of UTF-8 alike
+        raise UsageError(f"{path} cannot be read: {error}") from error
+
+
+# --- Servers ---------------------------------------------------------------------------------------------
+
+
+def server_address(text: str) -> str:
+    """Checks a server's URL and returns it in its one spelling, `scheme://host[:port][/prefix]`.
+
+    Raises ValueError saying what is wrong.
+    """
+    parts = urlsplit(text.strip())
+    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
+        raise ValueError(f"{text!r} is not a server's address; write it like {DEFAULT_SERVER}")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("a server's address holds no user, password, query or fragment; use `taskyard login`")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"{text!r} has no valid port: {error}") from error
+    suffix = "" if port in (None, _DEFAULT_PORTS[parts.scheme]) else f":{port}"
+    return f"{parts.scheme}://{host.lower()}{suffix}{parts.path.rstrip('/')}"
+
+
+def server_origin(server: str) -> str:
+    """Scheme, host and port alone: the key of a server's credentials."""
+    parts = urlsplit(server_address(server))
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def is_loopback(server: str) -> bool:
+    """Whether the address can only mean this machine."""
+    host = urlsplit(server).hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Credentials:
+    """The tokens of each server, in one file that only its owner can read."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or user_folder() / "credentials.json"
+
+    def token(self, server: str) -> str | None:
+        """The token for this very scheme, host and port."""
+        return self._read().get(server_origin(server))
+
+    def servers(self) -> list[str]:
+        """Every server that a token is held for."""
+        return sorted(self._read())
+
+    def save(self, server: str, token: str) -> None:
+        """Keeps the token, in place of an older one."""
+        self._write({**self._read(), server_origin(server): token})
+
+    def forget(self, server: str) -> bool:
+        """Drops the token; says whether there was one."""
+        tokens = self._read()
+        known = tokens.pop(server_origin(server), None) is not None
+        if known:
+            self._write(tokens)
+        return known
+
+    def _read(self) -> dict[str, str]:
+        try:
+            with self.path.open(encoding="utf-8") as file:
+                if os.name == "posix" and os.fstat(file.fileno()).st_mode & 0o077:
+                    raise UsageError(f"others can read {self.path}; run: chmod 600 {shlex.quote(str(self.path))}")
+                return {str(k): str(v) for k, v in json.load(file)["tokens"].items()}
+        except FileNotFoundError:
+            return {}
+        except (ValueError, KeyError, AttributeError) as error:
+            raise UsageError(f"{self.path} is damaged; remove it and run `taskyard login`") from error
+
+    def _write(self, tokens: Mapping[str, str]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=".credentials-")  # made 0600
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump({"tokens": dict(tokens)}, file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, self.path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+# --- The connection --------------------------------------------------------------------------------------
+
+
+SERVER = Setting(
+    name="server",
+    flags=("--server", "--api"),
+    kind=server_address,
+    default=DEFAULT_SERVER,
+    metavar="URL",
+    help="the server's address",
+)
+CA_FILE = Setting(name="ca_file", kind=Path, metavar="FILE", help="certificates to trust beside the system's")
+INSECURE = Setting(name="insecure", kind=bool, default=False, help="allow plain http beyond this machine")
+CONNECTION_SETTINGS = (SERVER, CA_FILE, INSECURE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """Where to and as whom."""
+
+    server: str
+    token: str | None = None
+    ca_file: Path | None = None
+    insecure: bool = False
+
+    def __repr__(self) -> str:
+        return f"Connection(server={self.server!r}, token={'set' if self.token else None})"
+
+
+def connection(
+    namespace: argparse.Namespace | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+    credentials: Credentials | None = None,
+) -> Connection:
+    """Resolves server and token as the command line and the SDK do. Raises UsageError."""
+    environ = os.environ if environ is None else environ
+    resolved = resolve(
+        CONNECTION_SETTINGS,
+        namespace,
+        environ=environ,
+        project_file=find_project_file(folder or Path.cwd()),
+        user_file=user_file(environ),
+    )
+    credentials = credentials or Credentials(user_folder(environ) / "credentials.json")
+    return Connection(
+        server=resolved["server"],
+        token=_token(resolved["server"], environ, credentials),
+        ca_file=resolved["ca_file"],
+        insecure=resolved["insecure"],
+    )
+
+
+def _token(server: str, environ: Mapping[str, str], credentials: Credentials) -> str | None:
+    """A variable's token goes only to the server that a variable names: a project's file cannot divert it."""
+    token = environ.get(TOKEN_VARIABLE)
+    if token and _names(environ.get(SERVER_VARIABLE, ""), server):
+        return token
+    return credentials.token(server)
+
+
+def _names(text: str, server: str) -> bool:
+    try:
+        return server_origin(text) == server_origin(server)
+    except ValueError:
+        return False

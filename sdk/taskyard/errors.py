@@ -1,0 +1,48 @@
+"""The SDK's errors.
+
+TaskyardError
+├── UsageError     the caller's mistake, found before anything was sent: exit code 2
+├── NotLoggedIn    the server wants a token, or does not accept this one
+├── Unavailable    nobody answered, or "not now", for longer than the caller's patience: a repeat is right
+└── Refused        the server understood and said no; a repeat would not change that
+    ├── NotFound   there is no such thing
+    └── Stale      the run is not the caller's any more: stop it, report no more
+
+`str(error)` is one sentence for people: what happened, to what, and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class TaskyardError(Exception):
+    """Root of the SDK's errors."""
+
+
+class UsageError(TaskyardError):
+    """A flag, variable, file or argument that cannot be followed."""
+
+
+class NotLoggedIn(TaskyardError):
+    """No token is held for this server, or the one held is not valid any more."""
+
+
+class Unavailable(TaskyardError):
+    """The server cannot be reached or cannot take it just now."""
+
+
+class Refused(TaskyardError):
+    """The server's answer is no. `word` is the stable word of the answer, `detail` its sentence."""
+
+    def __init__(self, status: int, word: str, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.word = word
+        self.detail = detail
+
+
+class NotFound(Refused):
+    """The server has no such task, run, queue, worker, token or blob."""
+
+
+class Stale(Refused):
+    """The control token is not the current run's; nothing was written."""

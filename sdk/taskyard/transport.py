@@ -1,0 +1,396 @@
+"""HTTP to one server: retries, errors, files, live streams. The only module that imports httpx.
+
+Threads share one Transport. Tokens travel in a header alone and are never logged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json as json_module
+import logging
+import os
+import random
+import ssl
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from taskyard.config import is_loopback, server_address
+from taskyard.errors import NotFound, NotLoggedIn, Refused, Stale, TaskyardError, Unavailable, UsageError
+from taskyard.wire import API_PREFIX, IDEMPOTENCY_HEADER
+
+if TYPE_CHECKING:
+    import httpx
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Params = Mapping[str, str | int | float | list[str] | None]
+
+MUTATING = ("POST", "PATCH", "DELETE")
+CHUNK_BYTES = 1 << 20
+CONNECT_SECONDS = 5.0
+ANSWER_SECONDS = 60.0
+SILENCE_SECONDS = 45.0
+"""A live stream gives a sign of life every 15 s; after three missed ones it is taken for dead."""
+_FIRST_PAUSE_SECONDS = 0.1
+_LONGEST_PAUSE_SECONDS = 5.0
+_TOO_MANY = 429
+_UNAUTHORISED = 401
+_NOT_FOUND = 404
+
+
+@dataclass(frozen=True)
+class ServerEvent:
+    """One server-sent event; a comment, the server's sign of life, is not one."""
+
+    kind: str
+    data: str
+    id: str | None
+
+
+class Transport:
+    """Requests to one server with one token. Nothing is opened before the first request."""
+
+    def __init__(
+        self,
+        server: str,
+        token: str | None = None,
+        *,
+        ca_file: Path | None = None,
+        insecure: bool = False,
+        patience_seconds: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """`patience_seconds` is how long a request that finds nobody is repeated. Raises UsageError where a
+        token or a task would cross a network unencrypted."""
+        self.server = _checked(server, insecure=insecure)
+        self.patience_seconds = patience_seconds
+        self._token = token
+        self._ca_file = ca_file
+        self._clock = clock
+        self._sleep = sleep
+        self._lock = threading.Lock()
+        self._opened: httpx.Client | None = None
+
+    def close(self) -> None:
+        """Lets go of the connections; the next request opens new ones."""
+        with self._lock:
+            opened, self._opened = self._opened, None
+        if opened:
+            opened.close()
+
+    def __enter__(self) -> Transport:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Any = None,
+        content: bytes | Path | None = None,
+        params: Params | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_seconds: float = ANSWER_SECONDS,
+        patience_seconds: float | None = None,
+        keyed: bool = True,
+    ) -> httpx.Response:
+        """Sends until it is answered or patience is over; `path` is below `/api/v1`.
+
+        Every repeat of a mutating request carries the same idempotency key, so it counts once; `keyed=False`
+        is for the routes that are harmless to repeat by themselves. Raises Unavailable, NotLoggedIn, Refused.
+        """
+        own_headers = dict(headers or {})
+        if keyed and method in MUTATING:
+            own_headers[IDEMPOTENCY_HEADER] = uuid.uuid4().hex
+
+        def send() -> httpx.Response:
+            with self._translated(), _opened(content) as body:
+                response = self._client().request(
+                    method,
+                    API_PREFIX + path,
+                    json=json,
+                    content=body,
+                    params=_given(params),
+                    headers=own_headers,
+                    timeout=_timeout(timeout_seconds),
+                )
+            if not response.is_success:
+                raise self._error(response)
+            return response
+
+        return self._repeated(send, patience_seconds)
+
+    def download(self, path: str, target: Path, *, sha256: str | None = None) -> int:
+        """Writes the answer to `target`, which appears whole or not at all, and returns its size.
+
+        Raises as `request`; Unavailable as well when the bytes do not have the digest.
+        """
+        return self._repeated(lambda: self._download(path, target, sha256), None)
+
+    def events(
+        self, path: str, *, params: Params | None = None, patience_seconds: float | None = None
+    ) -> Iterator[ServerEvent]:
+        """Yields a live stream's events, resumed after the last one for as often as the connection breaks.
+
+        Ends never by itself: the caller stops at its last event. Patience begins anew with each event.
+        """
+        waiting = self._patience(patience_seconds)
+        last_id: str | None = None
+        while True:
+            try:
+                for event in self._events(path, params, last_id):
+                    waiting = self._patience(patience_seconds)
+                    last_id = event.id or last_id
+                    yield event
+                waiting.pause(Unavailable(f"{self.server} ended the stream early"))
+            except Unavailable as error:
+                waiting.pause(error)
+
+    # --- one attempt
+
+    def _events(self, path: str, params: Params | None, last_id: str | None) -> Iterator[ServerEvent]:
+        headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last_id} if last_id else {})}
+        with self._stream(path, params=params, headers=headers, timeout_seconds=SILENCE_SECONDS) as response:
+            yield from parse_events(response.iter_lines())
+
+    def _download(self, path: str, target: Path, sha256: str | None) -> int:
+        digest = hashlib.sha256()
+        handle, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
+        try:
+            with os.fdopen(handle, "wb") as file, self._stream(path) as response:
+                for chunk in response.iter_bytes(CHUNK_BYTES):
+                    digest.update(chunk)
+                    file.write(chunk)
+                size = file.tell()
+            if sha256 and digest.hexdigest() != sha256:
+                raise Unavailable(f"{self.server}{path} arrived damaged")
+            os.replace(partial, target)
+        except BaseException:
+            Path(partial).unlink(missing_ok=True)
+            raise
+        return size
+
+    @contextlib.contextmanager
+    def _stream(
+        self,
+        path: str,
+        *,
+        params: Params | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_seconds: float = ANSWER_SECONDS,
+    ) -> Iterator[httpx.Response]:
+        """A GET whose body is read by the caller; every failure on the way is translated."""
+        with self._translated():
+            with self._client().stream(
+                "GET",
+                API_PREFIX + path,
+                params=_given(params),
+                headers=dict(headers or {}),
+                timeout=_timeout(timeout_seconds),
+            ) as response:
+                if not response.is_success:
+                    response.read()
+                    raise self._error(response)
+                yield response
+
+    def _repeated(self, send: Callable[[], T], patience_seconds: float | None) -> T:
+        waiting = self._patience(patience_seconds)
+        while True:
+            try:
+                return send()
+            except Unavailable as error:
+                waiting.pause(error)
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turns httpx's errors into ours."""
+        import httpx
+
+        try:
+            yield
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+        except httpx.HTTPError as error:
+            raise TaskyardError(f"{self.server}: {error}") from error
+
+    # --- errors
+
+    def _unreachable(self, error: Exception) -> TaskyardError:
+        if _caused_by(error, ssl.SSLCertVerificationError):
+            return TaskyardError(
+                f"the certificate of {self.server} is not trusted ({error}); "
+                "name its authority with --ca-file FILE"
+            )
+        reason = str(error) or type(error).__name__
+        hint = "start it with `taskyard up`" if is_loopback(self.server) else "see `taskyard doctor`"
+        return Unavailable(f"cannot reach {self.server}: {reason}; {hint}")
+
+    def _error(self, response: httpx.Response) -> TaskyardError:
+        word, detail = _problem(response)
+        status = response.status_code
+        if status == _TOO_MANY or status >= 500:
+            return _Later(f"{self.server}: {detail}", _retry_after(response))
+        if status == _UNAUTHORISED:
+            return NotLoggedIn(f"{self.server}: {detail}; run `taskyard login {self.server}`")
+        if response.is_redirect:
+            detail = f"{self.server} answers from {response.headers.get('Location')}; give that address"
+        kind = NotFound if status == _NOT_FOUND else Stale if word == "stale" else Refused
+        return kind(status, word, detail)
+
+    # --- parts
+
+    def _patience(self, seconds: float | None) -> _Patience:
+        seconds = self.patience_seconds if seconds is None else seconds
+        return _Patience(self._clock, self._sleep, self._clock() + seconds)
+
+    def _client(self) -> httpx.Client:
+        with self._lock:
+            if self._opened is None:
+                self._opened = self._open()
+            return self._opened
+
+    def _open(self) -> httpx.Client:
+        import httpx
+
+        from taskyard import __version__  # read from the installed distribution: not at import
+
+        headers = {"User-Agent": f"taskyard/{__version__}"}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        return httpx.Client(
+            base_url=self.server,
+            headers=headers,
+            verify=_trust(self._ca_file),
+            trust_env=not is_loopback(self.server),  # no proxy leads to this very machine
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
+        )
+
+
+class _Later(Unavailable):
+    """Not now; the server may have said when."""
+
+    def __init__(self, message: str, seconds: float | None) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
+class _Patience:
+    """The pauses between repeats: doubled from 0.1 s to 5 s, each cut by chance so that clients spread out."""
+
+    def __init__(self, clock: Callable[[], float], sleep: Callable[[float], None], deadline: float) -> None:
+        self._clock = clock
+        self._sleep = sleep
+        self._deadline = deadline
+        self._longest = _FIRST_PAUSE_SECONDS
+
+    def pause(self, error: Unavailable) -> None:
+        """Waits before the next repeat, or raises the error when there is no time for one."""
+        pause = self._longest * random.uniform(0.5, 1.0)
+        if isinstance(error, _Later) and error.seconds is not None:
+            pause = error.seconds + pause
+        if self._clock() + pause > self._deadline:
+            raise error
+        logger.debug("%s; again in %.1f s", error, pause, extra={"action": "request_repeated"})
+        self._longest = min(2 * self._longest, _LONGEST_PAUSE_SECONDS)
+        self._sleep(pause)
+
+
+def parse_events(lines: Iterator[str]) -> Iterator[ServerEvent]:
+    """Reads server-sent events as the HTML standard defines them, without `retry`."""
+    kind, data, event_id = "message", list[str](), None
+    for line in lines:
+        if not line:
+            if data:
+                yield ServerEvent(kind, "\n".join(data), event_id)
+            kind, data = "message", []
+            continue
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if name == "data":
+            data.append(value)
+        elif name == "event":
+            kind = value
+        elif name == "id":
+            event_id = value
+
+
+def _checked(server: str, *, insecure: bool) -> str:
+    try:
+        address = server_address(server)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if urlsplit(address).scheme == "http" and not is_loopback(address) and not insecure:
+        raise UsageError(
+            f"{address} is not encrypted: everybody on the way could read the token; "
+            "use https, or give --insecure in a network that you trust"
+        )
+    return address
+
+
+def _trust(ca_file: Path | None) -> ssl.SSLContext:
+    import truststore
+
+    context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(cafile=str(ca_file))
+        except (OSError, ssl.SSLError) as error:
+            raise UsageError(f"--ca-file {ca_file} cannot be read as PEM certificates: {error}") from error
+    return context
+
+
+def _timeout(seconds: float) -> httpx.Timeout:
+    import httpx
+
+    return httpx.Timeout(seconds, connect=CONNECT_SECONDS)
+
+
+@contextlib.contextmanager
+def _opened(content: bytes | Path | None) -> Iterator[Any]:
+    """The body of one attempt; a file is read anew for each."""
+    if not isinstance(content, Path):
+        yield content
+        return
+    with content.open("rb") as file:
+        yield iter(lambda: file.read(CHUNK_BYTES), b"")
+
+
+def _given(params: Params | None) -> dict[str, Any]:
+    return {name: value for name, value in (params or {}).items() if value is not None}
+
+
+def _problem(response: httpx.Response) -> tuple[str, str]:
+    """The word and the sentence of an error answer, also of one that is not Taskyard's."""
+    try:
+        body = json_module.loads(response.content)
+        return str(body["error"]), str(body["detail"])
+    except (ValueError, KeyError, TypeError):
+        return "unknown", f"answered {response.status_code} {response.reason_phrase}; is this a Taskyard server?"
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    try:
+        return float(response.headers["Retry-After"])
+    except (KeyError, ValueError):
+        return None
+
+
+def _caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:
+    while error is not None:
+        if isinstance(error, kind):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
