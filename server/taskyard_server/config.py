@@ -1,0 +1,145 @@
+"""The server's settings: each is declared once, with its default, its help and how it is read.
+
+The name of a field is its flag (`--data`) and its variable (`TASKYARD_DATA`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import ipaddress
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import platformdirs
+
+from taskyard.wire import DEFAULT_PORT
+
+MIB = 1 << 20
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+def _setting(default: Any, help_text: str, kind: Callable[[str], Any] = str, **metadata: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help_text, "kind": kind, **metadata})
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 10**9:
+        raise ValueError(f"{text} is not a number of seconds above zero")
+    return value
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise ValueError(f"{text} is not a port: 0 to 65535")
+    return value
+
+
+def _rate(text: str) -> str:
+    from limits import parse_many
+
+    if text:
+        parse_many(text)  # raises ValueError
+    return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """Everything that an operator may set. Sizes are bytes."""
+
+    host: str = _setting("127.0.0.1", "address to listen on")
+    port: int = _setting(DEFAULT_PORT, "port to listen on; 0 takes a free one", _port)
+    data: Path = _setting(
+        platformdirs.user_data_path("taskyard") / "server", "folder of logs, blobs and the embedded store", Path
+    )
+    store: str = _setting(
+        "", "sqlite:///FILE or mongodb://…; empty for SQLite below the data folder", metavar="URL", secret=True
+    )
+    tls_cert: Path | None = _setting(None, "certificate chain (PEM)", Path, metavar="FILE")
+    tls_key: Path | None = _setting(None, "its private key (PEM)", Path, metavar="FILE")
+    insecure: bool = _setting(False, "allow plain HTTP beyond this machine", bool)
+
+    lease_seconds: float = _setting(60.0, "how long a run is believed alive after a beat", _seconds)
+    confirm_seconds: float = _setting(30.0, "how long a claim may stay unconfirmed", _seconds)
+    lost_after_seconds: float = _setting(300.0, "how long an unresponsive run is waited for", _seconds)
+
+    log_cap_bytes: int = _setting(1 << 30, "most bytes kept of one run's log", int)
+    log_retention_days: float = _setting(90.0, "how long logs of ended runs are kept", float)
+    sample_retention_days: float = _setting(30.0, "how long measurements are kept", float)
+    task_retention_days: float = _setting(365.0, "how long ended tasks are kept", float)
+    min_free_disk_bytes: int = _setting(1 << 30, "free disk below which logs and enqueues are refused", int)
+    max_blob_bytes: int = _setting(512 * MIB, "most bytes of one uploaded pack or archive", int)
+
+    rate_limit: str = _setting("200000/minute", "requests that one token may make; empty for no limit", _rate)
+    login_rate_limit: str = _setting("20/minute", "codes that one address may try; empty for no limit", _rate)
+    log_level: str = _setting("info", "how much to log", choices=LOG_LEVELS)
+    access_log: bool = _setting(False, "log every request", bool)
+
+    @property
+    def tls(self) -> bool:
+        """Whether the server itself speaks TLS."""
+        return self.tls_cert is not None
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def admin_token_file(self) -> Path:
+        """Where the first start leaves the administrator's token."""
+        return self.data / "admin-token"
+
+    @property
+    def shown_store(self) -> str:
+        """The store's address without its password."""
+        if not self.store:
+            return f"sqlite below {self.data}"
+        parts = urlsplit(self.store)
+        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
+
+    def problem(self) -> str | None:
+        """What is wrong with these settings together, and the cure; None when they can be served."""
+        if (self.tls_cert is None) != (self.tls_key is None):
+            return "--tls-cert and --tls-key belong together; give both or none"
+        missing = next((path for path in (self.tls_cert, self.tls_key) if path and not path.is_file()), None)
+        if missing:
+            return f"{missing} cannot be read; name an existing PEM file"
+        if not (self.tls or self.loopback or self.insecure):
+            return (
+                f"tokens would cross the network in plain text on {self.host}; give --tls-cert and --tls-key, "
+                "put a proxy with TLS before a server on 127.0.0.1, or accept it with --insecure"
+            )
+        return None
+
+
+def fields() -> tuple[dataclasses.Field[Any], ...]:
+    """The settings' declarations; each field's metadata holds help, kind, and perhaps choices and metavar."""
+    return dataclasses.fields(ServerConfig)
+
+
+def add_arguments(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
+    """Puts one flag per setting on the parser; a variable that is set takes the place of the default."""
+    for field in fields():
+        variable = f"TASKYARD_{field.name.upper()}"
+        options: dict[str, Any] = {
+            "default": environ.get(variable, field.default),
+            "help": f"{field.metadata['help']} [{variable}]".replace("%", "%%"),
+        }
+        if field.metadata["kind"] is bool:
+            options["default"] = str(options["default"]).lower() in ("1", "true", "yes", "on")
+            options["action"] = argparse.BooleanOptionalAction
+        else:
+            options |= {"type": field.metadata["kind"], "choices": field.metadata.get("choices")}
+            options["metavar"] = field.metadata.get("metavar")
+        parser.add_argument("--" + field.name.replace("_", "-"), **options)
