@@ -9,21 +9,20 @@ import argparse
 import dataclasses
 import ipaddress
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import platformdirs
-
 from taskyard.wire import DEFAULT_PORT
 
 MIB = 1 << 20
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
-def _setting(default: Any, help_text: str, kind: Callable[[str], Any] = str, **metadata: Any) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help_text, "kind": kind, **metadata})
+def _how(help_text: str, kind: Callable[[str], Any] = str, **more: Any) -> dict[str, Any]:
+    return {"help": help_text, "kind": kind, **more}
 
 
 def _seconds(text: str) -> float:
@@ -52,33 +51,47 @@ def _rate(text: str) -> str:
 class ServerConfig:
     """Everything that an operator may set. Sizes are bytes."""
 
-    host: str = _setting("127.0.0.1", "address to listen on")
-    port: int = _setting(DEFAULT_PORT, "port to listen on; 0 takes a free one", _port)
-    data: Path = _setting(
-        platformdirs.user_data_path("taskyard") / "server", "folder of logs, blobs and the embedded store", Path
+    host: str = field(default="127.0.0.1", metadata=_how("address to listen on"))
+    port: int = field(default=DEFAULT_PORT, metadata=_how("port to listen on; 0 takes a free one", _port))
+    data: Path = field(
+        default=platformdirs.user_data_path("taskyard") / "server",
+        metadata=_how("folder of logs, blobs and the embedded store", Path),
     )
-    store: str = _setting(
-        "", "sqlite:///FILE or mongodb://…; empty for SQLite below the data folder", metavar="URL", secret=True
+    store: str = field(
+        default="",
+        metadata=_how("sqlite:///FILE or mongodb://…; empty for SQLite below --data", metavar="URL", secret=True),
     )
-    tls_cert: Path | None = _setting(None, "certificate chain (PEM)", Path, metavar="FILE")
-    tls_key: Path | None = _setting(None, "its private key (PEM)", Path, metavar="FILE")
-    insecure: bool = _setting(False, "allow plain HTTP beyond this machine", bool)
+    tls_cert: Path | None = field(default=None, metadata=_how("certificate chain (PEM)", Path, metavar="FILE"))
+    tls_key: Path | None = field(default=None, metadata=_how("its private key (PEM)", Path, metavar="FILE"))
+    insecure: bool = field(default=False, metadata=_how("allow plain HTTP beyond this machine", bool))
 
-    lease_seconds: float = _setting(60.0, "how long a run is believed alive after a beat", _seconds)
-    confirm_seconds: float = _setting(30.0, "how long a claim may stay unconfirmed", _seconds)
-    lost_after_seconds: float = _setting(300.0, "how long an unresponsive run is waited for", _seconds)
+    lease_seconds: float = field(
+        default=60.0, metadata=_how("how long a run is believed alive after a beat", _seconds)
+    )
+    confirm_seconds: float = field(default=30.0, metadata=_how("how long a claim may stay unconfirmed", _seconds))
+    lost_after_seconds: float = field(
+        default=300.0, metadata=_how("how long an unresponsive run is waited for", _seconds)
+    )
 
-    log_cap_bytes: int = _setting(1 << 30, "most bytes kept of one run's log", int)
-    log_retention_days: float = _setting(90.0, "how long logs of ended runs are kept", float)
-    sample_retention_days: float = _setting(30.0, "how long measurements are kept", float)
-    task_retention_days: float = _setting(365.0, "how long ended tasks are kept", float)
-    min_free_disk_bytes: int = _setting(1 << 30, "free disk below which logs and enqueues are refused", int)
-    max_blob_bytes: int = _setting(512 * MIB, "most bytes of one uploaded pack or archive", int)
+    log_cap_bytes: int = field(default=1 << 30, metadata=_how("most bytes kept of one run's log", int))
+    log_retention_days: float = field(default=90.0, metadata=_how("how long logs of ended runs are kept", float))
+    sample_retention_days: float = field(default=30.0, metadata=_how("how long measurements are kept", float))
+    task_retention_days: float = field(default=365.0, metadata=_how("how long ended tasks are kept", float))
+    min_free_disk_bytes: int = field(
+        default=1 << 30, metadata=_how("free disk below which logs and enqueues are refused", int)
+    )
+    max_blob_bytes: int = field(
+        default=512 * MIB, metadata=_how("most bytes of one uploaded pack or archive", int)
+    )
 
-    rate_limit: str = _setting("200000/minute", "requests that one token may make; empty for no limit", _rate)
-    login_rate_limit: str = _setting("20/minute", "codes that one address may try; empty for no limit", _rate)
-    log_level: str = _setting("info", "how much to log", choices=LOG_LEVELS)
-    access_log: bool = _setting(False, "log every request", bool)
+    rate_limit: str = field(
+        default="200000/minute", metadata=_how("requests that one token may make; empty for no limit", _rate)
+    )
+    login_rate_limit: str = field(
+        default="20/minute", metadata=_how("codes that one address may try; empty for no limit", _rate)
+    )
+    log_level: str = field(default="info", metadata=_how("how much to log", choices=LOG_LEVELS))
+    access_log: bool = field(default=False, metadata=_how("log every request", bool))
 
     @property
     def tls(self) -> bool:
@@ -130,16 +143,16 @@ def fields() -> tuple[dataclasses.Field[Any], ...]:
 
 def add_arguments(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
     """Puts one flag per setting on the parser; a variable that is set takes the place of the default."""
-    for field in fields():
-        variable = f"TASKYARD_{field.name.upper()}"
+    for setting in fields():
+        variable = f"TASKYARD_{setting.name.upper()}"
         options: dict[str, Any] = {
-            "default": environ.get(variable, field.default),
-            "help": f"{field.metadata['help']} [{variable}]".replace("%", "%%"),
+            "default": environ.get(variable, setting.default),
+            "help": f"{setting.metadata['help']} [{variable}]".replace("%", "%%"),
         }
-        if field.metadata["kind"] is bool:
+        if setting.metadata["kind"] is bool:
             options["default"] = str(options["default"]).lower() in ("1", "true", "yes", "on")
             options["action"] = argparse.BooleanOptionalAction
         else:
-            options |= {"type": field.metadata["kind"], "choices": field.metadata.get("choices")}
-            options["metavar"] = field.metadata.get("metavar")
-        parser.add_argument("--" + field.name.replace("_", "-"), **options)
+            options |= {"type": setting.metadata["kind"], "choices": setting.metadata.get("choices")}
+            options["metavar"] = setting.metadata.get("metavar")
+        parser.add_argument("--" + setting.name.replace("_", "-"), **options)
