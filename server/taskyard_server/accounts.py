@@ -1,0 +1,238 @@
+"""Tokens and invitations: who is let in, by whom, for how long."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from taskyard.wire import Invitation, IssuedToken, LoginRequest, NewToken, Token, TokenKind
+from taskyard_server.auth import Actor, Authenticator, digest, draw_secret
+from taskyard_server.errors import Forbidden, Invalid, NotFound, Unauthorised
+from taskyard_server.store.base import Store, TokenRecord
+
+logger = logging.getLogger(__name__)
+
+CODE_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+"""Crockford's base 32: no I, L, O, U, so that a code survives being read aloud."""
+CODE_GROUPS, CODE_GROUP_LETTERS = 3, 4
+"""60 random bits."""
+INVITATION_SECONDS = 600.0
+LONGEST_LIFE_SECONDS = 100 * 365 * 86_400.0
+LONGEST_NAME = 200
+MOST_QUEUES = 1000
+
+
+class Accounts:
+    """Issues, lists and revokes tokens; exchanges invitations for them."""
+
+    def __init__(self, store: Store, authenticator: Authenticator, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._authenticator = authenticator
+        self._clock = clock
+
+    async def whoami(self, actor: Actor) -> Token:
+        """The caller's own token."""
+        if actor.kind is TokenKind.RUN:
+            return Token(id=actor.token, kind=actor.kind, name=actor.name, created_at=0.0)
+        return _shown(await self._record(actor.token))
+
+    async def list(self, actor: Actor) -> list[Token]:
+        """Newest first: all for an administrator, the caller's own otherwise."""
+        records = await self._store.tokens()
+        return [_shown(record) for record in records if not record.invitation and _manages(actor, record)]
+
+    async def issue(self, new: NewToken, actor: Actor) -> IssuedToken:
+        """Makes a token. A user's is for the same account, and does not outlive the one that made it."""
+        _check(new)
+        _may_hand_out(actor, new)
+        return await self._add(new, owner=await self._owner_for(actor), limit=await self._limit_for(actor))
+
+    async def revoke(self, token_id: str, actor: Actor) -> Token:
+        """Ends a token's life for good. Raises NotFound for another account's."""
+
+        def revoked(record: TokenRecord) -> TokenRecord:
+            if record.invitation or not _manages(actor, record):
+                raise NotFound(f"there is no token {token_id}; `taskyard token list` shows yours")
+            return replace(record, revoked=True)
+
+        record = await self._store.update_token(token_id, revoked)
+        self._authenticator.forget()
+        logger.info("revoked token %s", token_id, extra={"action": "token_revoked", "token": token_id})
+        return _shown(record)
+
+    async def invite(self, new: NewToken, actor: Actor) -> Invitation:
+        """Makes a single-use code, valid for ten minutes, that is exchanged for such a token."""
+        _check(new)
+        _may_hand_out(actor, new)
+        await self._forget_stale_invitations()
+        code, now = _draw_code(), self._clock()
+        record = TokenRecord(
+            id=uuid.uuid4().hex,
+            hash=_code_digest(code),
+            kind=new.kind,
+            name=new.name,
+            owner=await self._owner_for(actor) or "",
+            created_at=now,
+            expires_at=now + INVITATION_SECONDS,
+            invitation=True,
+            queues=new.queues,
+            create_queues=new.create_queues,
+        )
+        await self._store.add_token(record)
+        return Invitation(code=code, kind=new.kind, expires_at=now + INVITATION_SECONDS)
+
+    async def login(self, request: LoginRequest) -> IssuedToken:
+        """Exchanges a code for a token; of two callers with one code, one gets it."""
+        _check_name(request.name)
+        invitation = await self._store.token_by_hash(_code_digest(request.code))
+        if invitation is None or not invitation.invitation:
+            raise _wrong_code()
+        await self._store.update_token(invitation.id, self._used)
+        new = NewToken(
+            kind=invitation.kind,
+            name=request.name or invitation.name,
+            queues=invitation.queues,
+            create_queues=invitation.create_queues,
+        )
+        issued = await self._add(new, owner=invitation.owner or None, limit=None)
+        await self._store.delete_token(invitation.id)
+        return issued
+
+    async def ensure_administrator(self, file: Path) -> bool:
+        """Where nobody administers the store yet, writes a new administrator's token to `file` (0600).
+
+        The file is durable before the token is valid: a crash between the two leaves a way in.
+        """
+        now = self._clock()
+        for record in await self._store.tokens():
+            alive = record.expires_at is None or record.expires_at > now
+            if record.kind is TokenKind.ADMINISTRATOR and alive and not (record.revoked or record.invitation):
+                return False
+        secret = draw_secret(TokenKind.ADMINISTRATOR)
+        write_private(file, secret + "\n")
+        await self._add(NewToken(kind=TokenKind.ADMINISTRATOR, name="administrator"), secret=secret)
+        return True
+
+    async def _add(
+        self, new: NewToken, *, owner: str | None = None, limit: float | None = None, secret: str | None = None
+    ) -> IssuedToken:
+        secret = secret or draw_secret(new.kind)
+        token_id, now = uuid.uuid4().hex, self._clock()
+        wanted = None if new.expires_in_seconds is None else now + new.expires_in_seconds
+        record = TokenRecord(
+            id=token_id,
+            hash=digest(secret),
+            kind=new.kind,
+            name=new.name or str(new.kind),
+            owner=owner or token_id,
+            created_at=now,
+            expires_at=min((at for at in (wanted, limit) if at is not None), default=None),
+            queues=new.queues,
+            create_queues=new.create_queues,
+        )
+        await self._store.add_token(record)
+        logger.info("issued %s token %s", new.kind, token_id, extra={"action": "token_issued", "token": token_id})
+        return IssuedToken(token=_shown(record), secret=secret)
+
+    async def _record(self, token_id: str) -> TokenRecord:
+        return await self._store.update_token(token_id, lambda record: record)
+
+    async def _owner_for(self, actor: Actor) -> str | None:
+        """A user's tokens act for its own account; an administrator's are accounts of their own."""
+        return None if actor.kind is TokenKind.ADMINISTRATOR else actor.owner
+
+    async def _limit_for(self, actor: Actor) -> float | None:
+        return (await self._record(actor.token)).expires_at
+
+    async def _forget_stale_invitations(self) -> None:
+        now = self._clock()
+        for record in await self._store.tokens():
+            if record.invitation and record.expires_at is not None and record.expires_at <= now:
+                try:
+                    await self._store.delete_token(record.id)
+                except NotFound:
+                    pass  # another invitation made at the same time dropped it
+
+    def _used(self, record: TokenRecord) -> TokenRecord:
+        expired = record.expires_at is not None and record.expires_at <= self._clock()
+        if record.revoked or expired:
+            raise _wrong_code()
+        return replace(record, revoked=True)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Durably replaces a file that only its owner can read."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    part = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def _manages(actor: Actor, record: TokenRecord) -> bool:
+    return actor.kind is TokenKind.ADMINISTRATOR or record.owner == actor.owner
+
+
+def _may_hand_out(actor: Actor, new: NewToken) -> None:
+    if new.kind is TokenKind.ADMINISTRATOR and actor.kind is not TokenKind.ADMINISTRATOR:
+        raise Forbidden("only an administrator makes administrators")
+    if actor.kind is TokenKind.USER and new.create_queues and new.kind is TokenKind.USER:
+        raise Invalid("create_queues is for agents: a user may create queues anyway")
+
+
+def _check(new: NewToken) -> None:
+    if new.kind is TokenKind.RUN:
+        raise Invalid("a run's token is made by its claim alone; ask for administrator, user or agent")
+    life = new.expires_in_seconds
+    if life is not None and not 0 < life <= LONGEST_LIFE_SECONDS:
+        raise Invalid("expires_in_seconds must be above zero and below a hundred years")
+    if len(new.queues) > MOST_QUEUES:
+        raise Invalid(f"a token names at most {MOST_QUEUES} queues; leave them out to allow all")
+    for name in (new.name, *new.queues):
+        _check_name(name)
+
+
+def _check_name(name: str) -> None:
+    if len(name) > LONGEST_NAME or not name.isprintable():
+        raise Invalid(f"a name has at most {LONGEST_NAME} printable characters")
+
+
+def _draw_code() -> str:
+    letters = [secrets.choice(CODE_ALPHABET) for _ in range(CODE_GROUPS * CODE_GROUP_LETTERS)]
+    groups = [letters[at : at + CODE_GROUP_LETTERS] for at in range(0, len(letters), CODE_GROUP_LETTERS)]
+    return "-".join("".join(group) for group in groups)
+
+
+def _code_digest(code: str) -> str:
+    """Typed codes may lack the dashes, be in small letters, and have O for 0, I or L for 1."""
+    typed = code.upper().translate(str.maketrans("OIL", "011", "- \t\r\n"))
+    return digest(f"invitation:{typed}")
+
+
+def _wrong_code() -> Unauthorised:
+    return Unauthorised(
+        "this code is not valid: each works once and for ten minutes; ask for a new one "
+        "(`taskyard invite user` or `taskyard invite agent`)"
+    )
+
+
+def _shown(record: TokenRecord) -> Token:
+    return Token(
+        id=record.id,
+        kind=record.kind,
+        name=record.name,
+        created_at=record.created_at,
+        expires_at=record.expires_at,
+        revoked=record.revoked,
+        last_used_at=record.last_used_at,
+        queues=record.queues,
+        create_queues=record.create_queues,
+    )
