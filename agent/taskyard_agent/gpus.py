@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from taskyard.wire import Gpu
@@ -10,29 +11,14 @@ from taskyard.wire import Gpu
 LOCK_FOLDER = Path("/tmp/taskyard-gpus")  # noqa: S108 - one for all users of the machine, whatever their TMPDIR
 
 
+@dataclass(frozen=True, kw_only=True)
 class GpuLock:
-    """The locks on an agent's GPUs. A keeper inherits `fds`, so a GPU stays locked while a run uses it."""
+    """GPUs locked for one run; the keeper inherits `fds`."""
 
-    def __init__(self, gpus: Sequence[Gpu], *, folder: Path = LOCK_FOLDER) -> None:
-        self.gpus = tuple(gpus)
-        self.folder = folder
-
-    @property
-    def fds(self) -> tuple[int, ...]:
-        """For the keeper. Never unlock one: close it."""
-        raise NotImplementedError
-
-    def acquire(self, own_runs: Collection[str] = ()) -> tuple[str, ...]:
-        """Locks what is not locked yet; a repeat is harmless. A GPU that one of `own_runs` still holds is skipped.
-
-        Returns the runs that held one before: sweep them before the GPU is used.
-        Raises SettingsError when another agent holds one.
-        """
-        raise NotImplementedError
-
-    def note_run(self, run_id: str) -> None:
-        """Writes down which run uses the GPUs from now on; an empty id: none."""
-        raise NotImplementedError
+    gpus: tuple[Gpu, ...]
+    fds: tuple[int, ...]
+    left_by: tuple[str, ...]
+    """Runs that held one of them and did not end cleanly: sweep them before the GPU is used."""
 
     def close(self) -> None:
         """Closes this process's copies: the GPUs are free when the keeper is gone too."""
@@ -46,6 +32,16 @@ def devices() -> list[Gpu]:
 
 def parse_selection(selection: str, available: Sequence[Gpu]) -> tuple[Gpu, ...]:
     """Picks GPUs by `0,1`, by `GPU-uuid,…` or `all`. Raises SettingsError for one that is not there."""
+    raise NotImplementedError
+
+
+def held(gpus: Sequence[Gpu], *, folder: Path = LOCK_FOLDER) -> dict[str, str]:
+    """UUID → run id of those that a run holds just now."""
+    raise NotImplementedError
+
+
+def lock(gpus: Sequence[Gpu], run_id: str, *, folder: Path = LOCK_FOLDER) -> GpuLock:
+    """Locks GPUs for a run. Raises RunFailed (infrastructure, reason `gpu`) when one is held."""
     raise NotImplementedError
 
 

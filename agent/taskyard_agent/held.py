@@ -18,10 +18,8 @@ class Cause(str, enum.Enum):
     TIMEOUT = "timeout"
     EXCLUSIVE = "exclusive"
     AGENT_STOPPED = "agent_stopped"
-    COMMAND = "command"
+    NOT_STARTED = "not_started"
     """The command could not be started; `message` says why."""
-    LOST = "lost"
-    """The keeper was killed; what it left has been swept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +38,7 @@ class Launch:
     exclusive: bool = False
     lease_seconds: float = 60.0
     lease_at: float | None = None
-    """When the last acknowledged beat was sent, on `processes.boottime()`; None for now."""
+    """When the last acknowledged beat was sent, on `held.boot_clock()`; None for now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +53,6 @@ class ExitRecord:
     exit_code: int | None = None
     signal: int | None = None
     message: str = ""
-
-    @property
-    def lost(self) -> bool:
-        """Whether the keeper was killed before it could write how the child ended."""
-        return self.cause is Cause.LOST
 
 
 @dataclass
@@ -77,7 +70,7 @@ class HeldRun:
         """Starts a keeper and, through it, the command; returns once the command runs.
 
         The keeper inherits `lock_fds` (the caller closes its own copies afterwards, and never unlocks them).
-        A command that cannot be started is an exit record with the cause COMMAND. Raises KeeperRefused
+        A command that cannot be started is an exit record with the cause NOT_STARTED. Raises KeeperRefused
         when the run has, or had, a keeper.
         """
         raise NotImplementedError
@@ -94,20 +87,24 @@ class HeldRun:
         """Whether the keeper runs."""
         raise NotImplementedError
 
-    @property
-    def keeper_pid(self) -> int:
-        """The root of the run's process tree."""
-        return self.keeper.pid
-
-    def wait(self, timeout: float | None = None) -> ExitRecord | None:
-        """Waits for the run's end; None when it has not come in time. Sweeps what a killed keeper left."""
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits for the keeper's end; whether it came in time."""
         raise NotImplementedError
 
     def exit_record(self) -> ExitRecord | None:
-        """How the child ended as the keeper wrote it; None while it has not, or when the keeper was killed."""
+        """How the child ended, None while it has not (or when the keeper was killed: see `lost`)."""
         raise NotImplementedError
 
-    def stop(self, cause: str = Cause.CANCELLED, grace_seconds: float | None = None) -> None:
+    @property
+    def lost(self) -> bool:
+        """The keeper is gone without a record: call `sweep`, then report the run lost."""
+        raise NotImplementedError
+
+    def sweep(self) -> tuple[int, ...]:
+        """Ends whatever a killed keeper left behind; returns the pids that survived it."""
+        raise NotImplementedError
+
+    def stop(self, cause: Cause = Cause.CANCELLED, grace_seconds: float | None = None) -> None:
         """SIGTERM to the child's group, the grace period (None: the launch's), SIGKILL. Does not wait."""
         raise NotImplementedError
 
@@ -116,17 +113,22 @@ class HeldRun:
         raise NotImplementedError
 
     def renew_lease(self, sent_at: float) -> None:
-        """Tells the keeper of an exclusive run when (`processes.boottime()`) the acknowledged beat was sent."""
+        """Tells the keeper of an exclusive run when (`boot_clock()`) the acknowledged beat was sent."""
         raise NotImplementedError
 
     def add_masks(self, values: Sequence[str]) -> None:
         """Masks further secrets from here on."""
         raise NotImplementedError
 
-    def notes(self) -> tuple[str, ...]:
-        """What holds the run up, for its story: `the disk is full: output is held back`."""
+    def note(self) -> str:
+        """One line on what holds the run up (`the disk is full: output is held back`), else empty."""
         raise NotImplementedError
 
 
 class KeeperRefused(Exception):
     """The keeper did not start the command: the run has, or had, another keeper."""
+
+
+def boot_clock() -> float:
+    """Seconds on a clock that also runs while the machine sleeps and that nobody sets."""
+    raise NotImplementedError

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from taskyard.wire import Claim, Outcome
+from taskyard.wire import Claim, Outcome, PhaseTime, Run, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,52 +27,44 @@ class ClaimTokens:
         raise NotImplementedError
 
 
-class JournalledRun:
-    """A claimed run with its folder; the keeper is given `folder`."""
+@dataclass(frozen=True)
+class RunDirectory:
+    """The folder of one run; the keeper is given `path`."""
 
-    def __init__(self, folder: Path, claim: Claim, tokens: ClaimTokens, boot_id: str) -> None:
-        self.folder = folder
-        self.claim = claim
-        self.tokens = tokens
-        self.boot_id = boot_id
-        """The machine's when the run was claimed; another one now means that the machine restarted."""
-
-    @property
-    def control_token(self) -> str:
-        """For start, logs and finish; user code never sees it."""
-        return self.tokens.control_token
-
-    @property
-    def report_token(self) -> str:
-        """For user code."""
-        return self.tokens.report_token
+    path: Path
 
     @property
     def spool(self) -> Path:
         """The run's log."""
-        return self.folder / "output.log"
+        return self.path / "output.log"
 
-    @property
-    def launched(self) -> bool:
-        """Whether a keeper was perhaps started."""
-        raise NotImplementedError
 
-    def mark_launched(self) -> None:
-        """Journals that a keeper is about to be started."""
-        raise NotImplementedError
+@dataclass(frozen=True, kw_only=True)
+class RunProgress:
+    """How far a run came, as far as a new daemon must know."""
 
-    @property
-    def outcome(self) -> Outcome | None:
-        """The outcome that is decided and perhaps not yet reported."""
-        raise NotImplementedError
+    phases: tuple[PhaseTime, ...] = ()
+    gpus: tuple[str, ...] = ()
+    output_offset: int | None = None
+    started: bool = False
+    """The server acknowledged the start: the command may have been started."""
+    outcome: Outcome | None = None
+    """Decided, and to be reported until the server acknowledges it."""
+    log_bytes: int | None = None
 
-    def save_outcome(self, outcome: Outcome) -> None:
-        """Journals the outcome before it is reported; the first one stands."""
-        raise NotImplementedError
 
-    def close(self) -> None:
-        """Removes the folder: the end is acknowledged and the log is complete, or the run is stale."""
-        raise NotImplementedError
+@dataclass(frozen=True, kw_only=True)
+class JournalledRun:
+    """A run as the journal holds it. The task's secrets are not kept: repeating the claim answers them again."""
+
+    directory: RunDirectory
+    tokens: ClaimTokens
+    run: Run
+    task: Task
+    boot_id: str
+    """The machine's when the run was claimed; another one now means that the machine restarted."""
+    lease_seconds: float
+    progress: RunProgress = field(default_factory=RunProgress)
 
 
 class Journal:
@@ -93,22 +85,26 @@ class Journal:
         """Draws and journals the tokens of a claim that is about to be sent."""
         raise NotImplementedError
 
-    def draw_listening(self) -> ClaimTokens:
-        """Draws the tokens of a claim that can take nothing, so nothing is journalled."""
-        raise NotImplementedError
-
     def open_claims(self) -> list[ClaimTokens]:
         """Claims that were perhaps sent and whose answer was never journalled, oldest first."""
         raise NotImplementedError
 
-    def forget_claim(self, tokens: ClaimTokens) -> None:
+    def forget_claim(self, request_id: str) -> None:
         """The claim took nothing, or its run is saved."""
         raise NotImplementedError
 
     def save_run(self, claim: Claim, tokens: ClaimTokens) -> JournalledRun:
-        """Journals what a claim brought and forgets the open claim."""
+        """Journals what a claim brought, without the task's secrets, and forgets the open claim."""
+        raise NotImplementedError
+
+    def save_progress(self, run_id: str, progress: RunProgress) -> None:
+        """Journals how far a run came."""
         raise NotImplementedError
 
     def runs(self) -> list[JournalledRun]:
         """Every run that was not closed, oldest first."""
+        raise NotImplementedError
+
+    def close_run(self, run_id: str) -> None:
+        """Removes a run's folder: its end is acknowledged and its log is complete, or it is stale."""
         raise NotImplementedError

@@ -8,24 +8,23 @@ from typing import Protocol
 
 from taskyard.wire import LogPosition
 
-from taskyard_agent.errors import AgentError
-
 
 class Append(Protocol):
     """Sends bytes of a run's log. Raises taskyard.errors.Unavailable (retry) or Stale (give up)."""
 
-    def __call__(self, run_id: str, offset: int, data: bytes, *, control_token: str) -> LogPosition: ...
-
-
-class ShipperStopped(AgentError):
-    """The agent stops: what was not sent stays in the spool, for the next daemon."""
+    def __call__(self, run_id: str, control_token: str, offset: int, data: bytes) -> LogPosition: ...
 
 
 class LogShipper:
-    """Follows the spools of runs."""
+    """Follows the spools of runs. `on_stale` and `on_complete` are called in the shipper's thread."""
 
-    def __init__(self, append: Append) -> None:
-        self._append = append
+    def __init__(
+        self,
+        append: Append,
+        *,
+        on_stale: Callable[[str], None] = lambda run_id: None,
+        on_complete: Callable[[str], None] = lambda run_id: None,
+    ) -> None: ...
 
     def start(self) -> None:
         """Starts the thread."""
@@ -35,13 +34,8 @@ class LogShipper:
         """Stops the thread after the request in progress; what was not sent stays in the spools."""
         raise NotImplementedError
 
-    def follow(
-        self, run_id: str, control_token: str, path: Path, on_stale: Callable[[], None] = lambda: None
-    ) -> None:
-        """Ships the spool at `path`, from the offset that the server answers, until `end` or `forget`.
-
-        `on_stale` is called once, in a thread of its own, when the run turns out not to be this agent's any more.
-        """
+    def follow(self, run_id: str, control_token: str, path: Path) -> None:
+        """Ships the spool at `path`, from the offset that the server answers, until `end` or `forget`."""
         raise NotImplementedError
 
     def wake(self) -> None:
@@ -52,11 +46,8 @@ class LogShipper:
         """Waits until the server holds what the spool holds now; whether it does."""
         raise NotImplementedError
 
-    def end(self, run_id: str, final_length: int) -> bool:
-        """Waits until the server holds the spool up to this length and forgets the run.
-
-        Returns False when the run is stale: its tail will never be held. Raises ShipperStopped.
-        """
+    def end(self, run_id: str, final_length: int) -> None:
+        """The spool grows no more: ships it up to this length, then calls `on_complete` and forgets the run."""
         raise NotImplementedError
 
     def forget(self, run_id: str) -> None:

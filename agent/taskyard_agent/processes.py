@@ -29,11 +29,6 @@ def boot_id() -> str:
     raise NotImplementedError
 
 
-def boottime() -> float:
-    """Seconds on a clock that also runs while the machine sleeps, and that nobody sets."""
-    raise NotImplementedError
-
-
 def identify(pid: int) -> ProcessIdentity | None:
     """The identity of a running process, None when there is none."""
     raise NotImplementedError
