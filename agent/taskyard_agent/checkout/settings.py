@@ -1,0 +1,40 @@
+"""What the operator decides about repositories."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckoutSettings:
+    """The checkout's part of the agent's settings."""
+
+    folder: Path
+    """Holds mirrors and trees; agents of one machine and user may share it."""
+    tokens: Mapping[str, Path] = field(default_factory=dict)
+    """Host (with its port where it is not the usual one) → file with `TOKEN` or `USER:TOKEN`, read at each use."""
+    ssh_key: Path | None = None
+    """None: what the ssh agent and the operator's ssh configuration offer."""
+    ssh_command: tuple[str, ...] = ("ssh",)
+    allow_file: bool = False
+    """Whether a task may name a repository by a path of this machine."""
+    allow_http: bool = False
+    """Whether a task may name a repository over plain HTTP."""
+    allow_filters: bool = False
+    """Whether git LFS may fetch and write files during the checkout."""
+    submodule_hosts: tuple[str, ...] = ()
+    """Hosts that submodules may come from beside the repository's own."""
+    stall_seconds: int = 60
+    """How long a transfer may stand still before its host counts as unreachable."""
+    fetch_seconds: float = 3600.0
+    """How long one fetch may take."""
+    archive_bytes: int = 1 << 30
+    """Size that an archive may unpack to."""
+    archive_files: int = 20_000
+    spare_trees: int = 4
+    """Unused trees kept for each repository."""
+    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    """The agent's own variables, for git; its `GIT_*` are left out."""
