@@ -1,0 +1,252 @@
+"""The agent's settings: each declared once, with flag, variable, default and help, and parsed into one record."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+from taskyard.config import (
+    CONNECTION_SETTINGS,
+    Connection,
+    Resolved,
+    Setting,
+    connection,
+    find_project_file,
+    resolve,
+    user_file,
+)
+from taskyard.wire import DEFAULT_QUEUES
+
+from .errors import SettingsError
+
+SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?$", re.IGNORECASE)
+
+
+def size(text: str) -> int:
+    """Reads `10GB`, `500M` or a number of bytes; powers of 1024."""
+    match = SIZE.match(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not a size; write it like 20GB")
+    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+
+
+def host_and_file(text: str) -> tuple[str, Path]:
+    """Reads `git.example.org=/path/to/token`."""
+    host, found, path = text.partition("=")
+    if not (host and found and path):
+        raise ValueError(f"{text!r} is not HOST=FILE")
+    return host.lower(), Path(path).expanduser()
+
+
+def worker_name(text: str) -> str:
+    """Checks a name: it becomes a folder and a part of a URL."""
+    if not re.fullmatch(r"[^\s/\\\x00-\x1f]{1,120}", text) or text.startswith("."):
+        raise ValueError(
+            f"{text!r} is not a worker's name: no spaces, slashes or control characters, not over 120 long"
+        )
+    return text
+
+
+QUEUE = Setting(
+    name="queue",
+    many=True,
+    default=(DEFAULT_QUEUES[0],),
+    metavar="NAME",
+    help="queues to serve; the first non-empty one in this order is served first",
+)
+ORDER_FAIRNESS = Setting(
+    name="order_fairness",
+    flags=("--order-fairness", "--round-robin"),
+    kind=bool,
+    default=False,
+    help="take one task from each queue in turn",
+)
+CREATE_QUEUE = Setting(name="create_queue", kind=bool, default=False, help="create queues that do not exist")
+GPUS = Setting(name="gpus", metavar="LIST", help="GPUs to use: indices or UUIDs, like 0,1, or `all`")
+CPU_ONLY = Setting(name="cpu_only", kind=bool, default=False, help="use no GPU")
+NAME = Setting(name="name", kind=worker_name, help="the worker's name; default: host:gpu0,1 or host:cpu:0")
+LOCAL_DIR = Setting(
+    name="local_dir",
+    kind=Path,
+    default=platformdirs.user_cache_path("taskyard"),
+    metavar="DIR",
+    help="folder for checked-out code, environments and what must survive a crash",
+)
+FOREGROUND = Setting(name="foreground", kind=bool, default=True, help="stay in the foreground")
+PASS_ENV = Setting(
+    name="pass_env",
+    many=True,
+    default=(),
+    metavar="PATTERN",
+    help="variables of the agent that tasks may see, like 'AWS_*'",
+)
+GIT_TOKEN_FILE = Setting(
+    name="git_token_file",
+    kind=host_and_file,
+    many=True,
+    default=(),
+    metavar="HOST=FILE",
+    help="file with the access token for a git host",
+)
+GIT_SSH_KEY = Setting(
+    name="git_ssh_key", kind=Path, metavar="FILE", help="key for git over ssh; default: the ssh agent's"
+)
+ALLOW_FILE_REPOSITORIES = Setting(
+    name="allow_file_repositories",
+    kind=bool,
+    default=False,
+    help="let tasks name repositories by a path of this machine",
+)
+ALLOW_FILTERS = Setting(
+    name="allow_git_filters", kind=bool, default=False, help="run git LFS and other filters during the checkout"
+)
+PYTHON = Setting(
+    name="python", metavar="PYTHON", help="interpreter for tasks that name none; default: the agent's own"
+)
+PYTHON_DOWNLOADS = Setting(
+    name="python_downloads",
+    choices=("auto", "never"),
+    default="auto",
+    help="whether an interpreter that is absent may be downloaded",
+)
+PYTHON_MIRROR = Setting(name="python_mirror", metavar="URL", help="where interpreters are downloaded from")
+ALLOW_INDEX = Setting(
+    name="allow_index", many=True, default=(), metavar="URL", help="package indexes that a task's files may name"
+)
+CACHE_ENVIRONMENTS = Setting(
+    name="cache_environments", kind=int, default=20, metavar="N", help="environments kept in the cache"
+)
+CACHE_BYTES = Setting(
+    name="cache_bytes",
+    kind=size,
+    default=100 * 2**30,
+    metavar="SIZE",
+    help="largest size of the environment cache",
+)
+MIN_FREE_DISK = Setting(
+    name="min_free_disk",
+    kind=size,
+    default=5 * 2**30,
+    metavar="SIZE",
+    help="disk space that the cache leaves free",
+)
+LOG_LEVEL = Setting(
+    name="log_level", choices=("debug", "info", "warning", "error"), default="info", help="how much the agent says"
+)
+
+MACHINE_SETTINGS = (
+    LOCAL_DIR,
+    PASS_ENV,
+    GIT_TOKEN_FILE,
+    GIT_SSH_KEY,
+    ALLOW_FILE_REPOSITORIES,
+    ALLOW_FILTERS,
+    PYTHON,
+    PYTHON_DOWNLOADS,
+    PYTHON_MIRROR,
+    ALLOW_INDEX,
+    CACHE_ENVIRONMENTS,
+    CACHE_BYTES,
+    MIN_FREE_DISK,
+    LOG_LEVEL,
+)
+WORKER_SETTINGS = (GPUS, CPU_ONLY, NAME)
+QUEUE_SETTINGS = (QUEUE, ORDER_FAIRNESS, CREATE_QUEUE)
+DAEMON_SETTINGS = (*CONNECTION_SETTINGS, *QUEUE_SETTINGS, *WORKER_SETTINGS, FOREGROUND, *MACHINE_SETTINGS)
+EXECUTE_SETTINGS = (*CONNECTION_SETTINGS, *WORKER_SETTINGS, *MACHINE_SETTINGS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentSettings:
+    """Everything that one agent was told."""
+
+    connection: Connection
+    queues: tuple[str, ...]
+    order_fairness: bool
+    create_queue: bool
+    gpus: str | None
+    cpu_only: bool
+    name: str | None
+    host: str
+    local_dir: Path
+    pass_env: tuple[str, ...]
+    git_tokens: Mapping[str, Path]
+    git_ssh_key: Path | None
+    allow_file_repositories: bool
+    allow_git_filters: bool
+    python: str | None
+    python_downloads: str
+    python_mirror: str | None
+    allow_indexes: tuple[str, ...]
+    cache_environments: int
+    cache_bytes: int
+    min_free_disk: int
+    log_level: str
+    environ: Mapping[str, str]
+    """The agent's own variables, as they were at its start."""
+
+
+def read_settings(namespace: argparse.Namespace, settings: Sequence[Setting]) -> AgentSettings:
+    """Resolves flags, variables and files. Raises UsageError or SettingsError, naming everything that is missing."""
+    environ = dict(os.environ)
+    values = resolve(
+        settings,
+        namespace,
+        environ=environ,
+        project_file=find_project_file(Path.cwd()),
+        user_file=user_file(environ),
+    )
+    if GPUS in settings:
+        values.refuse_together("gpus", "cpu_only")
+    if FOREGROUND in settings and not values["foreground"]:
+        raise SettingsError(
+            "this version's agent runs in the foreground alone; start it from systemd or with `nohup`"
+        )
+    queues = tuple(values["queue"]) if QUEUE in settings else ()
+    doubled = sorted({queue for queue in queues if queues.count(queue) > 1})
+    if doubled:
+        raise SettingsError(f"--queue names {', '.join(map(repr, doubled))} twice; name each queue once")
+    return _record(values, settings, queues, connection(namespace, environ=environ), environ)
+
+
+def _record(
+    values: Resolved,
+    settings: Sequence[Setting],
+    queues: tuple[str, ...],
+    link: Connection,
+    environ: dict[str, str],
+) -> AgentSettings:
+    def optional(setting: Setting) -> object:
+        return values[setting.name] if setting in settings else setting.default
+
+    return AgentSettings(
+        connection=link,
+        queues=queues,
+        order_fairness=bool(optional(ORDER_FAIRNESS)),
+        create_queue=bool(optional(CREATE_QUEUE)),
+        gpus=values["gpus"] if GPUS in settings else None,
+        cpu_only=bool(optional(CPU_ONLY)),
+        name=values["name"] if NAME in settings else None,
+        host=socket.gethostname(),
+        local_dir=values["local_dir"].expanduser().absolute(),
+        pass_env=tuple(values["pass_env"]),
+        git_tokens=dict(values["git_token_file"]),
+        git_ssh_key=values["git_ssh_key"],
+        allow_file_repositories=values["allow_file_repositories"],
+        allow_git_filters=values["allow_git_filters"],
+        python=values["python"],
+        python_downloads=values["python_downloads"],
+        python_mirror=values["python_mirror"],
+        allow_indexes=tuple(values["allow_index"]),
+        cache_environments=values["cache_environments"],
+        cache_bytes=values["cache_bytes"],
+        min_free_disk=values["min_free_disk"],
+        log_level=values["log_level"],
+        environ=environ,
+    )

@@ -1,0 +1,125 @@
+"""The beat: renews the leases of all runs, carries measurements up and directives down."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from taskyard.client import Client
+from taskyard.errors import TaskyardError
+from taskyard.wire import Beat, BeatAnswer, Sample
+
+from .clock import ServerClock
+from .held import boot_clock
+from .run import RunJob
+from .worker import AgentIdentity, Worker
+
+logger = logging.getLogger(__name__)
+
+BEAT_SECONDS = 10.0
+RETRY_SECONDS = 2.0
+SAMPLES_PER_BEAT = 5000
+UNSENT_SAMPLES = 20_000
+"""Measurements wait for a server that cannot be reached; the oldest are dropped beyond this number."""
+
+
+class Lease:
+    """Sends one beat for all workers and runs of the agent, every ten seconds and whenever it is poked."""
+
+    def __init__(
+        self,
+        identity: AgentIdentity,
+        workers: Sequence[Worker],
+        *,
+        client: Client,
+        clock: ServerClock,
+        samples: Callable[[], Sequence[Sample]],
+    ) -> None:
+        self._identity = identity
+        self._workers = workers
+        self._client = client
+        self._clock = clock
+        self._samples = samples
+        self._unsent: list[Sample] = []
+        self._poked = threading.Event()
+        self._stopping = threading.Event()
+        self._sending = threading.Lock()
+        self._thread = threading.Thread(target=self._loop, name="beats", daemon=True)
+
+    def start(self) -> None:
+        """Begins to beat."""
+        self._thread.start()
+
+    def poke(self) -> None:
+        """Sends a beat soon, from the beat's own thread."""
+        self._poked.set()
+
+    def stop(self) -> None:
+        """Ends the beats."""
+        self._stopping.set()
+        self._poked.set()
+
+    def send(self, *, patience_seconds: float = 0.0) -> BeatAnswer:
+        """Sends one beat now and obeys its answer. Raises what the client raises."""
+        with self._sending:
+            jobs = [worker.job for worker in self._workers if worker.job]
+            sent_at, sent_boottime = time.time(), boot_clock()
+            beat = self._beat(jobs)
+            answer = self._client.beat(beat, patience_seconds=patience_seconds)
+            self._clock.learn(answer.server_time, sent_at, time.time())
+            del self._unsent[: len(beat.samples)]
+        self._obey(answer, jobs, sent_boottime)
+        return answer
+
+    def _loop(self) -> None:
+        next_samples = 0.0
+        while not self._stopping.is_set():
+            if time.monotonic() >= next_samples:
+                self._measure()
+                next_samples = time.monotonic() + BEAT_SECONDS
+            pause = BEAT_SECONDS
+            try:
+                self.send()
+            except TaskyardError as error:
+                logger.warning("the beat was not taken: %s", error, extra={"action": "beat_failed"})
+                pause = RETRY_SECONDS * random.uniform(0.5, 1.5)
+            self._poked.wait(pause)
+            self._poked.clear()
+
+    def _measure(self) -> None:
+        self._unsent = [*self._unsent, *self._samples()][-UNSENT_SAMPLES:]
+
+    def _beat(self, jobs: Sequence[RunJob]) -> Beat:
+        return Beat(
+            agent=self._identity.name,
+            host=self._identity.host,
+            boot_id=self._identity.boot_id,
+            version=self._identity.version,
+            workers=tuple(worker.report() for worker in self._workers),
+            runs=tuple(job.report() for job in jobs),
+            samples=tuple(self._unsent[:SAMPLES_PER_BEAT]),
+        )
+
+    def _obey(self, answer: BeatAnswer, jobs: Sequence[RunJob], sent_boottime: float) -> None:
+        directives = {directive.run: directive for directive in answer.runs}
+        for job in jobs:
+            directive = directives.get(job.id)
+            if directive is None or not directive.stale:
+                job.lease_renewed(sent_boottime)
+            if directive is not None:
+                job.obey(directive)
+        paused = {directive.worker: directive for directive in answer.workers}
+        for worker in self._workers:
+            directive_for_worker = paused.get(worker.name)
+            if directive_for_worker is None:
+                continue
+            if directive_for_worker.paused and not worker.paused:
+                logger.error(
+                    "the server paused %s: %s; `taskyard workers resume %s` when it is mended",
+                    worker.name, directive_for_worker.reason, worker.name,
+                    extra={"action": "worker_paused"},
+                )  # fmt: skip
+            worker.paused = directive_for_worker.paused

@@ -1,0 +1,517 @@
+"""One run: checkout → environment → process → outcome. Puts the parts together; they know nothing of each other."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from taskyard import arguments
+from taskyard.client import Client
+from taskyard.errors import Refused, Stale, Unavailable
+from taskyard.wire import (
+    Command,
+    CommandKind,
+    FinishRequest,
+    Gpu,
+    Outcome,
+    OutcomeKind,
+    Phase,
+    PhaseTime,
+    Reason,
+    RunDirective,
+    RunReport,
+    StartRequest,
+)
+
+from . import checkout, environments, gpus, variables
+from .checkout import CheckoutSettings, Tree
+from .clock import ServerClock
+from .environments import EnvironmentRequest, EnvironmentSettings, ReadyEnvironment
+from .errors import RunFailed, RunStopped
+from .held import Cause, ExitRecord, HeldRun, Launch
+from .journal import Journal, JournalledRun
+from .log_shipper import LogShipper
+from .masking import Masker
+from .processes import sweep
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Waits between attempts to reach the server; the last one is repeated for as long as it takes."""
+
+ENDED_BY_US = {
+    Cause.CANCELLED: (OutcomeKind.CANCELLED, Reason.CANCELLED),
+    Cause.TIMEOUT: (OutcomeKind.FAILED, Reason.TIMEOUT),
+    Cause.EXCLUSIVE: (OutcomeKind.LOST, Reason.EXCLUSIVE),
+    Cause.AGENT_STOPPED: (OutcomeKind.LOST, Reason.AGENT_STOPPED),
+    Cause.NOT_STARTED: (OutcomeKind.FAILED, Reason.COMMAND),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunServices:
+    """What every run of an agent shares."""
+
+    client: Client
+    journal: Journal
+    shipper: LogShipper
+    clock: ServerClock
+    checkout: CheckoutSettings
+    environments: EnvironmentSettings
+    inherited: Mapping[str, str]
+    """The agent's own variables that a task may see."""
+    server_variables: Mapping[str, str]
+    """How user code reaches the server, without a token."""
+    send_beat: Callable[[], None]
+
+
+class PhaseLog:
+    """Times the phases of one run."""
+
+    def __init__(self, clock: ServerClock, times: tuple[PhaseTime, ...]) -> None:
+        self._clock = clock
+        self._times = times
+
+    @property
+    def current(self) -> Phase:
+        """The phase that lasts."""
+        return self._times[-1].phase
+
+    @property
+    def times(self) -> tuple[PhaseTime, ...]:
+        """All phases so far; the last may be open."""
+        return self._times
+
+    def enter(self, phase: Phase) -> None:
+        """Ends the current phase and begins `phase`."""
+        now = self._clock.now()
+        self._times = (*self._closed(now), PhaseTime(phase=phase, started_at=now))
+
+    def close(self) -> tuple[PhaseTime, ...]:
+        """Ends the current phase and returns all."""
+        self._times = self._closed(self._clock.now())
+        return self._times
+
+    def _closed(self, now: float) -> tuple[PhaseTime, ...]:
+        *before, last = self._times
+        if last.seconds is None:
+            last = dataclasses.replace(last, seconds=max(0.0, now - last.started_at))
+        return (*before, last)
+
+
+class RunJob:
+    """Carries one claimed run to its end, in a thread of its own."""
+
+    def __init__(
+        self,
+        journalled: JournalledRun,
+        services: RunServices,
+        devices: tuple[Gpu, ...],
+        secrets: Callable[[], Mapping[str, str]],
+    ) -> None:
+        """`secrets` answers the task's secret values; after a crash it asks the server for them again."""
+        self._journalled = journalled
+        self._services = services
+        self._devices = devices
+        self._ask_for_secrets = secrets
+        self._secrets: Mapping[str, str] = {}
+        self._progress = journalled.progress
+        self._tokens = journalled.tokens
+        self._spool = journalled.directory.spool
+        self._spec = journalled.task.spec
+        self._phases = PhaseLog(services.clock, self._progress.phases or _claimed(journalled))
+        self._cancelled = threading.Event()
+        self._cause: Cause | None = None
+        self._stale = False
+        self._held: HeldRun | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return self._journalled.run.id
+
+    @property
+    def devices(self) -> tuple[Gpu, ...]:
+        """The GPUs that are its own."""
+        return self._devices
+
+    # --- what the beat asks and tells
+
+    def report(self) -> RunReport:
+        """What the next beat says of this run."""
+        held = self._held
+        note = held.note() if held else ""
+        return RunReport(
+            id=self.id,
+            control_token=self._tokens.control_token,
+            phase=self._phases.current,
+            phases=self._phases.times,
+            gpus=tuple(gpu.uuid for gpu in self._devices),
+            notes=(note,) if note else (),
+        )
+
+    @property
+    def keeper_pid(self) -> int | None:
+        """The process whose tree is this run's, while there is one."""
+        return self._held.keeper.pid if self._held else None
+
+    def obey(self, directive: RunDirective) -> None:
+        """Does what the server wants of this run; repeating it is harmless."""
+        if directive.stale:
+            self._stale = True
+        if directive.stale or directive.cancel:
+            self.stop(Cause.CANCELLED)
+
+    def lease_renewed(self, sent_at: float) -> None:
+        """Notes that the server acknowledged a beat that was sent at `sent_at` (`held.boot_clock()`)."""
+        if self._held is not None:
+            self._held.renew_lease(sent_at)
+
+    def stop(self, cause: Cause) -> None:
+        """Ends the run: SIGTERM, the grace period, SIGKILL."""
+        with self._lock:
+            if self._cause is not None:
+                return
+            self._cause = cause
+            self._cancelled.set()
+            if self._held is not None:
+                self._held.stop(cause)
+
+    def kill(self) -> None:
+        """Ends the run at once."""
+        self.stop(Cause.AGENT_STOPPED)
+        if self._held is not None:
+            self._held.kill()
+
+    # --- from claim to outcome
+
+    def execute(self) -> Outcome | None:
+        """Carries the run to its end and reports it. Returns None when the run was not ours any more."""
+        self._services.shipper.follow(self.id, self._tokens.control_token, self._spool)
+        outcome = self._progress.outcome or self._reach_outcome()
+        reported = not self._stale and self._finish(outcome)
+        self._services.shipper.end(self.id, self._log_bytes())
+        return outcome if reported else None
+
+    def _reach_outcome(self) -> Outcome:
+        try:
+            held = self._adopt() or self._prepare_and_hold()
+            return self._outcome_of(held)
+        except RunFailed as failure:
+            self._say(f"taskyard: {failure}")
+            return failure.outcome
+        except RunStopped:
+            return self._stopped_outcome()
+
+    def _adopt(self) -> HeldRun | None:
+        """Carries on with what an earlier daemon started. None: it never started the command, nor will it."""
+        if not self._progress.started:
+            return None
+        held = HeldRun.adopt(self._journalled.directory.path)
+        if held is None:
+            return None
+        logger.info("took run %s over", self.id, extra={"action": "run_adopted", "run": self.id})
+        return self._hold(held)
+
+    def _prepare_and_hold(self) -> HeldRun:
+        self._secrets = self._ask_for_secrets()
+        with ExitStack() as stack:
+            launch, locks = self._prepare(stack)
+            self._phases.enter(Phase.RUNNING)
+            held = HeldRun.start(self._journalled.directory.path, launch, lock_fds=locks)
+        return self._hold(held)
+
+    def _hold(self, held: HeldRun) -> HeldRun:
+        with self._lock:
+            self._held = held
+            if self._cause is not None:
+                held.stop(self._cause)
+        self._services.send_beat()
+        held.wait()
+        self._phases.enter(Phase.FINISHING)
+        return held
+
+    def _prepare(self, stack: ExitStack) -> tuple[Launch, tuple[int, ...]]:
+        """Reproduces code and environment, and gets the server's word that user code may start."""
+        with self._phase(Phase.CHECKOUT):
+            tree = self._check_out()
+            stack.callback(tree.release)
+        with self._phase(Phase.ENVIRONMENT):
+            ready = self._provision(tree)
+            stack.callback(ready.release)
+            environ = self._variables(ready)
+            parameters = self._spec.parameters.get("Args", {})
+            effective = arguments.write_back(self._spec.command.args, parameters)
+            argv = command_line(self._spec.command, effective, tree, ready, environ)
+        lock = gpus.lock(self._devices, self.id)
+        stack.callback(lock.close)
+        for leftover in lock.left_by:
+            sweep(leftover)
+        self._start(ready, argv)
+        held_locks = (tree.lock_fd, ready.lock_fd, *lock.fds)
+        return self._launch(argv, environ, tree), tuple(fd for fd in held_locks if fd is not None)
+
+    @contextlib.contextmanager
+    def _phase(self, phase: Phase) -> Iterator[None]:
+        self._refuse_if_stopped()
+        self._phases.enter(phase)
+        yield
+        self._refuse_if_stopped()
+
+    def _refuse_if_stopped(self) -> None:
+        if self._cancelled.is_set():
+            raise RunStopped("stopped before its process was started")
+
+    def _check_out(self) -> Tree:
+        return checkout.prepare(
+            self._spec.code,
+            settings=self._services.checkout,
+            fetch_blob=self._services.client.get_blob,
+            log=self._say,
+            cancelled=self._cancelled,
+        )
+
+    def _provision(self, tree: Tree) -> ReadyEnvironment:
+        command = self._spec.command
+        request = EnvironmentRequest(
+            environment=self._spec.environment,
+            tree=tree.root,
+            work=tree.work,
+            script=tree.work / command.target if command.kind is CommandKind.SCRIPT else None,
+            gpus=len(self._devices),
+            overlay=self._journalled.directory.path / "overlay",
+        )
+        return environments.provision(
+            request, settings=self._services.environments, log=self._say, cancelled=self._cancelled
+        )
+
+    def _variables(self, ready: ReadyEnvironment) -> dict[str, str]:
+        own = {
+            "TASKYARD_TASK": self._journalled.task.id,
+            "TASKYARD_RUN": self.id,
+            "TASKYARD_PARAMS": json.dumps(self._spec.parameters),
+        }
+        if self._spec.report_token:
+            own["TASKYARD_TOKEN"] = self._tokens.report_token
+        return variables.compose(
+            self._services.inherited,
+            ready.variables,
+            gpus.variables(self._devices),
+            self._spec.env,
+            self._secrets,
+            self._services.server_variables,
+            own,
+            bin_folder=str(ready.bin),
+        )
+
+    def _start(self, ready: ReadyEnvironment, argv: tuple[str, ...]) -> None:
+        """User code starts only after the server has durably acknowledged this."""
+        request = StartRequest(
+            control_token=self._tokens.control_token,
+            phases=self._phases.times,
+            gpus=tuple(gpu.uuid for gpu in self._devices),
+            command_line=argv,
+            parameters=self._spec.parameters,
+            python=ready.version,
+            packages=ready.packages,
+            environment_key=ready.key,
+            environment_reused=ready.reused,
+            output_offset=self._log_bytes(),
+        )
+        try:
+            self._repeat(lambda: self._services.client.start_run(self.id, request), stop=self._cancelled)
+        except Stale as error:
+            self._stale = True
+            raise RunStopped(str(error)) from error
+        except Refused as error:
+            raise RunFailed(
+                Phase.ENVIRONMENT, Reason.INTERNAL, f"the server refused the start: {error}"
+            ) from error
+        self._save(phases=self._phases.times, gpus=request.gpus, output_offset=request.output_offset, started=True)
+
+    def _launch(self, argv: tuple[str, ...], environ: dict[str, str], tree: Tree) -> Launch:
+        policy = self._spec.policy
+        return Launch(
+            run=self.id,
+            argv=argv,
+            cwd=str(tree.work),
+            env=environ,
+            masks=self._secret_values(),
+            grace_seconds=policy.grace_seconds,
+            timeout_seconds=policy.timeout_seconds,
+            exclusive=policy.exclusive,
+            lease_seconds=self._journalled.lease_seconds,
+        )
+
+    def _secret_values(self) -> tuple[str, ...]:
+        return (*self._secrets.values(), self._tokens.report_token)
+
+    # --- the end
+
+    def _outcome_of(self, held: HeldRun) -> Outcome:
+        record = held.exit_record()
+        if record is None:
+            return self._lost_with_keeper(held)
+        if record.cause in ENDED_BY_US:
+            kind, reason = ENDED_BY_US[record.cause]
+        elif record.exit_code == 0:
+            kind, reason = OutcomeKind.COMPLETED, Reason.EXIT
+        else:
+            kind, reason = OutcomeKind.FAILED, Reason.SIGNAL if record.signal else Reason.EXIT
+        return Outcome(
+            kind=kind,
+            reason=reason,
+            phase=Phase.RUNNING,
+            exit_code=record.exit_code,
+            signal=record.signal,
+            message=record.message or self._last_words(kind, record),
+        )
+
+    def _lost_with_keeper(self, held: HeldRun) -> Outcome:
+        survivors = held.sweep()
+        left = f"; these processes could not be ended: {' '.join(map(str, survivors))}" if survivors else ""
+        return Outcome(
+            kind=OutcomeKind.LOST,
+            reason=Reason.KEEPER,
+            phase=Phase.RUNNING,
+            message=f"the process that held this run was killed; what was left of the task was ended{left}",
+            infrastructure=True,
+        )
+
+    def _last_words(self, kind: OutcomeKind, record: ExitRecord) -> str:
+        if kind is not OutcomeKind.FAILED:
+            return ""
+        end = f"ended by signal {record.signal}" if record.signal else f"exit code {record.exit_code}"
+        error = last_exception(self._spool)
+        return f"{end}: {error}" if error else end
+
+    def _stopped_outcome(self) -> Outcome:
+        kind, reason = ENDED_BY_US[self._cause or Cause.CANCELLED]
+        return Outcome(
+            kind=kind, reason=reason, phase=self._phases.current, message="stopped before its process was started"
+        )
+
+    def _finish(self, outcome: Outcome) -> bool:
+        """Reports the outcome for as long as it takes; journalled first, so that a killed agent reports it later."""
+        self._save(outcome=outcome, log_bytes=self._log_bytes())
+        request = FinishRequest(
+            control_token=self._tokens.control_token,
+            outcome=outcome,
+            log_bytes=self._log_bytes(),
+            phases=self._phases.close(),
+        )
+        try:
+            self._repeat(lambda: self._services.client.finish_run(self.id, request), stop=None)
+        except (Stale, Refused) as error:
+            logger.warning(
+                "run %s ended as %s, but it is not this agent's any more: %s",
+                self.id,
+                outcome.kind,
+                error,
+                extra={"action": "finish_refused", "run": self.id},
+            )
+            return False
+        logger.info(
+            "run %s: %s%s", self.id, outcome.kind, f" ({outcome.message})" if outcome.message else "",
+            extra={"action": "run_finished", "run": self.id, "outcome": outcome.kind.value},
+        )  # fmt: skip
+        return True
+
+    def _repeat(self, call: Callable[[], object], *, stop: threading.Event | None) -> None:
+        for wait in _waits():
+            try:
+                call()
+                return
+            except Unavailable as error:
+                logger.warning("the server cannot be reached: %s", error, extra={"action": "server_unavailable"})
+            if stop is not None and stop.wait(wait):
+                raise RunStopped("stopped while the server could not be reached")
+            if stop is None:
+                time.sleep(wait)
+
+    def _save(self, **changes: Any) -> None:
+        self._progress = dataclasses.replace(self._progress, **changes)
+        self._services.journal.save_progress(self.id, self._progress)
+
+    def _log_bytes(self) -> int:
+        return self._spool.stat().st_size if self._spool.exists() else 0
+
+    def _say(self, line: str) -> None:
+        """Appends a line to the run's log, before the keeper takes it over."""
+        text = Masker(self._secret_values()).mask_all(f"{line}\n".encode(errors="replace"))
+        with self._spool.open("ab") as spool:
+            spool.write(text)
+
+
+def command_line(
+    command: Command, args: tuple[str, ...], tree: Tree, ready: ReadyEnvironment, environ: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Returns the argv to start. Raises RunFailed when there is nothing of that name to start."""
+    python = (str(ready.python), *command.python_args)
+    if command.kind is CommandKind.MODULE:
+        return (*python, "-m", command.target, *args)
+    if command.kind is CommandKind.SCRIPT:
+        script = (tree.work / command.target).resolve()
+        if not script.is_relative_to(tree.root.resolve()) or not script.is_file():
+            raise RunFailed(
+                Phase.CHECKOUT,
+                Reason.COMMAND,
+                f"there is no script {command.target!r} in {tree.work.relative_to(tree.root) or '.'} of the checked-out "
+                "code: is it ignored by git, or outside the repository? Add it with `--include`",
+            )
+        return (*python, command.target, *args)
+    return (_executable(command.target, tree, environ), *args)
+
+
+def _executable(target: str, tree: Tree, environ: Mapping[str, str]) -> str:
+    if "/" in target:
+        found = shutil.which(str(tree.work / target))
+    else:
+        found = shutil.which(target, path=environ["PATH"])
+    if found is None:
+        raise RunFailed(
+            Phase.ENVIRONMENT,
+            Reason.COMMAND,
+            f"no executable {target!r} on the PATH of the environment on this machine: name a package that brings it, "
+            "or a path inside the repository that is executable",
+        )
+    return found
+
+
+LAST_LINE = re.compile(rb"^([A-Za-z_][\w.]*(?:: .*)?)$", re.MULTILINE)
+
+
+def last_exception(spool: Path, window_bytes: int = 16384) -> str:
+    """Returns the last line of the Python traceback at the end of a log, or an empty string."""
+    if not spool.exists():
+        return ""
+    with spool.open("rb") as file:
+        file.seek(max(0, spool.stat().st_size - window_bytes))
+        tail = file.read()
+    _, found, after = tail.rpartition(b"Traceback (most recent call last):")
+    if not found:
+        return ""
+    lines = LAST_LINE.findall(after)
+    return lines[0].decode(errors="replace")[:500] if lines else ""
+
+
+def _claimed(journalled: JournalledRun) -> tuple[PhaseTime, ...]:
+    return (PhaseTime(phase=Phase.CLAIMED, started_at=journalled.run.claimed_at),)
+
+
+def _waits() -> Iterator[float]:
+    yield from RETRY_SECONDS
+    while True:
+        yield RETRY_SECONDS[-1]
