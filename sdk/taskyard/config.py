@@ -7,6 +7,7 @@ config.toml, default. Beside the command line this is the only module that reads
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import ipaddress
 import json
@@ -313,6 +314,15 @@ def is_loopback(server: str) -> bool:
         return False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Login:
+    """How to get into one server."""
+
+    token: str
+    insecure: bool = False
+    ca_file: str | None = None
+
+
 class Credentials:
     """The tokens of each server, in one file that only its owner can read."""
 
@@ -321,41 +331,66 @@ class Credentials:
 
     def token(self, server: str) -> str | None:
         """The token for this very scheme, host and port."""
-        return self._read().get(server_origin(server))
+        login = self.login(server)
+        return login.token if login else None
 
-    def servers(self) -> list[str]:
-        """Every server that a token is held for."""
-        return sorted(self._read())
+    def login(self, server: str) -> Login | None:
+        """The token, and what else was agreed to when it was kept."""
+        found = self._read()["logins"].get(server_origin(server))
+        return Login(**found) if found else None
 
-    def save(self, server: str, token: str) -> None:
-        """Keeps the token, in place of an older one."""
-        self._write({**self._read(), server_origin(server): token})
+    @property
+    def default_server(self) -> str | None:
+        """The server of the last login: the one that is meant where nothing names another."""
+        default = self._read().get("default")
+        return str(default) if default else None
+
+    def save(
+        self,
+        server: str,
+        token: str,
+        *,
+        insecure: bool = False,
+        ca_file: Path | None = None,
+        default: bool = False,
+    ) -> None:
+        """Keeps the token, in place of an older one; `default` makes this the server that is meant."""
+        login = Login(token=token, insecure=insecure, ca_file=str(ca_file.absolute()) if ca_file else None)
+        kept = self._read()
+        kept["logins"][server_origin(server)] = dataclasses.asdict(login)
+        if default:
+            kept["default"] = server_address(server)
+        self._write(kept)
 
     def forget(self, server: str) -> bool:
         """Drops the token; says whether there was one."""
-        tokens = self._read()
-        known = tokens.pop(server_origin(server), None) is not None
+        kept = self._read()
+        known = kept["logins"].pop(server_origin(server), None) is not None
+        if kept.get("default") == server_address(server):
+            del kept["default"]
         if known:
-            self._write(tokens)
+            self._write(kept)
         return known
 
-    def _read(self) -> dict[str, str]:
+    def _read(self) -> dict[str, Any]:
         try:
             with self.path.open(encoding="utf-8") as file:
                 if os.name == "posix" and os.fstat(file.fileno()).st_mode & 0o077:
                     raise UsageError(f"others can read {self.path}; run: chmod 600 {shlex.quote(str(self.path))}")
-                return {str(k): str(v) for k, v in json.load(file)["tokens"].items()}
+                kept = dict(json.load(file))
+                kept["logins"] = {str(server): dict(login) for server, login in kept["logins"].items()}
+                return kept
         except FileNotFoundError:
-            return {}
-        except (ValueError, KeyError, AttributeError) as error:
+            return {"logins": {}}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{self.path} is damaged; remove it and run `taskyard login`") from error
 
-    def _write(self, tokens: Mapping[str, str]) -> None:
+    def _write(self, kept: Mapping[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=".credentials-")  # made 0600
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump({"tokens": dict(tokens)}, file, indent=1)
+                json.dump(kept, file, indent=1)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(name, self.path)
@@ -402,6 +437,29 @@ def connection(
 ) -> Connection:
     """Resolves server and token as the command line and the SDK do. Raises UsageError."""
     environ = os.environ if environ is None else environ
+    credentials = credentials or Credentials(user_folder(environ) / "credentials.json")
+    resolved = resolve_connection(namespace, environ=environ, folder=folder, credentials=credentials)
+    server = resolved["server"]
+    login = credentials.login(server)
+    ca_file = resolved["ca_file"] or (Path(login.ca_file) if login and login.ca_file else None)
+    return Connection(
+        server=server,
+        token=_variable_token(server, environ) or (login.token if login else None),
+        ca_file=ca_file,
+        insecure=resolved["insecure"] or bool(login and login.insecure),
+    )
+
+
+def resolve_connection(
+    namespace: argparse.Namespace | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+    credentials: Credentials | None = None,
+) -> Resolved:
+    """The connection's settings; where nothing names a server it is the one of the last login."""
+    environ = os.environ if environ is None else environ
+    credentials = credentials or Credentials(user_folder(environ) / "credentials.json")
     resolved = resolve(
         CONNECTION_SETTINGS,
         namespace,
@@ -409,21 +467,16 @@ def connection(
         project_file=find_project_file(folder or Path.cwd()),
         user_file=user_file(environ),
     )
-    credentials = credentials or Credentials(user_folder(environ) / "credentials.json")
-    return Connection(
-        server=resolved["server"],
-        token=_token(resolved["server"], environ, credentials),
-        ca_file=resolved["ca_file"],
-        insecure=resolved["insecure"],
-    )
+    default = credentials.default_server
+    if resolved.given("server") or default is None:
+        return resolved
+    return Resolved(Value(SERVER, default, "taskyard login") if v.setting is SERVER else v for v in resolved)
 
 
-def _token(server: str, environ: Mapping[str, str], credentials: Credentials) -> str | None:
+def _variable_token(server: str, environ: Mapping[str, str]) -> str | None:
     """A variable's token goes only to the server that a variable names: a project's file cannot divert it."""
     token = environ.get(TOKEN_VARIABLE)
-    if token and _names(environ.get(SERVER_VARIABLE, ""), server):
-        return token
-    return credentials.token(server)
+    return token if token and _names(environ.get(SERVER_VARIABLE, ""), server) else None
 
 
 def _names(text: str, server: str) -> bool:

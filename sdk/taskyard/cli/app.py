@@ -1,0 +1,176 @@
+"""Finds the command, runs it, and turns every error into one line and an exit code.
+
+A command's module is imported only when it is asked for, so that `taskyard --version` is quick. Such a module
+has `add_parser(subparsers)`; each parser that it adds has `set_defaults(handler=…)`, a function that takes the
+namespace and returns the exit code, or None for 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from taskyard.errors import Refused, TaskyardError, UsageError
+
+EXIT_FAILURE = 1
+EXIT_MISTAKE = 2
+EXIT_INTERRUPTED = 130
+_INVALID = 422
+
+MODULES: dict[str, tuple[str, ...]] = {
+    "taskyard.cli.run": ("run",),
+    "taskyard.cli.up": ("up",),
+    "taskyard.cli.server": ("server",),
+    "taskyard_agent.cli": ("agent",),
+    "taskyard.cli.access": ("login", "logout", "invite", "token"),
+    "taskyard.cli.tasks": (
+        "ps",
+        "show",
+        "stop",
+        "retry",
+        "clone",
+        "edit",
+        "enqueue",
+        "dequeue",
+        "delete",
+    ),
+    "taskyard.cli.logs": ("logs",),
+    "taskyard.cli.story": ("explain", "story", "events"),
+    "taskyard.cli.queues": ("queue",),
+    "taskyard.cli.workers": ("workers",),
+    "taskyard.cli.settings": ("config", "completion"),
+    "taskyard.cli.doctor": ("doctor",),
+}
+"""Which module adds which commands, in the order of the help."""
+EXTRAS = {"taskyard.cli.server": "server", "taskyard_agent.cli": "agent", "taskyard.cli.up": "agent,server"}
+"""Modules that need an extra of the distribution."""
+
+
+def execute(argv: Sequence[str]) -> int:
+    """Runs one command line and returns its exit code; never raises for what a user or a server did."""
+    try:
+        return _execute(argv)
+    except UsageError as error:
+        return _fail(error, EXIT_MISTAKE)
+    except Refused as error:
+        return _fail(error, EXIT_MISTAKE if error.status == _INVALID else EXIT_FAILURE)
+    except TaskyardError as error:
+        return _fail(error, EXIT_FAILURE)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the exit's flush is quiet
+        return EXIT_FAILURE
+
+
+def _execute(argv: Sequence[str]) -> int:
+    if list(argv) == ["--version"]:
+        from taskyard import __version__
+
+        print(f"taskyard {__version__}")
+        return 0
+    command = _command(argv)
+    parser = _parser(command, argv)
+    if "_ARGCOMPLETE" in os.environ:
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    own, rest = _split(argv) if command == "run" else (list(argv), None)
+    namespace = parser.parse_args(own)
+    if rest is not None:
+        namespace.rest = rest
+    try:
+        return namespace.handler(namespace) or 0
+    except ModuleNotFoundError as error:
+        raise _missing(command, error) from error
+
+
+def _command(argv: Sequence[str]) -> str | None:
+    """The command, where it is the first word; otherwise help or an error is due."""
+    known = {name for names in MODULES.values() for name in names}
+    return argv[0] if argv and argv[0] in known and "_ARGCOMPLETE" not in os.environ else None
+
+
+def _parser(command: str | None, argv: Sequence[str]) -> argparse.ArgumentParser:
+    """A parser of the one command, or of all where none is named."""
+    parser = argparse.ArgumentParser(
+        prog="taskyard",
+        description="Runs machine-learning work on machines that you own.",
+        formatter_class=_formatter(argv),
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="store_true", default=argparse.SUPPRESS, help="show the version")
+    subparsers = parser.add_subparsers(
+        title="commands",
+        metavar="COMMAND",
+        dest="subcommand",
+        required=True,
+        prog="taskyard",
+        parser_class=_parser_class(argv),
+    )
+    for module, names in MODULES.items():
+        if command is None or command in names:
+            _add(module, subparsers, command)
+    return parser
+
+
+def _add(
+    module: str, subparsers: argparse._SubParsersAction[argparse.ArgumentParser], command: str | None
+) -> None:
+    try:
+        importlib.import_module(module).add_parser(subparsers)
+    except ModuleNotFoundError as error:
+        if command is not None:
+            raise _missing(command, error) from error
+        subparsers.add_parser(MODULES[module][0], help=f"needs: pip install {_requirement(module)}")
+
+
+def _missing(command: str | None, error: ModuleNotFoundError) -> Exception:
+    """Names the extra that a command needs; any other missing module is our own fault and stays as it is."""
+    module = next((module for module, names in MODULES.items() if command in names), "")
+    if module not in EXTRAS:
+        return error
+    cure = f"pip install {_requirement(module)}"
+    return UsageError(f"`taskyard {command}` needs {error.name!r}, which is not installed; run: {cure}")
+
+
+def _requirement(module: str) -> str:
+    return f'"taskyard[{EXTRAS[module]}]"'
+
+
+def _parser_class(argv: Sequence[str]) -> type[argparse.ArgumentParser]:
+    formatter = _formatter(argv)
+
+    class Parser(argparse.ArgumentParser):
+        """Commands share the help's form and take no abbreviated flags."""
+
+        def __init__(self, **options: object) -> None:
+            super().__init__(**{"formatter_class": formatter, "allow_abbrev": False, **options})  # type: ignore[arg-type]
+
+    return Parser
+
+
+def _formatter(argv: Sequence[str]) -> type[argparse.HelpFormatter]:
+    """The coloured help only where somebody looks at it: it takes as long to import as all else together."""
+    own = argv[: argv.index("--")] if "--" in argv else argv
+    if sys.stdout.isatty() and (not own or "-h" in own or "--help" in own):
+        from rich_argparse import RichHelpFormatter
+
+        return RichHelpFormatter
+    return argparse.HelpFormatter
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], list[str] | None]:
+    """Cuts at the first `--`: behind it nothing is ours."""
+    if "--" not in argv:
+        return list(argv), None
+    cut = list(argv).index("--")
+    return list(argv[:cut]), list(argv[cut + 1 :])
+
+
+def _fail(error: Exception, code: int) -> int:
+    print(f"taskyard: {error}", file=sys.stderr)
+    return code

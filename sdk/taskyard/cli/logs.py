@@ -1,0 +1,116 @@
+"""`logs`: a run's output, whole, its tail, or live. `run --wait` follows with the same words."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from taskyard.cli import output
+from taskyard.cli.session import FOLLOW_PATIENCE_SECONDS, add_command, add_task, find_task, open_client
+from taskyard.errors import UsageError
+
+if TYPE_CHECKING:
+    from taskyard.client import Client
+    from taskyard.wire import Run, Task
+
+CHUNK_BYTES = 1 << 20
+WAIT_SECONDS = 0.25
+LONGEST_WAIT_SECONDS = 2.0
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds `logs`."""
+    parser = add_command(subparsers, "logs", "print a task's log", logs)
+    parser.add_argument("-f", "--follow", action="store_true", help="go on until the task has ended")
+    parser.add_argument("-n", "--tail", type=int, metavar="N", help="only the last N lines")
+    parser.add_argument("--attempt", type=int, metavar="N", help="this attempt; default: the latest")
+    add_task(parser)
+
+
+def logs(namespace: argparse.Namespace) -> None:
+    """Prints the log of a task's latest attempt, or of the one asked for."""
+    if namespace.json:
+        raise UsageError("a log is raw bytes; use `taskyard show --json` for the run")
+    if namespace.tail is not None and namespace.tail < 0:
+        raise UsageError("--tail: a number of lines is 0 or more")
+    with open_client(namespace) as client:
+        task = find_task(client, namespace.task)
+        run_id = _run_id(task, namespace.attempt)
+        if namespace.follow:
+            _follow(client, task, run_id, namespace)
+        elif run_id is None:
+            raise UsageError(f"task {task.id[:8]} has not run yet; follow it with: taskyard logs -f {task.id[:8]}")
+        elif namespace.tail is not None:
+            write(client.tail_log(run_id, namespace.tail).data)
+        else:
+            for data in whole(client, run_id):
+                write(data)
+
+
+def whole(client: Client, run_id: str) -> Iterator[bytes]:
+    """What the server holds of a log."""
+    offset = 0
+    while True:
+        part = client.read_log(run_id, offset=offset, limit=CHUNK_BYTES)
+        offset = part.offset + len(part.data)
+        yield part.data
+        if not part.data or offset >= part.length:
+            return
+
+
+def follow_run(client: Client, run_id: str, *, offset: int = 0) -> Run:
+    """Prints a run's log as it grows and returns the run as it ended."""
+    for piece in client.follow_log(run_id, offset=offset, patience_seconds=FOLLOW_PATIENCE_SECONDS):
+        if not isinstance(piece, bytes):
+            return piece
+        write(piece)
+    raise AssertionError("a followed log ends with its run")
+
+
+def wait_for_run(client: Client, task: Task, *, after: int = 0) -> Task:
+    """Waits until the task has a run with a number above `after`, or has ended without one."""
+    pause = WAIT_SECONDS
+    said = None
+    while not (task.run and task.run.number > after) and not task.state.terminal and task.state != "draft":
+        if said != task.state:
+            said = task.state
+            output.note(f"taskyard: {task.id[:8]} is {task.state}; see why with: taskyard explain {task.id[:8]}")
+        time.sleep(pause)
+        pause = min(1.2 * pause, LONGEST_WAIT_SECONDS)
+        task = client.task(task.id)
+    return task
+
+
+def write(data: bytes) -> None:
+    """The task's bytes, as they are."""
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def _follow(client: Client, task: Task, run_id: str | None, namespace: argparse.Namespace) -> None:
+    try:
+        if run_id is None:
+            task = wait_for_run(client, task)
+            if task.run is None:
+                return
+            run_id = task.run.id
+        offset = 0
+        if namespace.tail is not None:
+            tail = client.tail_log(run_id, namespace.tail)
+            write(tail.data)
+            offset = tail.offset + len(tail.data)
+        follow_run(client, run_id, offset=offset)
+    except KeyboardInterrupt:
+        output.note(f"\nThe task goes on. Follow it again: taskyard logs -f {task.id[:8]}")
+        raise
+
+
+def _run_id(task: Task, attempt: int | None) -> str | None:
+    if attempt is None:
+        return task.run.id if task.run else None
+    if not 1 <= attempt <= task.run_count:
+        raise UsageError(f"--attempt {attempt}: task {task.id[:8]} has had {task.run_count} attempts")
+    return f"{task.id}.{attempt}"

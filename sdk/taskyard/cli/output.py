@@ -1,0 +1,140 @@
+"""What commands print: tables on a terminal, tab-separated lines in a pipe, JSON where it is asked for."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+_UNITS = ("B", "KB", "MB", "GB", "TB")
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+_STYLES = {
+    "running": "green",
+    "preparing": "green",
+    "completed": "bold green",
+    "failed": "bold red",
+    "cancelled": "yellow",
+    "lost": "red",
+    "idle": "green",
+    "busy": "cyan",
+    "paused": "yellow",
+    "queued": "cyan",
+    "waiting": "blue",
+    "draft": "dim",
+}
+
+
+def print_json(value: Any) -> None:
+    """Prints records in the wire's own field names."""
+    from taskyard.wire import to_json
+
+    print(json.dumps(to_json(value), indent=2, ensure_ascii=False))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str = "") -> None:
+    """A table that fits the terminal; in a pipe the bare rows, one per line, tabs between the cells."""
+    cells = [[clean(cell) for cell in row] for row in rows]
+    if not sys.stdout.isatty():
+        for row in cells:
+            print("\t".join(row))
+    elif cells:
+        _console().print(_table(columns, cells))
+    elif empty:
+        note(empty)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Any:
+    """The same table for a live display."""
+    return _table(columns, [[clean(cell) for cell in row] for row in rows])
+
+
+def print_fields(fields: Iterable[tuple[str, object]]) -> None:
+    """Names and values, one pair per line; pairs without a value are left out."""
+    pairs = [(name, clean(value)) for name, value in fields if value not in (None, "", ())]
+    if not sys.stdout.isatty():
+        for name, value in pairs:
+            print(f"{name}\t{value}")
+        return
+    width = max((len(name) for name, _ in pairs), default=0)
+    for name, value in pairs:
+        _console().print(f"{name:<{width}}  ", _styled(value), style="default", end="", sep="")
+        print()
+
+
+def note(text: str) -> None:
+    """A word to the person beside the output, on standard error."""
+    print(text, file=sys.stderr)
+
+
+def clean(value: object) -> str:
+    """One line without control characters: names come from others, and a terminal obeys."""
+    text = "" if value is None else str(value)
+    return "".join(" " if char in "\t\n\r" else char if _harmless(char) else "\ufffd" for char in text)
+
+
+def _harmless(char: str) -> bool:
+    return unicodedata.category(char) not in ("Cc", "Cf", "Cs") or char == "\u200d"
+
+
+def duration(seconds: float | None) -> str:
+    """Such as 0.8 s, 42 s, 3m10s, 2h05m, 3d04h."""
+    if seconds is None:
+        return ""
+    if seconds < 10:
+        return f"{max(seconds, 0):.1f} s"
+    if seconds < _MINUTE:
+        return f"{seconds:.0f} s"
+    whole = int(seconds)
+    if whole < _HOUR:
+        return f"{whole // _MINUTE}m{whole % _MINUTE:02}s"
+    if whole < _DAY:
+        return f"{whole // _HOUR}h{whole % _HOUR // _MINUTE:02}m"
+    return f"{whole // _DAY}d{whole % _DAY // _HOUR:02}h"
+
+
+def ago(at: float | None) -> str:
+    """How long before now."""
+    return "" if at is None else f"{duration(time.time() - at)} ago"
+
+
+def moment(at: float | None) -> str:
+    """A local date and time."""
+    return "" if at is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+def size(count: float | None) -> str:
+    """Such as 512 B, 3.4 MB."""
+    if count is None:
+        return ""
+    for unit in _UNITS:
+        if count < 1000 or unit == _UNITS[-1]:
+            break
+        count /= 1000
+    return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+def _table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> Any:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    made = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, overflow="ellipsis", no_wrap=True)
+    for row in cells:
+        made.add_row(*(_styled(cell) for cell in row))
+    return made
+
+
+def _styled(cell: str) -> Any:
+    from rich.text import Text
+
+    return Text(cell, style=_STYLES.get(cell, ""))

@@ -1,0 +1,131 @@
+"""What commands share: the flags of the connection, the client, and how tasks and queues are named."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from taskyard.config import CONNECTION_SETTINGS, add_settings, connection, server_origin, user_folder
+from taskyard.errors import NotFound, Refused, UsageError
+
+if TYPE_CHECKING:
+    from taskyard.client import Client
+    from taskyard.wire import Queue, Task
+
+PATIENCE_SECONDS = 5.0
+"""A person waits; what is away for longer is better said."""
+FOLLOW_PATIENCE_SECONDS = 600.0
+LAST = "@last"
+TASK_HELP = f"id, unique prefix of an id, unique name, or {LAST}"
+Handler = Callable[[argparse.Namespace], "int | None"]
+_CONFLICT = 409
+
+
+def add_command(subparsers: Any, name: str, help_text: str, handler: Handler, **options: Any) -> Any:
+    """A parser with the flags that every command of a client has."""
+    parser = subparsers.add_parser(
+        name, help=help_text, description=help_text[:1].upper() + help_text[1:] + ".", **options
+    )
+    parser.set_defaults(handler=handler)
+    parser.add_argument("--json", action="store_true", help="print the server's own records")
+    add_settings(parser.add_argument_group("connection"), CONNECTION_SETTINGS)
+    return parser
+
+
+def add_task(parser: argparse.ArgumentParser, **options: Any) -> None:
+    """The positional that names a task."""
+    parser.add_argument("task", metavar="TASK", help=TASK_HELP, **options)
+
+
+def add_queue(parser: argparse.ArgumentParser, name: str = "queue", **options: Any) -> None:
+    """The positional or flag that names a queue, completed from the server."""
+    argument = parser.add_argument(name, metavar="QUEUE", help="name or id of a queue", **options)
+    argument.completer = _queue_names  # type: ignore[attr-defined]
+
+
+def open_client(namespace: argparse.Namespace, *, patience_seconds: float = PATIENCE_SECONDS) -> Client:
+    """A client for the server that flags, variables and files name."""
+    from taskyard.client import Client
+
+    return Client.of(connection(namespace), patience_seconds=patience_seconds)
+
+
+def find_task(client: Client, ref: str) -> Task:
+    """The task that a person means. Raises UsageError when there is none, or more than one."""
+    if ref == LAST:
+        ref = _last_task(client.server)
+    try:
+        return client.resolve_task(ref)
+    except NotFound as error:
+        raise UsageError(f"no task is called {ref!r}; `taskyard ps --all` lists them") from error
+    except Refused as error:
+        if error.status == _CONFLICT:
+            raise UsageError(error.detail) from error
+        raise
+
+
+def find_queue(client: Client, ref: str) -> Queue:
+    """The queue with this name or id. Raises UsageError with the nearest names and how to create it."""
+    queues = client.queues()
+    for queue in queues:
+        if ref in (queue.name, queue.id):
+            return queue
+    raise UsageError(unknown_queue(ref, [queue.name for queue in queues]))
+
+
+def unknown_queue(name: str, names: list[str]) -> str:
+    """The sentence about a queue that does not exist."""
+    import difflib
+
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or sorted(names)[:5]
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    return f"there is no queue {name!r}; {hint}Create it with: taskyard queue create {shlex.quote(name)}"
+
+
+def remember_task(server: str, task_id: str) -> None:
+    """Makes it `@last` on this machine."""
+    path = _last_file()
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.write_text(json.dumps({**_last_tasks(), server_origin(server): task_id}), encoding="utf-8")
+
+
+def confirmed(question: str, *, yes: bool) -> bool:
+    """Asks on a terminal; anywhere else silence is consent."""
+    if yes or not sys.stdin.isatty() or not sys.stderr.isatty():
+        return True
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _last_task(server: str) -> str:
+    task_id = _last_tasks().get(server_origin(server))
+    if task_id is None:
+        raise UsageError(f"{LAST} is the last task submitted from here to {server}, and there is none yet")
+    return task_id
+
+
+def _last_tasks() -> dict[str, str]:
+    try:
+        return dict(json.loads(_last_file().read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def _last_file() -> Path:
+    return user_folder() / "last_tasks.json"
+
+
+def _queue_names(parsed_args: argparse.Namespace, **_: object) -> list[str]:
+    """For the shell's completion, which must neither wait nor complain."""
+    from taskyard.errors import TaskyardError
+
+    try:
+        with open_client(parsed_args, patience_seconds=0.0) as client:
+            return [queue.name for queue in client.queues()]
+    except TaskyardError:
+        return []

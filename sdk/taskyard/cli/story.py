@@ -1,0 +1,108 @@
+"""`explain`, `story`, `events`: why a task waits, and what happened to it."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from taskyard.cli import output
+from taskyard.cli.changes import seconds
+from taskyard.cli.session import add_command, add_task, find_task, open_client
+
+if TYPE_CHECKING:
+    from taskyard.wire import Event, PhaseTime, Run
+
+BAR_CELLS = 30
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the three commands."""
+    add_task(add_command(subparsers, "explain", "say why a task waits, worker by worker", explain))
+    add_task(add_command(subparsers, "story", "show a task's runs, phases and events", story))
+    parser = add_command(subparsers, "events", "list what happened, to all tasks or to one", events)
+    parser.add_argument("--task", metavar="TASK", help="only of this task")
+    parser.add_argument("--kind", metavar="KIND", help="only of this kind, like created, claimed, lost")
+    parser.add_argument(
+        "--since", metavar="TIME", default="24h", help="how far back, like 90s or 2d; default: 24h"
+    )
+    parser.add_argument("-n", "--limit", type=int, default=100, metavar="N", help="how many; default: 100")
+
+
+def explain(namespace: argparse.Namespace) -> None:
+    """Prints the summary and a verdict per worker."""
+    with open_client(namespace) as client:
+        found = client.explain(find_task(client, namespace.task).id)
+    if namespace.json:
+        output.print_json(found)
+        return
+    print(output.clean(found.summary))
+    rows = [(verdict.worker, "fits" if verdict.fits else "no", verdict.reason) for verdict in found.workers]
+    output.print_table(("WORKER", "FITS", "REASON"), rows)
+
+
+def story(namespace: argparse.Namespace) -> None:
+    """Prints each run's phases as bars, then the events."""
+    with open_client(namespace) as client:
+        found = client.story(find_task(client, namespace.task).id)
+    if namespace.json:
+        output.print_json(found)
+        return
+    print(f"{found.task.id}  {output.clean(found.task.spec.name)}  {found.task.state}")
+    for run in found.runs:
+        print(f"\nattempt {run.number} on {output.clean(run.worker)}: {_ending(run)}")
+        for line in picture(run.phases, time.time()):
+            print(f"  {line}")
+    print()
+    start = found.task.created_at
+    output.print_table(
+        ("AT", "EVENT", "ATTEMPT", "BY", "DETAIL"),
+        [(f"+{output.duration(event.at - start)}", *_event_cells(event)) for event in found.events],
+    )
+
+
+def events(namespace: argparse.Namespace) -> None:
+    """Lists events of the last time."""
+    since = time.time() - seconds(namespace.since, "--since")
+    with open_client(namespace) as client:
+        task = find_task(client, namespace.task).id if namespace.task else None
+        found = client.events(since=since, task=task, kind=namespace.kind, limit=namespace.limit)
+    if namespace.json:
+        output.print_json(found)
+        return
+    rows = [(output.moment(each.event.at), each.task[:8], *_event_cells(each.event)) for each in found]
+    output.print_table(("AT", "TASK", "EVENT", "ATTEMPT", "BY", "DETAIL"), rows, empty="nothing happened")
+
+
+def picture(phases: Sequence[PhaseTime], now: float) -> Iterable[str]:
+    """One line per phase: its name, its time, and a bar at its place in the whole."""
+    spans = [(phase, phase.seconds if phase.seconds is not None else now - phase.started_at) for phase in phases]
+    if not spans:
+        return
+    start = phases[0].started_at
+    whole = max(phase.started_at - start + span for phase, span in spans) or 1.0
+    for phase, span in spans:
+        cells_before = (phase.started_at - start) / whole * BAR_CELLS
+        going = " …" if phase.seconds is None else ""
+        yield f"{phase.phase:<12}{output.duration(span):>8}  {_bar(cells_before, span / whole * BAR_CELLS)}{going}"
+
+
+def _bar(before: float, cells: float) -> str:
+    """A bar as wide as `cells`, at least a hair; its left edge is rounded to a cell."""
+    full, rest = divmod(max(1, round(cells * 8)), 8)
+    return " " * int(before) + "█" * full + _EIGHTHS[rest].strip()
+
+
+def _ending(run: Run) -> str:
+    if run.outcome is None:
+        return str(run.phase)
+    code = f", exit code {run.outcome.exit_code}" if run.outcome.exit_code is not None else ""
+    signal = f", signal {run.outcome.signal}" if run.outcome.signal is not None else ""
+    message = f": {output.clean(run.outcome.message)}" if run.outcome.message else ""
+    return f"{run.outcome.kind} ({run.outcome.reason}{code}{signal}){message}"
+
+
+def _event_cells(event: Event) -> tuple[object, ...]:
+    return (event.kind, event.run or "", event.by, event.detail)

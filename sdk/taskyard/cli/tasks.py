@@ -1,0 +1,309 @@
+"""`ps`, `show`, `stop`, `retry`, `clone`, `edit`, `enqueue`, `dequeue`, `delete`."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from taskyard.cli import changes, output
+from taskyard.cli.session import (
+    add_command,
+    add_queue,
+    add_task,
+    confirmed,
+    find_queue,
+    find_task,
+    open_client,
+    remember_task,
+)
+from taskyard.errors import TaskyardError, UsageError
+
+if TYPE_CHECKING:
+    from taskyard.client import Client
+    from taskyard.wire import Run, Task
+
+STATES = ("draft", "waiting", "queued", "preparing", "running", "completed", "failed", "cancelled")
+COLUMNS = ("ID", "NAME", "STATE", "QUEUE", "WORKER", "CREATED", "TIME", "NOTE")
+SHORT_ID = 8
+WATCH_SECONDS = 1.0
+RECENT_TASKS = 20
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the commands about single tasks."""
+    _add_ps(subparsers)
+    add_task(add_command(subparsers, "show", "show a task whole", show))
+    stop_parser = add_command(subparsers, "stop", "end a task's run", stop)
+    stop_parser.add_argument("--requeue", action="store_true", help="put it back into its queue")
+    add_task(stop_parser, nargs="+")
+    add_task(add_command(subparsers, "retry", "run an ended task once more", retry), nargs="+")
+    _add_clone_and_edit(subparsers)
+    enqueue_parser = add_command(subparsers, "enqueue", "put drafts at the end of a queue", enqueue)
+    add_queue(enqueue_parser, "--queue", required=True)
+    add_task(enqueue_parser, nargs="+")
+    add_task(add_command(subparsers, "dequeue", "take tasks out of their queue", dequeue), nargs="+")
+    delete_parser = add_command(subparsers, "delete", "remove tasks with their runs and logs", delete)
+    delete_parser.add_argument("--yes", action="store_true", help="do not ask")
+    add_task(delete_parser, nargs="+")
+
+
+def _add_ps(subparsers: Any) -> None:
+    parser = add_command(subparsers, "ps", "list tasks, newest first", ps)
+    parser.add_argument("-w", "--watch", action="store_true", help="keep showing them")
+    parser.add_argument("-a", "--all", action="store_true", help="every task, not the newest ones alone")
+    parser.add_argument("--state", action="append", choices=STATES, default=[], help="only in this state")
+    add_queue(parser, "--queue")
+    parser.add_argument("--project", help="only of this project")
+    parser.add_argument("--tag", help="only with this tag")
+    parser.add_argument("--name", help="only with this very name")
+    parser.add_argument("--match", metavar="TEXT", help="only with this in the name")
+    parser.add_argument("-n", "--limit", type=int, default=RECENT_TASKS, metavar="N", help="how many; default: 20")
+
+
+def _add_clone_and_edit(subparsers: Any) -> None:
+    clone_parser = add_command(subparsers, "clone", "copy a task with changes", clone)
+    add_task(clone_parser)
+    changes.add_flags(clone_parser)
+    clone_parser.add_argument("--project", help="its project")
+    add_queue(clone_parser, "--queue")
+    edit_parser = add_command(subparsers, "edit", "change a draft", edit)
+    add_task(edit_parser)
+    changes.add_flags(edit_parser)
+    edit_parser.add_argument("--project", help="its project")
+
+
+# --- handlers
+
+
+def ps(namespace: argparse.Namespace) -> None:
+    """Lists tasks, once or until Ctrl-C."""
+    with open_client(namespace) as client:
+        if namespace.watch and sys.stdout.isatty() and not namespace.json:
+            _watch(client, namespace)
+            return
+        tasks = _tasks(client, namespace)
+        if namespace.json:
+            output.print_json(tasks)
+        else:
+            output.print_table(
+                COLUMNS, map(_row, tasks), empty="no tasks; `taskyard run -- python train.py` makes one"
+            )
+
+
+def show(namespace: argparse.Namespace) -> None:
+    """Prints one task whole."""
+    with open_client(namespace) as client:
+        task = find_task(client, namespace.task)
+    if namespace.json:
+        output.print_json(task)
+        return
+    output.print_fields([*_about(task), *(_about_run(task.run) if task.run else [])])
+
+
+def stop(namespace: argparse.Namespace) -> None:
+    """Asks for the end of each task's run."""
+    _each(namespace, lambda client, task: client.stop_task(task.id, requeue=namespace.requeue))
+
+
+def retry(namespace: argparse.Namespace) -> None:
+    """Enqueues each ended task again."""
+    _each(namespace, lambda client, task: client.retry_task(task.id))
+
+
+def dequeue(namespace: argparse.Namespace) -> None:
+    """Takes each task out of its queue."""
+    _each(namespace, lambda client, task: client.dequeue(task.id))
+
+
+def enqueue(namespace: argparse.Namespace) -> None:
+    """Puts all of the tasks into a queue, or none."""
+    with open_client(namespace) as client:
+        queue = find_queue(client, namespace.queue)
+        tasks = [find_task(client, ref) for ref in namespace.task]
+        _print_changed(namespace, client.enqueue_all(queue.id, [task.id for task in tasks]))
+
+
+def delete(namespace: argparse.Namespace) -> None:
+    """Removes tasks, asked for on a terminal."""
+    with open_client(namespace) as client:
+        tasks = [find_task(client, ref) for ref in namespace.task]
+        names = ", ".join(f"{short(task)} {output.clean(task.spec.name)}".strip() for task in tasks)
+        if not confirmed(f"Delete {names} with logs?", yes=namespace.yes):
+            raise TaskyardError("nothing was deleted")
+        for task in tasks:
+            client.delete_task(task.id)
+
+
+def clone(namespace: argparse.Namespace) -> None:
+    """Copies a task, and enqueues the copy where a queue is named."""
+    from taskyard.wire import CloneRequest
+
+    with open_client(namespace) as client:
+        task = find_task(client, namespace.task)
+        queue = find_queue(client, namespace.queue) if namespace.queue else None
+        request = CloneRequest(changes=changes.changes(namespace, task), queue=queue.id if queue else None)
+        made = client.clone_task(task.id, request)
+        remember_task(client.server, made.id)
+    _print_changed(namespace, [made])
+
+
+def edit(namespace: argparse.Namespace) -> None:
+    """Changes a draft by flags."""
+    from taskyard.wire import TaskChanges
+
+    with open_client(namespace) as client:
+        task = find_task(client, namespace.task)
+        wanted = changes.changes(namespace, task)
+        if wanted == TaskChanges():
+            raise UsageError(f"say what to change, like: taskyard edit {shlex.quote(namespace.task)} --set lr=0.1")
+        _print_changed(namespace, [client.change_task(task.id, wanted)])
+
+
+# --- what is shown
+
+
+def short(task: Task) -> str:
+    """The part of the id that people use."""
+    return task.id[:SHORT_ID]
+
+
+def note(task: Task) -> str:
+    """Why it ended or waits, in a word or two."""
+    run = task.run
+    if run and run.cancel_requested_at and run.outcome is None:
+        return "stopping"
+    if run and run.unresponsive:
+        return "worker is silent"
+    if run is None or run.outcome is None or task.state in ("draft", "queued", "waiting"):
+        return f"attempt {run.number + 1}" if run and task.state in ("queued", "waiting") else ""
+    outcome = run.outcome
+    if outcome.signal is not None:
+        return f"signal {outcome.signal}"
+    if outcome.reason == "exit":
+        return f"exit {outcome.exit_code}" if outcome.exit_code else ""
+    return "" if outcome.reason == "cancelled" else str(outcome.reason)
+
+
+def run_seconds(run: Run | None) -> float | None:
+    """How long user code has run, or ran."""
+    if run is None or run.started_at is None:
+        return None
+    return (run.ended_at or time.time()) - run.started_at
+
+
+def _row(task: Task) -> tuple[object, ...]:
+    worker = task.run.worker if task.run and task.state not in ("draft", "queued", "waiting") else ""
+    return (
+        short(task),
+        task.spec.name,
+        task.state,
+        task.queue or "",
+        worker,
+        output.ago(task.created_at),
+        output.duration(run_seconds(task.run)),
+        note(task),
+    )
+
+
+def _about(task: Task) -> list[tuple[str, object]]:
+    spec = task.spec
+    command = (*spec.command.python_args, spec.command.target, *spec.command.args)
+    return [
+        ("id", task.id),
+        ("name", spec.name),
+        ("project", spec.project),
+        ("description", spec.description),
+        ("tags", ", ".join(spec.tags)),
+        ("state", task.state),
+        ("note", note(task)),
+        ("queue", task.queue),
+        ("created", f"{output.moment(task.created_at)} by {task.created_by}"),
+        ("parent", task.parent),
+        ("command", f"{spec.command.kind}: {shlex.join(command)}"),
+        ("folder", spec.code.working_dir),
+        ("repository", spec.code.repository),
+        ("commit", _commit(task)),
+        ("environment", " ".join(filter(None, (spec.environment.manager, spec.environment.python)))),
+        ("requirements", spec.environment.path or " ".join(spec.environment.packages) or None),
+        ("gpus", spec.resources.gpus),
+        *(
+            (f"{section}/{name}", value)
+            for section, pairs in spec.parameters.items()
+            for name, value in pairs.items()
+        ),
+        *((f"env {name}", value) for name, value in spec.env.items()),
+        ("secrets", ", ".join(spec.secrets)),
+    ]
+
+
+def _commit(task: Task) -> str | None:
+    code = task.spec.code
+    if code.commit is None:
+        return None
+    return f"{code.commit[:12]}{' + changes' if code.diff or code.patch else ''}"
+
+
+def _about_run(run: Run) -> list[tuple[str, object]]:
+    outcome = run.outcome
+    return [
+        ("run", run.id),
+        ("worker", run.worker),
+        ("phase", None if outcome else run.phase),
+        ("started", output.moment(run.started_at)),
+        ("ended", output.moment(run.ended_at)),
+        ("ran for", output.duration(run_seconds(run))),
+        ("outcome", f"{outcome.kind} ({outcome.reason}) in phase {outcome.phase}" if outcome else None),
+        ("exit code", outcome.exit_code if outcome else None),
+        ("message", outcome.message if outcome else None),
+        ("devices", ", ".join(run.gpus)),
+        ("python", run.python),
+        ("log", output.size(run.log_bytes) if run.log_bytes is not None else None),
+    ]
+
+
+# --- parts
+
+
+def _tasks(client: Client, namespace: argparse.Namespace) -> list[Task]:
+    from taskyard.wire import TaskState
+
+    wanted: dict[str, Any] = {
+        "states": [TaskState(state) for state in namespace.state],
+        "queue": find_queue(client, namespace.queue).id if namespace.queue else None,
+        "project": namespace.project,
+        "tag": namespace.tag,
+        "name": namespace.name,
+        "name_contains": namespace.match,
+    }
+    page = client.tasks(**wanted, limit=None if namespace.all else namespace.limit)
+    tasks = list(page.tasks)
+    while namespace.all and page.cursor:
+        page = client.tasks(**wanted, before=page.cursor)
+        tasks += page.tasks
+    return tasks
+
+
+def _watch(client: Client, namespace: argparse.Namespace) -> None:
+    from rich.live import Live
+
+    with Live(screen=True, auto_refresh=False) as live:
+        while True:
+            live.update(output.table(COLUMNS, map(_row, _tasks(client, namespace))), refresh=True)
+            time.sleep(WATCH_SECONDS)
+
+
+def _each(namespace: argparse.Namespace, change: Any) -> None:
+    """Applies a change to each task; the names are all looked up before the first one changes."""
+    with open_client(namespace) as client:
+        tasks = [find_task(client, ref) for ref in namespace.task]
+        _print_changed(namespace, [change(client, task) for task in tasks])
+
+
+def _print_changed(namespace: argparse.Namespace, tasks: list[Task]) -> None:
+    if namespace.json:
+        output.print_json(tasks)
+    else:
+        output.print_table(COLUMNS, map(_row, tasks))
