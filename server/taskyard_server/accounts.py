@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from taskyard.wire import Invitation, IssuedToken, LoginRequest, NewToken, Token, TokenKind
+
 from taskyard_server.auth import Actor, Authenticator, digest, draw_secret
 from taskyard_server.errors import Forbidden, Invalid, NotFound, Unauthorised
 from taskyard_server.store.base import Store, TokenRecord
@@ -50,7 +51,7 @@ class Accounts:
         """Makes a token. A user's is for the same account, and does not outlive the one that made it."""
         _check(new)
         _may_hand_out(actor, new)
-        return await self._add(new, owner=await self._owner_for(actor), limit=await self._limit_for(actor))
+        return await self._add(new, owner=_owner_for(actor), limit=await self._limit_for(actor))
 
     async def revoke(self, token_id: str, actor: Actor) -> Token:
         """Ends a token's life for good. Raises NotFound for another account's."""
@@ -76,7 +77,7 @@ class Accounts:
             hash=_code_digest(code),
             kind=new.kind,
             name=new.name,
-            owner=await self._owner_for(actor) or "",
+            owner=_owner_for(actor) or "",
             created_at=now,
             expires_at=now + INVITATION_SECONDS,
             invitation=True,
@@ -142,10 +143,6 @@ class Accounts:
     async def _record(self, token_id: str) -> TokenRecord:
         return await self._store.update_token(token_id, lambda record: record)
 
-    async def _owner_for(self, actor: Actor) -> str | None:
-        """A user's tokens act for its own account; an administrator's are accounts of their own."""
-        return None if actor.kind is TokenKind.ADMINISTRATOR else actor.owner
-
     async def _limit_for(self, actor: Actor) -> float | None:
         return (await self._record(actor.token)).expires_at
 
@@ -179,6 +176,11 @@ def write_private(path: Path, text: str) -> None:
 
 def _manages(actor: Actor, record: TokenRecord) -> bool:
     return actor.kind is TokenKind.ADMINISTRATOR or record.owner == actor.owner
+
+
+def _owner_for(actor: Actor) -> str | None:
+    """A user's tokens act for its own account; an administrator's are accounts of their own."""
+    return None if actor.kind is TokenKind.ADMINISTRATOR else actor.owner
 
 
 def _may_hand_out(actor: Actor, new: NewToken) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from taskyard.wire import TokenKind
+
 from taskyard_server.errors import Forbidden, Unauthorised, Unavailable
 from taskyard_server.store.base import Store, TaskRecord, TokenRecord
 

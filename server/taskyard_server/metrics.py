@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from taskyard.wire import Series
+
 from taskyard_server.errors import Invalid
 from taskyard_server.store.base import SampleStore
 

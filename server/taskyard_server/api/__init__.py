@@ -1,1 +1,1 @@
-"""Taskyard server."""
+"""The HTTP face of the server: thin routers, one per noun. Nothing below knows of HTTP."""

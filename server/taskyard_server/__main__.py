@@ -1,0 +1,7 @@
+"""`python -m taskyard_server`."""
+
+import sys
+
+from taskyard_server.main import main
+
+sys.exit(main())

@@ -1,0 +1,27 @@
+"""How agents get work and report that they live."""
+
+from __future__ import annotations
+
+from fastapi import Request
+from taskyard.wire import Beat, BeatAnswer, Claim, ClaimRequest
+
+from taskyard_server.api.route import MIB, allow, errors, new_router
+from taskyard_server.api.services import InActor, InServices
+from taskyard_server.auth import Right
+
+router = new_router("claims")
+
+
+@router.post("/claims", responses=errors(409))
+@allow(Right.CLAIM, body_limit=MIB, repeatable=False)
+async def claim(body: ClaimRequest, request: Request, services: InServices, actor: InActor) -> Claim:
+    """Takes the first fitting task of the queues, waiting up to `wait_seconds`. A repeated `request_id` is
+    answered with the same run."""
+    return await services.runs.claim(body, actor, request.is_disconnected)
+
+
+@router.post("/beats")
+@allow(Right.CLAIM, body_limit=4 * MIB, repeatable=False)
+async def beat(body: Beat, services: InServices, actor: InActor) -> BeatAnswer:
+    """Renews the leases of the agent's runs, keeps its measurements, and answers with what it must do."""
+    return await services.runs.beat(body, actor)

@@ -1,0 +1,45 @@
+"""What holds for every request and answer, whatever the route: the path's spelling, the security headers."""
+
+from __future__ import annotations
+
+import re
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from taskyard_server.api.problems import problem
+
+_STRANGE = re.compile(rb"%2f|%5c|%00|\\|\x00", re.IGNORECASE)
+"""An encoded slash or backslash would be a slash only to some of those that look at the path."""
+_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cache-control", b"no-store"),
+)
+_TLS_HEADER = (b"strict-transport-security", b"max-age=31536000")
+
+
+class Guard:
+    """The outermost layer of the application."""
+
+    def __init__(self, app: ASGIApp, *, tls: bool) -> None:
+        self._app = app
+        self._headers = [*_HEADERS, _TLS_HEADER] if tls else list(_HEADERS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                present = {name for name, _ in message["headers"]}
+                message["headers"] = [*message["headers"], *(h for h in self._headers if h[0] not in present)]
+            await send(message)
+
+        if _STRANGE.search(scope.get("raw_path") or b"") or b"%00" in scope["query_string"]:
+            answer = problem(400, "malformed", "the address holds an encoded slash, a backslash or a NUL")
+            await answer(scope, receive, send_guarded)
+            return
+        await self._app(scope, receive, send_guarded)

@@ -1,0 +1,85 @@
+"""Turns everything that can go wrong into `{error, detail}`."""
+
+from __future__ import annotations
+
+import http
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import TypeAdapter
+from starlette.exceptions import HTTPException
+from taskyard.wire import Problem
+
+from taskyard_server.errors import ServerError, TooLarge, TooMany, Unauthorised, Unavailable
+
+logger = logging.getLogger(__name__)
+
+_PROBLEM = TypeAdapter(Problem)
+_WORDS = {400: "malformed", 404: "not_found", 405: "method_not_allowed", 413: "too_large", 422: "invalid"}
+_MOST_FIELDS = 5
+_HEADERS: dict[type[ServerError], dict[str, str]] = {
+    Unauthorised: {"WWW-Authenticate": "Bearer"},
+    TooMany: {"Retry-After": "1"},
+    Unavailable: {"Retry-After": "1"},
+    TooLarge: {"Connection": "close"},  # what is still on its way is not read
+}
+
+
+def problem(status: int, word: str, detail: str, headers: Mapping[str, str] | None = None) -> Response:
+    """The body of every error answer."""
+    body = _PROBLEM.dump_json(Problem(error=word, detail=detail))
+    return Response(body, status, headers, media_type="application/json")
+
+
+def install(app: FastAPI) -> None:
+    """Makes the application answer every error in one form."""
+    app.add_exception_handler(ServerError, _refused)
+    app.add_exception_handler(HTTPException, _unroutable)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(Exception, _crashed)
+
+
+async def _refused(_: Request, raised: Exception) -> Response:
+    error = cast(ServerError, raised)
+    headers = dict(next((value for kind, value in _HEADERS.items() if isinstance(error, kind)), {}))
+    retry_after = getattr(error, "retry_after_seconds", None)
+    if retry_after is not None:
+        headers["Retry-After"] = str(retry_after)
+    return problem(error.status, error.word, str(error), headers)
+
+
+async def _unroutable(request: Request, raised: Exception) -> Response:
+    error = cast(HTTPException, raised)
+    path = request.url.path
+    details = {
+        404: f"there is nothing at {path}; the routes are in /api/v1/openapi.json",
+        405: f"{path} does not take {request.method}; it takes {(error.headers or {}).get('Allow', 'others')}",
+    }
+    word = _WORDS.get(error.status_code, "refused")
+    phrase = http.HTTPStatus(error.status_code).phrase
+    return problem(error.status_code, word, details.get(error.status_code, phrase), error.headers)
+
+
+async def _invalid(_: Request, raised: Exception) -> Response:
+    return problem(422, "invalid", in_words(cast(RequestValidationError, raised).errors()))
+
+
+async def _crashed(request: Request, error: Exception) -> Response:
+    extra = {"action": "request_failed"}
+    logger.error("%s %s failed", request.method, request.url.path, exc_info=error, extra=extra)
+    return problem(500, "internal", "the server made a mistake; its log has the details, please report it")
+
+
+def in_words(errors: Sequence[Any]) -> str:
+    """`spec.resources.gpus: input should be a valid integer; …`."""
+    return "; ".join(_sentence(error) for error in errors[:_MOST_FIELDS])
+
+
+def _sentence(error: Mapping[str, Any]) -> str:
+    place, *path = [str(part) for part in error["loc"]] or ["request"]
+    name = ".".join(path) or place
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{name}: {message[:1].lower()}{message[1:]}"

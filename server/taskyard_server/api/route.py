@@ -1,0 +1,168 @@
+"""A route that knows who may call it: admits the caller, bounds the body, answers repeats once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from fastapi import APIRouter, Request, Response
+from fastapi.routing import APIRoute
+from starlette.types import Receive, Scope
+from taskyard.wire import API_PREFIX, IDEMPOTENCY_HEADER, Problem
+
+from taskyard_server import idempotency
+from taskyard_server.api import body
+from taskyard_server.api.services import Call, Services, services_of
+from taskyard_server.auth import Right, require
+from taskyard_server.errors import Unauthorised
+
+KIB, MIB = 1 << 10, 1 << 20
+MUTATING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+_MEANINGS = {
+    400: "The address is malformed.",
+    401: "No token, or one that is unknown, expired or revoked.",
+    403: "The token does not give this right.",
+    404: "There is no such thing.",
+    409: "The state does not allow it.",
+    413: "Over a limit.",
+    422: "The request cannot mean anything.",
+    429: "Too many requests; `Retry-After` says when to come back.",
+    503: "The store or the disk cannot take it just now; a repeat is right.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """What a route asks of a request before its function is called."""
+
+    right: Right | None
+    """None: anybody may call it."""
+    body_limit: int = 0
+    """Most bytes of a JSON body; 0: the route takes none, or reads it itself."""
+    repeatable: bool = True
+    """Whether an idempotency key is honoured; some routes are idempotent by themselves."""
+    secret: bool = False
+    """Whether the answer holds a secret, which is never stored."""
+
+
+def allow(
+    right: Right | None, *, body_limit: int = 0, repeatable: bool = True, secret: bool = False
+) -> Callable[[Endpoint], Endpoint]:
+    """Declares who may call the endpoint below it."""
+    access = Access(right=right, body_limit=body_limit, repeatable=repeatable, secret=secret)
+
+    def declare(endpoint: Endpoint) -> Endpoint:
+        endpoint.__dict__["access"] = access
+        return endpoint
+
+    return declare
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """How a route declares its own errors, beside those that every route of its kind has."""
+    return {status: {"model": Problem, "description": _MEANINGS[status]} for status in statuses}
+
+
+def new_router(noun: str) -> APIRouter:
+    """A router of the API; an operation's id is its function's name."""
+    return APIRouter(
+        prefix=API_PREFIX,
+        route_class=Route,
+        tags=[noun],
+        generate_unique_id_function=lambda route: route.name,
+    )
+
+
+class Route(APIRoute):
+    """Every route of the API."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        self.access: Access = endpoint.__dict__["access"]
+        common = _common_errors(self.access, path, options.get("methods") or ())
+        options["responses"] = {**errors(*common), **(options.get("responses") or {})}
+        if self.access.right is not None:
+            options["openapi_extra"] = {"security": [{"token": []}], **(options.get("openapi_extra") or {})}
+        super().__init__(path, endpoint, **options)
+
+    def get_route_handler(self) -> Handler:
+        """The endpoint's handler behind the checks of its access."""
+        handle = super().get_route_handler()
+        access = self.access
+
+        async def admitted(request: Request) -> Response:
+            services = services_of(request)
+            call = await _admit(request, services, access)
+            mutating = request.method in MUTATING
+            if not (mutating and (access.body_limit or access.repeatable)):
+                return await handle(request)
+            content = await body.read(request, max(access.body_limit, KIB))
+            checked = _CheckedRequest(request, content)
+            key = request.headers.get(IDEMPOTENCY_HEADER)
+            if key is None or not access.repeatable:
+                return await handle(checked)
+            owner = call.actor.token if call else hashlib.sha256(content).hexdigest()
+            return await _once(services, access, f"{owner}:{key}", checked, handle)
+
+        return admitted
+
+
+class _CheckedRequest(Request):
+    """A request whose body is read and, where there is one, parsed."""
+
+    def __init__(self, request: Request, content: bytes) -> None:
+        super().__init__(cast(Scope, request.scope), cast(Receive, request.receive))
+        self.content = content
+        self._document = body.parse(content, request.headers.get("content-type", "")) if content else None
+
+    async def body(self) -> bytes:
+        return self.content
+
+    async def json(self) -> Any:
+        return self._document
+
+
+async def _admit(request: Request, services: Services, access: Access) -> Call | None:
+    if access.right is None:
+        return None
+    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        raise Unauthorised("this route needs the header Authorization: Bearer …; log in with `taskyard login`")
+    actor = await services.authenticator.actor(secret.strip())
+    await request.app.state.rate_limit.take(actor.token)
+    require(actor, access.right)
+    call = Call(actor=actor, secret=secret.strip())
+    request.scope["taskyard.call"] = call
+    return call
+
+
+async def _once(
+    services: Services, access: Access, key: str, request: _CheckedRequest, handle: Handler
+) -> Response:
+    idempotency.check_key(key.partition(":")[2])
+
+    async def act() -> idempotency.Reply:
+        response = await handle(request)
+        return idempotency.Reply(status=response.status_code, body=bytes(response.body))
+
+    request_hash = hashlib.sha256(
+        b"\0".join([request.method.encode(), str(request.url).encode(), request.content])
+    ).hexdigest()
+    reply = await services.repeats.once(key, request_hash, act, secret=access.secret)
+    media_type = "application/json" if reply.body else None
+    return Response(reply.body or None, reply.status, media_type=media_type)
+
+
+def _common_errors(access: Access, path: str, methods: Any) -> list[int]:
+    mutating = bool(MUTATING & set(methods))
+    return sorted(
+        {400, 503}
+        | ({401, 403, 429} if access.right is not None else set())
+        | ({404} if "{" in path else set())
+        | ({413, 422} if mutating else set())
+    )

@@ -1,0 +1,178 @@
+"""Runs: what their agent reports, and their logs."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import Depends, Header, Query, Request, Response
+from pydantic import TypeAdapter
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from taskyard.wire import FinishRequest, LogChunk, LogPosition, Run, Series, StartRequest, TokenKind
+
+from taskyard_server.api import body
+from taskyard_server.api.blobs import RAW, RAW_ANSWER, RAW_BODY
+from taskyard_server.api.measurements import InTimeRange
+from taskyard_server.api.route import MIB, allow, errors, new_router
+from taskyard_server.api.services import Call, InActor, InCall, InServices, Services
+from taskyard_server.auth import Right
+from taskyard_server.errors import Unauthorised
+from taskyard_server.runs import LogSlice
+
+router = new_router("runs")
+
+MOST_LOG_BYTES = 8 * MIB
+"""Of one append or one read."""
+STREAM_CHUNK_BYTES = 256 << 10
+STREAM_CHECK_SECONDS = 1.0
+"""How often a quiet stream looks whether its reader may still read."""
+PING_SECONDS = 15
+LARGEST_OFFSET = 2**53
+_CHUNK, _RUN = TypeAdapter(LogChunk), TypeAdapter(Run)
+Offset = Annotated[int, Query(ge=0, le=LARGEST_OFFSET)]
+
+LOG_HEADERS = {
+    "Taskyard-Log-Offset": {
+        "description": "Where in the log the bytes begin",
+        "schema": {"type": "integer"},
+    },
+    "Taskyard-Log-Length": {"description": "Bytes that the server holds", "schema": {"type": "integer"}},
+    "Taskyard-Log-Complete": {"description": "Whether nothing can follow", "schema": {"enum": ["true", "false"]}},
+}
+LOG_ANSWER: dict[int | str, dict[str, Any]] = {200: {**RAW_ANSWER[200], "headers": LOG_HEADERS}}
+STREAM_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Events `log` (a LogChunk; the id is the next offset) and, at the end, `end` (the Run).",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
+
+
+async def _readable(run_id: str, services: InServices, actor: InActor) -> str:
+    """The run's id, where the caller may see it: a run's token reads inside its own project alone."""
+    if actor.kind is TokenKind.RUN:
+        await services.tasks.get(run_id.partition(".")[0], actor)
+    return run_id
+
+
+ReadableRun = Annotated[str, Depends(_readable)]
+
+
+@router.post("/runs/{run_id}/logs", responses=errors(409), openapi_extra={"requestBody": RAW_BODY})
+@allow(Right.REPORT, repeatable=False)
+async def append_log(
+    run_id: str,
+    request: Request,
+    services: InServices,
+    actor: InActor,
+    offset: Offset,
+    taskyard_control_token: Annotated[str, Header()],
+) -> LogPosition:
+    """Appends raw bytes that begin at `offset`; answers what is held now, so resending is harmless."""
+    data = await body.read(request, MOST_LOG_BYTES)
+    return await services.runs.append_log(run_id, taskyard_control_token, offset, data, actor)
+
+
+@router.post("/runs/{run_id}/start", responses=errors(409))
+@allow(Right.REPORT, body_limit=4 * MIB, repeatable=False)
+async def start_run(run_id: str, body: StartRequest, services: InServices, actor: InActor) -> Run:
+    """The last word before user code starts; 409 `stale` means that it must not."""
+    return await services.runs.start(run_id, body, actor)
+
+
+@router.post("/runs/{run_id}/finish", responses=errors(409))
+@allow(Right.REPORT, body_limit=4 * MIB, repeatable=False)
+async def finish_run(run_id: str, body: FinishRequest, services: InServices, actor: InActor) -> Run:
+    """Ends the run; the log may still be completed up to `log_bytes`. A repeat is harmless."""
+    return await services.runs.finish(run_id, body, actor)
+
+
+@router.get("/runs/{run_id}")
+@allow(Right.READ)
+async def read_run(run_id: ReadableRun, services: InServices) -> Run:
+    """One attempt at a task."""
+    return await services.runs.get(run_id)
+
+
+@router.get("/runs/{run_id}/metrics", responses=errors(422))
+@allow(Right.READ)
+async def read_run_metrics(run_id: ReadableRun, wanted: InTimeRange, services: InServices) -> list[Series]:
+    """What was measured of the run, downsampled."""
+    run = await services.runs.get(run_id)
+    return await services.metrics.of_run(run.id, wanted)
+
+
+@router.get("/runs/{run_id}/logs", response_class=Response, responses={**LOG_ANSWER, **errors(422)})
+@allow(Right.READ)
+async def read_log(
+    run_id: ReadableRun,
+    services: InServices,
+    offset: Offset = 0,
+    limit: Annotated[int, Query(ge=0, le=MOST_LOG_BYTES)] = MIB,
+    tail_lines: Annotated[int | None, Query(ge=0, le=1_000_000)] = None,
+) -> Response:
+    """Raw bytes from `offset`, or the last `tail_lines` lines."""
+    if tail_lines is None:
+        part = await services.runs.read_log(run_id, offset, limit)
+    else:
+        part = await services.runs.tail_log(run_id, tail_lines)
+    return Response(part.data, headers=_log_headers(part), media_type=RAW)
+
+
+@router.get("/runs/{run_id}/logs/stream", response_class=Response, responses={**STREAM_ANSWER, **errors(422)})
+@allow(Right.READ)
+async def stream_log(
+    run_id: ReadableRun,
+    services: InServices,
+    call: InCall,
+    offset: Offset = 0,
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Follows the log until it is complete; `Last-Event-ID` resumes after the last event received."""
+    await services.runs.get(run_id)
+    if last_event_id is not None and last_event_id.isdecimal() and last_event_id.isascii():
+        offset = min(int(last_event_id), LARGEST_OFFSET)
+    return EventSourceResponse(_events(run_id, offset, services, call), ping=PING_SECONDS)
+
+
+async def _events(run_id: str, offset: int, services: Services, call: Call) -> AsyncIterator[ServerSentEvent]:
+    while not services.stopping.is_set() and await _still_admitted(services, call):
+        part = await services.runs.read_log(run_id, offset, STREAM_CHUNK_BYTES)
+        if part.data:
+            offset = part.offset + len(part.data)
+            chunk = LogChunk(offset=part.offset, data=base64.b64encode(part.data).decode())
+            yield ServerSentEvent(_CHUNK.dump_json(chunk).decode(), event="log", id=str(offset))
+        elif part.complete:
+            run = await services.runs.get(run_id)
+            yield ServerSentEvent(_RUN.dump_json(run).decode(), event="end", id=str(offset))
+            return
+        else:
+            await _news_or_stop(run_id, offset, services)
+
+
+async def _still_admitted(services: Services, call: Call) -> bool:
+    try:
+        await services.authenticator.actor(call.secret)
+    except Unauthorised:
+        return False
+    return True
+
+
+async def _news_or_stop(run_id: str, offset: int, services: Services) -> None:
+    stop = asyncio.ensure_future(services.stopping.wait())
+    news = asyncio.ensure_future(services.runs.wait_for_log(run_id, offset, STREAM_CHECK_SECONDS))
+    try:
+        await asyncio.wait({stop, news}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stop.cancel()
+        news.cancel()
+
+
+def _log_headers(part: LogSlice) -> dict[str, str]:
+    return {
+        "Taskyard-Log-Offset": str(part.offset),
+        "Taskyard-Log-Length": str(part.length),
+        "Taskyard-Log-Complete": "true" if part.complete else "false",
+    }

@@ -1,0 +1,70 @@
+"""What the routers may reach, and the request as they see it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from taskyard_server.accounts import Accounts
+from taskyard_server.auth import Actor, Authenticator
+from taskyard_server.config import ServerConfig
+from taskyard_server.idempotency import Repeats
+from taskyard_server.metrics import Metrics
+from taskyard_server.queues import Queues
+from taskyard_server.runs import Runs
+from taskyard_server.store.base import BlobStore, Store
+from taskyard_server.tasks import Tasks
+from taskyard_server.workers import Workers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """One of each, for the life of the server."""
+
+    config: ServerConfig
+    store: Store
+    blobs: BlobStore
+    authenticator: Authenticator
+    accounts: Accounts
+    repeats: Repeats
+    tasks: Tasks
+    queues: Queues
+    workers: Workers
+    runs: Runs
+    metrics: Metrics
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the server is told to stop: parked requests and streams end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One admitted request."""
+
+    actor: Actor
+    secret: str
+    """The caller's token, to be asked again during a long stream."""
+
+
+def services_of(request: Request) -> Services:
+    """The application's services."""
+    return cast(Services, request.app.state.services)
+
+
+async def _services(request: Request) -> Services:
+    return services_of(request)
+
+
+async def _call(request: Request) -> Call:
+    return cast(Call, request.scope["taskyard.call"])
+
+
+async def _actor(request: Request) -> Actor:
+    return cast(Call, request.scope["taskyard.call"]).actor
+
+
+InServices = Annotated[Services, Depends(_services)]
+InCall = Annotated[Call, Depends(_call)]
+InActor = Annotated[Actor, Depends(_actor)]

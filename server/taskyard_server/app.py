@@ -1,0 +1,113 @@
+"""The composition root: opens the store, builds the services, mounts the routes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import FastAPI
+from taskyard.wire import API_PREFIX
+
+from taskyard_server.accounts import Accounts
+from taskyard_server.api import blobs, claims, openapi, problems, queues, runs, server, tasks, tokens, workers
+from taskyard_server.api.guard import Guard
+from taskyard_server.api.rates import RateLimit
+from taskyard_server.api.services import Services
+from taskyard_server.auth import Authenticator
+from taskyard_server.claims import Claims
+from taskyard_server.config import ServerConfig
+from taskyard_server.idempotency import Repeats
+from taskyard_server.metrics import Metrics
+from taskyard_server.queues import Queues
+from taskyard_server.runs import Runs
+from taskyard_server.store import Stores, open_store
+from taskyard_server.sweeper import Sweeper
+from taskyard_server.tasks import Tasks
+from taskyard_server.workers import Workers
+
+ROUTERS = (claims, runs, tasks, queues, workers, blobs, tokens, server)
+"""In the order in which they are looked through: the busiest first."""
+
+
+def create_app(config: ServerConfig) -> FastAPI:
+    """The ASGI application; its lifespan opens the store and starts the sweeper."""
+    app = FastAPI(
+        lifespan=_lifespan,
+        openapi_url=f"{API_PREFIX}/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.config = config
+    app.state.rate_limit = RateLimit(config.rate_limit)
+    app.state.login_rate_limit = RateLimit(config.login_rate_limit)
+    for module in ROUTERS:
+        app.router.routes.extend(module.router.routes)
+    problems.install(app)
+    app.add_middleware(Guard, tls=config.tls)
+    _describe(app)
+    return app
+
+
+def _describe(app: FastAPI) -> None:
+    def described() -> dict[str, Any]:
+        app.openapi_schema = app.openapi_schema or openapi.describe(app)
+        return app.openapi_schema
+
+    app.openapi = described  # type: ignore[method-assign]
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async with running(app.state.config) as services:
+        app.state.services = services
+        yield
+
+
+@contextlib.asynccontextmanager
+async def running(config: ServerConfig) -> AsyncIterator[Services]:
+    """The services on an open store, with their loops; raises StartRefused when the store is unfit."""
+    stores = await open_store(config)
+    try:
+        services, claims_room, sweeper = _compose(config, stores)
+        await services.queues.ensure_defaults()
+        await services.accounts.ensure_administrator(config.admin_token_file)
+        async with _loops(sweeper.run(), claims_room.follow_changes()):
+            yield services
+    finally:
+        await stores.close()
+
+
+def _compose(config: ServerConfig, stores: Stores) -> tuple[Services, Claims, Sweeper]:
+    clock, store = time.time, stores.store
+    authenticator = Authenticator(store, clock)
+    room = Claims(store, clock)
+    run_service = Runs(store, room, stores.logs, stores.samples, clock, config)
+    services = Services(
+        config=config,
+        store=store,
+        blobs=stores.blobs,
+        authenticator=authenticator,
+        accounts=Accounts(store, authenticator, clock),
+        repeats=Repeats(store, clock),
+        tasks=Tasks(store, room, stores.logs, stores.blobs, clock),
+        queues=Queues(store, room, clock),
+        workers=Workers(store, clock),
+        runs=run_service,
+        metrics=Metrics(stores.samples, clock),
+    )
+    return services, room, Sweeper(store, room, run_service, clock, config)
+
+
+@contextlib.asynccontextmanager
+async def _loops(*loops: Any) -> AsyncIterator[None]:
+    tasks_ = [asyncio.ensure_future(loop) for loop in loops]
+    try:
+        yield
+    finally:
+        for task in tasks_:
+            task.cancel()
+        await asyncio.gather(*tasks_, return_exceptions=True)
