@@ -21,7 +21,6 @@ from taskyard.config import (
     resolve,
     user_file,
 )
-from taskyard.wire import DEFAULT_QUEUES
 
 from .errors import SettingsError
 
@@ -47,18 +46,16 @@ def host_and_file(text: str) -> tuple[str, Path]:
 def worker_name(text: str) -> str:
     """Checks a name: it becomes a folder and a part of a URL."""
     if not re.fullmatch(r"[^\s/\\\x00-\x1f]{1,120}", text) or text.startswith("."):
-        raise ValueError(
-            f"{text!r} is not a worker's name: no spaces, slashes or control characters, not over 120 long"
-        )
+        raise ValueError(f"{text!r} is not a worker's name: give up to 120 characters without spaces and slashes")
     return text
 
 
 QUEUE = Setting(
     name="queue",
     many=True,
-    default=(DEFAULT_QUEUES[0],),
+    default=(),
     metavar="NAME",
-    help="queues to serve; the first non-empty one in this order is served first",
+    help="queues to serve, the first one first; else those of the agent's token, or `default`",
 )
 ORDER_FAIRNESS = Setting(
     name="order_fairness",
@@ -68,7 +65,7 @@ ORDER_FAIRNESS = Setting(
     help="take one task from each queue in turn",
 )
 CREATE_QUEUE = Setting(name="create_queue", kind=bool, default=False, help="create queues that do not exist")
-GPUS = Setting(name="gpus", metavar="LIST", help="GPUs to use: indices or UUIDs, like 0,1, or `all`")
+GPUS = Setting(name="gpus", metavar="LIST", help="GPUs to use: indices or UUIDs, like 0,1, or `all`; else none")
 CPU_ONLY = Setting(name="cpu_only", kind=bool, default=False, help="use no GPU")
 NAME = Setting(name="name", kind=worker_name, help="the worker's name; default: host:gpu0,1 or host:cpu:0")
 LOCAL_DIR = Setting(
@@ -136,6 +133,9 @@ MIN_FREE_DISK = Setting(
     metavar="SIZE",
     help="disk space that the cache leaves free",
 )
+TOKEN_FILE = Setting(
+    name="token_file", kind=Path, metavar="FILE", help="file with the agent's token, for automation"
+)
 LOG_LEVEL = Setting(
     name="log_level", choices=("debug", "info", "warning", "error"), default="info", help="how much the agent says"
 )
@@ -158,8 +158,15 @@ MACHINE_SETTINGS = (
 )
 WORKER_SETTINGS = (GPUS, CPU_ONLY, NAME)
 QUEUE_SETTINGS = (QUEUE, ORDER_FAIRNESS, CREATE_QUEUE)
-DAEMON_SETTINGS = (*CONNECTION_SETTINGS, *QUEUE_SETTINGS, *WORKER_SETTINGS, FOREGROUND, *MACHINE_SETTINGS)
-EXECUTE_SETTINGS = (*CONNECTION_SETTINGS, *WORKER_SETTINGS, *MACHINE_SETTINGS)
+DAEMON_SETTINGS = (
+    *CONNECTION_SETTINGS,
+    TOKEN_FILE,
+    *QUEUE_SETTINGS,
+    *WORKER_SETTINGS,
+    FOREGROUND,
+    *MACHINE_SETTINGS,
+)
+EXECUTE_SETTINGS = (*CONNECTION_SETTINGS, TOKEN_FILE, *WORKER_SETTINGS, *MACHINE_SETTINGS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +174,8 @@ class AgentSettings:
     """Everything that one agent was told."""
 
     connection: Connection
+    """Where the server is; as whom, `account.py` decides."""
+    token_file: Path | None
     queues: tuple[str, ...]
     order_fairness: bool
     create_queue: bool
@@ -193,7 +202,7 @@ class AgentSettings:
 
 
 def read_settings(namespace: argparse.Namespace, settings: Sequence[Setting]) -> AgentSettings:
-    """Resolves flags, variables and files. Raises UsageError or SettingsError, naming everything that is missing."""
+    """Resolves flags, variables and files. Raises UsageError or SettingsError, naming all that is missing."""
     environ = dict(os.environ)
     values = resolve(
         settings,
@@ -227,6 +236,7 @@ def _record(
 
     return AgentSettings(
         connection=link,
+        token_file=values["token_file"],
         queues=queues,
         order_fairness=bool(optional(ORDER_FAIRNESS)),
         create_queue=bool(optional(CREATE_QUEUE)),

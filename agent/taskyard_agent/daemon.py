@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
+import functools
 import logging
 import signal
 import threading
@@ -268,8 +269,8 @@ def _assemble(
         journal=journal,
         shipper=shipper,
         clock=clock,
-        checkout=_checkout_settings(settings),
-        environments=_environment_settings(settings),
+        checkout=checkout_settings(settings),
+        environments=environment_settings(settings),
         inherited=inherited(settings.environ, settings.pass_env),
         server_variables=_server_variables(settings),
         send_beat=lease.poke,
@@ -297,7 +298,9 @@ def carry_on(parts: AgentParts) -> None:
         worker = next((worker for worker in parts.workers if worker.job is None), parts.workers[0])
         logger.info("carrying on with run %s", run.run.id, extra={"action": "run_carried_on", "run": run.run.id})
         if worker.job is None and run.progress.outcome is None:
-            worker.take(run, parts.services, secrets=lambda run=run: parts.secrets_of(run), done=parts.lease.poke)
+            worker.take(
+                run, parts.services, secrets=functools.partial(parts.secrets_of, run), done=parts.lease.poke
+            )
         else:
             worker.settle(run, parts.services)
 
@@ -338,18 +341,20 @@ def _server_folder(server: str) -> str:
     return server.partition("://")[2].replace("/", "_").replace(":", "_")
 
 
-def _checkout_settings(settings: AgentSettings) -> CheckoutSettings:
+def checkout_settings(settings: AgentSettings) -> CheckoutSettings:
+    """The checkout's part of the settings."""
     return CheckoutSettings(
-        root=settings.local_dir / "git",
+        folder=settings.local_dir / "git",
         allow_file=settings.allow_file_repositories,
         allow_filters=settings.allow_git_filters,
         tokens=settings.git_tokens,
         ssh_key=settings.git_ssh_key,
-        variables=settings.environ,
+        environ=settings.environ,
     )
 
 
-def _environment_settings(settings: AgentSettings) -> EnvironmentSettings:
+def environment_settings(settings: AgentSettings) -> EnvironmentSettings:
+    """The environments' part of the settings."""
     return EnvironmentSettings(
         root=settings.local_dir,
         variables=settings.environ,

@@ -8,6 +8,7 @@ AgentError
 
 from __future__ import annotations
 
+from taskyard.errors import UsageError
 from taskyard.wire import Outcome, OutcomeKind, Phase, Reason
 
 
@@ -15,7 +16,7 @@ class AgentError(Exception):
     """Root of the agent's errors."""
 
 
-class SettingsError(AgentError):
+class SettingsError(AgentError, UsageError):
     """A flag, variable or file that cannot be followed; `str(error)` says what to do."""
 
 

@@ -1,4 +1,4 @@
-"""One run: checkout → environment → process → outcome. Puts the parts together; they know nothing of each other."""
+"""One run: checkout → environment → process → outcome. Puts the parts together."""
 
 from __future__ import annotations
 
@@ -278,10 +278,13 @@ class RunJob:
         return checkout.prepare(
             self._spec.code,
             settings=self._services.checkout,
-            fetch_blob=self._services.client.get_blob,
+            fetch_blob=self._fetch_blob,
             log=self._say,
             cancelled=self._cancelled,
         )
+
+    def _fetch_blob(self, digest: str, target: Path) -> None:
+        self._services.client.get_blob(digest, target)
 
     def _provision(self, tree: Tree) -> ReadyEnvironment:
         command = self._spec.command
@@ -404,7 +407,7 @@ class RunJob:
         )
 
     def _finish(self, outcome: Outcome) -> bool:
-        """Reports the outcome for as long as it takes; journalled first, so that a killed agent reports it later."""
+        """Reports the outcome for as long as it takes; journalled first, for a killed agent."""
         self._save(outcome=outcome, log_bytes=self._log_bytes())
         request = FinishRequest(
             control_token=self._tokens.control_token,
@@ -468,23 +471,21 @@ def command_line(
             raise RunFailed(
                 Phase.CHECKOUT,
                 Reason.COMMAND,
-                f"there is no script {command.target!r} in {tree.work.relative_to(tree.root) or '.'} of the checked-out "
-                "code: is it ignored by git, or outside the repository? Add it with `--include`",
+                f"there is no script {command.target!r} in folder {tree.work.relative_to(tree.root)} of the "
+                "code that was sent: is it ignored by git, or outside the repository? Add it with `--include`",
             )
         return (*python, command.target, *args)
     return (_executable(command.target, tree, environ), *args)
 
 
 def _executable(target: str, tree: Tree, environ: Mapping[str, str]) -> str:
-    if "/" in target:
-        found = shutil.which(str(tree.work / target))
-    else:
-        found = shutil.which(target, path=environ["PATH"])
+    inside = "/" in target
+    found = shutil.which(str(tree.work / target)) if inside else shutil.which(target, path=environ["PATH"])
     if found is None:
         raise RunFailed(
             Phase.ENVIRONMENT,
             Reason.COMMAND,
-            f"no executable {target!r} on the PATH of the environment on this machine: name a package that brings it, "
+            f"no executable {target!r} on the environment's PATH on this machine: name a package that brings it, "
             "or a path inside the repository that is executable",
         )
     return found

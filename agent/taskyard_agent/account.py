@@ -1,0 +1,115 @@
+"""As whom the agent speaks: its own token, which is never a person's."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import sys
+from pathlib import Path
+
+from taskyard.client import Client
+from taskyard.config import SERVER, Connection, Credentials, resolve, user_file, user_folder
+from taskyard.errors import NotLoggedIn, TaskyardError, UsageError
+from taskyard.wire import LoginRequest, NewToken, TokenKind
+
+from .config import AgentSettings
+from .errors import SettingsError
+
+PR_SET_DUMPABLE = 4
+
+
+def agent_credentials() -> Credentials:
+    """The file of the agents' tokens, apart from the person's."""
+    return Credentials(user_folder() / "agent-credentials.json")
+
+
+def connect(settings: AgentSettings) -> Client:
+    """Opens a client that acts as an agent.
+
+    The token comes from `--token-file`, from TASKYARD_TOKEN beside TASKYARD_SERVER, from `agent join`; else, where
+    this user is logged in, a token of the agent's own is asked for. Raises NotLoggedIn, SettingsError.
+    """
+    link = settings.connection
+    token = _token_of(settings) or _enrol(settings)
+    client = Client.of(dataclasses.replace(link, token=token))
+    if client.whoami().kind is not TokenKind.AGENT:
+        raise SettingsError(
+            f"the token for {link.server} is not an agent's; run `taskyard agent join {link.server}` here"
+        )
+    return client
+
+
+def join(link: Connection, token_or_code: str, *, is_code: bool, name: str) -> Client:
+    """Stores an agent's token, exchanged for a code where it is one. Raises what the server answers."""
+    token = token_or_code
+    if is_code:
+        token = Client.of(link).login(LoginRequest(code=token_or_code, name=name)).secret
+    client = Client.of(dataclasses.replace(link, token=token))
+    if client.whoami().kind is not TokenKind.AGENT:
+        raise SettingsError("that is a person's code: make one for a machine with `taskyard invite agent`")
+    agent_credentials().save(link.server, token)
+    return client
+
+
+def read_token(token_file: Path | str | None) -> str:
+    """Reads a token from a file, or from standard input. Raises SettingsError."""
+    try:
+        token = (
+            sys.stdin.read().strip()
+            if token_file is None
+            else Path(token_file).read_text(encoding="utf-8").strip()
+        )
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"the token cannot be read: {error}") from error
+    if not token or any(char.isspace() for char in token):
+        raise SettingsError(f"{token_file or 'standard input'} does not hold one token")
+    return token
+
+
+def _token_of(settings: AgentSettings) -> str | None:
+    if settings.token_file is not None:
+        return read_token(settings.token_file)
+    return _held_token(settings)
+
+
+def _held_token(settings: AgentSettings) -> str | None:
+    """The token that TASKYARD_TOKEN or an earlier `agent join` gives for this server."""
+    from_variables = settings.environ.get("TASKYARD_TOKEN") and settings.connection.token
+    return from_variables or agent_credentials().token(settings.connection.server)
+
+
+def _enrol(settings: AgentSettings) -> str:
+    """Asks for an agent's token with the right of the person who is logged in here, and keeps it."""
+    link = settings.connection
+    if link.token is None:
+        raise NotLoggedIn(f"this machine has not joined {link.server}; run `taskyard agent join {link.server}`")
+    try:
+        person = Client.of(link)
+        invitation = person.invite(NewToken(kind=TokenKind.AGENT, name=settings.host, create_queues=True))
+        token = person.login(LoginRequest(code=invitation.code, name=settings.host)).secret
+    except UsageError:
+        raise
+    except NotLoggedIn as error:
+        raise NotLoggedIn(f"{error}, or `taskyard agent join {link.server}` for this machine") from error
+    except TaskyardError as error:
+        raise SettingsError(f"no agent's token to be had from {link.server}: {error}") from error
+    agent_credentials().save(link.server, token)
+    return token
+
+
+def remember_server(server: str) -> None:
+    """Makes the server the user's default, unless the user's settings name one."""
+    path = user_file()
+    if path.is_file() and resolve([SERVER], environ={}, user_file=path).given("server"):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    before = path.read_text(encoding="utf-8") if path.is_file() else ""
+    path.write_text(f'server = "{server}"\n{before}', encoding="utf-8")
+
+
+def hide_memory() -> None:
+    """Keeps other processes of this user, tasks among them, from reading the agent's memory (Linux)."""
+    if not sys.platform.startswith("linux"):
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)

@@ -1,0 +1,176 @@
+"""`taskyard agent …`: the daemon, one task here and now, joining a server, the doctor and the cache."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import logging
+import sys
+from typing import Any
+
+from taskyard.cli import output
+from taskyard.config import CONNECTION_SETTINGS, add_settings, connection, server_address
+from taskyard.wire import to_json
+
+from . import account, doctor
+from .config import DAEMON_SETTINGS, EXECUTE_SETTINGS, MACHINE_SETTINGS, AgentSettings, read_settings
+from .daemon import Daemon, environment_settings
+from .environments import cache
+from .errors import SettingsError
+from .execute import execute
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds `agent` with its verbs."""
+    parser = subparsers.add_parser(
+        "agent", help="run tasks on this machine", description="Runs tasks on this machine."
+    )
+    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", dest="agent_command", required=True)
+    _add_daemon(verbs)
+    _add_execute(verbs)
+    _add_join(verbs)
+    _add_doctor(verbs)
+    _add_cache(verbs)
+
+
+def _verb(verbs: Any, name: str, help_text: str, handler: Any) -> Any:
+    parser = verbs.add_parser(name, help=help_text, description=f"{help_text[:1].upper()}{help_text[1:]}.")
+    parser.set_defaults(handler=handler)
+    return parser
+
+
+# --- daemon, execute
+
+
+def _add_daemon(verbs: Any) -> None:
+    parser = _verb(verbs, "daemon", "claim and run tasks until told to end", _run_daemon)
+    add_settings(parser, DAEMON_SETTINGS)
+
+
+def _run_daemon(namespace: argparse.Namespace) -> int:
+    settings = _started(namespace, DAEMON_SETTINGS)
+    return Daemon(settings, account.connect(settings)).run()
+
+
+def _add_execute(verbs: Any) -> None:
+    parser = _verb(verbs, "execute", "run one task here and now", _run_execute)
+    parser.add_argument("--id", required=True, metavar="TASK", help="the task's id, unique prefix or unique name")
+    add_settings(parser, EXECUTE_SETTINGS)
+
+
+def _run_execute(namespace: argparse.Namespace) -> int:
+    settings = _started(namespace, EXECUTE_SETTINGS)
+    return execute(namespace.id, settings, account.connect(settings))
+
+
+def _started(namespace: argparse.Namespace, settings: Any) -> AgentSettings:
+    """Reads the settings, begins to log, and hides the agent's memory from tasks of the same user."""
+    read = read_settings(namespace, settings)
+    logging.basicConfig(
+        level=read.log_level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)-7s %(message)s",
+        datefmt="%H:%M:%S",
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    account.hide_memory()
+    return read
+
+
+# --- join
+
+
+def _add_join(verbs: Any) -> None:
+    parser = _verb(verbs, "join", "let this machine's agent into a server", _run_join)
+    parser.add_argument("url", metavar="URL", type=server_address, help="the server's address")
+    parser.add_argument("--name", default="", help="a name for the token; default: the host's")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--token-file", metavar="FILE", help="take a ready token from this file instead of a code")
+    source.add_argument("--token-stdin", action="store_true", help="take a ready token from standard input")
+    add_settings(parser, [setting for setting in CONNECTION_SETTINGS if setting.name != "server"])
+
+
+def _run_join(namespace: argparse.Namespace) -> int:
+    namespace.server = namespace.url
+    link = connection(namespace)
+    by_token = bool(namespace.token_file or namespace.token_stdin)
+    secret = account.read_token(namespace.token_file) if by_token else _ask_for_code(link.server)
+    client = account.join(link, secret, is_code=not by_token, name=namespace.name)
+    token = client.whoami()
+    account.remember_server(link.server)
+    queues = " ".join(token.queues) or "any queue"
+    print(f"joined {link.server} as {token.name!r}, for {queues}; start it with: taskyard agent daemon")
+    return 0
+
+
+def _ask_for_code(server: str) -> str:
+    if not sys.stdin.isatty():
+        raise SettingsError("no terminal to ask for the code on; give --token-file FILE or --token-stdin")
+    print(f"On a machine that is logged in to {server}: taskyard invite agent", file=sys.stderr)
+    return getpass.getpass("Code: ").strip()
+
+
+# --- doctor
+
+
+def _add_doctor(verbs: Any) -> None:
+    parser = _verb(verbs, "doctor", "check that this machine can run tasks", _run_doctor)
+    parser.add_argument("--repo", metavar="URL", help="check the access to this repository too")
+    parser.add_argument("--json", action="store_true", help="print records")
+    add_settings(parser, EXECUTE_SETTINGS)
+
+
+def _run_doctor(namespace: argparse.Namespace) -> int:
+    settings = read_settings(namespace, EXECUTE_SETTINGS)
+    findings = []
+    for finding in doctor.examine(settings, repository=namespace.repo):
+        findings.append(finding)
+        if not namespace.json:
+            print(finding.line, flush=True)
+    if namespace.json:
+        print(json.dumps([finding.record for finding in findings], indent=2))
+    return 0 if all(finding.ok for finding in findings) else 1
+
+
+# --- cache
+
+
+def _add_cache(verbs: Any) -> None:
+    parser = verbs.add_parser("cache", help="the environments kept on this machine")
+    actions = parser.add_subparsers(title="commands", metavar="COMMAND", dest="cache_command", required=True)
+    shown = _verb(actions, "list", "list the environments kept on this machine", _list_cache)
+    pruned = _verb(actions, "prune", "remove environments beyond the limits, or all unused ones", _prune_cache)
+    pruned.add_argument("--all", action="store_true", help="remove every environment that is not in use")
+    for parser in (shown, pruned):
+        parser.add_argument("--json", action="store_true", help="print records")
+        add_settings(parser, MACHINE_SETTINGS)
+
+
+def _list_cache(namespace: argparse.Namespace) -> int:
+    settings = environment_settings(read_settings(namespace, MACHINE_SETTINGS))
+    return _show_environments(cache.list_environments(settings), as_json=namespace.json)
+
+
+def _prune_cache(namespace: argparse.Namespace) -> int:
+    settings = environment_settings(read_settings(namespace, MACHINE_SETTINGS))
+    return _show_environments(cache.prune(settings, everything=namespace.all), as_json=namespace.json)
+
+
+def _show_environments(environments: Any, *, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps(to_json(list(environments)), indent=2))
+        return 0
+    rows = [
+        (
+            kept.key[:12],
+            kept.manager,
+            kept.python,
+            len(kept.packages),
+            output.size(kept.size_bytes),
+            output.ago(kept.used_at),
+        )
+        for kept in environments
+    ]
+    output.print_table(("key", "manager", "python", "packages", "size", "used"), rows, empty="none")
+    return 0

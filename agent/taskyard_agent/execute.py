@@ -1,0 +1,134 @@
+"""`agent execute --id`: runs one task here and now, whatever queue it is in."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import BinaryIO
+
+from taskyard.client import Client
+from taskyard.wire import ClaimRequest, Outcome, OutcomeKind, Reason
+
+from .config import AgentSettings
+from .daemon import AgentParts, open_agent
+from .errors import SettingsError
+from .held import Cause
+from .journal import JournalledRun
+from .run import RunJob
+
+EXIT_LOST = 125
+EXIT_TIMEOUT = 124
+EXIT_CANCELLED = 130
+SPOOL_POLL_SECONDS = 0.05
+
+
+def execute(task_id: str, settings: AgentSettings, client: Client) -> int:
+    """Claims this task alone, carries it to its end with its log on standard output; returns the exit code.
+
+    The code is the command's own, 128 + signal, 124 for its time limit, 130 when cancelled, 125 when Taskyard or
+    the machine failed.
+    """
+    host = settings.host
+    named = dataclasses.replace(settings, name=settings.name or f"{host}:execute:{os.getpid()}")
+    with open_agent(named, client) as parts:
+        parts.lease.send()
+        run, secrets = _claim(task_id, parts)
+        job = RunJob(run, parts.services, parts.workers[0].devices, lambda: secrets)
+        parts.workers[0].job = job
+        parts.lease.start()
+        with _stopped_by_signals(job), _printed(run.directory.spool):
+            outcome = job.execute()
+        parts.workers[0].stopped = True
+        parts.shipper.flush(run.run.id, timeout=30.0)
+        parts.lease.send()
+    return exit_code(outcome)
+
+
+def exit_code(outcome: Outcome | None) -> int:
+    """What a script that waited for this outcome should see."""
+    if outcome is None or outcome.kind is OutcomeKind.LOST or outcome.infrastructure:
+        return EXIT_LOST
+    if outcome.kind is OutcomeKind.CANCELLED:
+        return EXIT_CANCELLED
+    if outcome.reason is Reason.TIMEOUT:
+        return EXIT_TIMEOUT
+    if outcome.signal:
+        return 128 + outcome.signal
+    return EXIT_LOST if outcome.exit_code is None else outcome.exit_code
+
+
+def _claim(task_id: str, parts: AgentParts) -> tuple[JournalledRun, dict[str, str]]:
+    tokens = parts.journal.draw_claim()
+    worker = parts.workers[0]
+    request = ClaimRequest(
+        agent=parts.identity.name,
+        worker=worker.name,
+        boot_id=parts.identity.boot_id,
+        request_id=tokens.request_id,
+        control_hash=tokens.control_hash,
+        report_hash=tokens.report_hash,
+        free_gpus=len(worker.devices),
+        total_gpus=len(worker.devices),
+        task=task_id,
+        wait_seconds=0.0,
+    )
+    claim = parts.client.claim(request)
+    if claim.run is None:
+        parts.journal.forget_claim(tokens.request_id)
+        raise SettingsError(
+            f"task {task_id} cannot be taken now; `taskyard explain {task_id}` says why (it must be queued)"
+        )
+    return parts.journal.save_run(claim, tokens), claim.secrets
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(job: RunJob) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM ends the run with grace, the second at once."""
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        if on_signal.seen:  # type: ignore[attr-defined]
+            job.kill()
+        on_signal.seen = True  # type: ignore[attr-defined]
+        job.stop(Cause.CANCELLED)
+
+    on_signal.seen = False  # type: ignore[attr-defined]
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _printed(spool: Path) -> Iterator[None]:
+    """Copies the run's log to standard output as it grows."""
+    spool.parent.mkdir(parents=True, exist_ok=True)
+    spool.touch(mode=0o600)
+    ended = threading.Event()
+    with spool.open("rb") as file:
+        printer = threading.Thread(target=_copy, args=(file, ended), name="printer")
+        printer.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            printer.join()
+
+
+def _copy(file: BinaryIO, ended: threading.Event) -> None:
+    last = False
+    while True:
+        data = file.read()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        if last and not data:
+            return
+        last = ended.wait(SPOOL_POLL_SECONDS)
