@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import os
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+from taskyard.errors import UsageError
 from taskyard.wire import Code
 
-from .files import Limits, SnapshotTooLarge, UntrackedFile
+from . import archive, pack
+from .commit import Stage
+from .files import Limits, Selection, SnapshotTooLarge, UntrackedFile, included, select, tracked_among
+from .repository import Repository, find
 
 __all__ = ["Limits", "Snapshot", "SnapshotTooLarge", "Summary", "UntrackedFile", "capture"]
 
@@ -55,14 +65,18 @@ class Snapshot:
     root: Path
     """Top of the repository, or the folder itself where there is none."""
     scratch: Path
+    """Temporary folder of this snapshot alone."""
+    memory: Path | None = None
 
     def close(self) -> None:
         """Removes the temporary files."""
-        raise NotImplementedError
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
     def uploaded(self) -> None:
-        """Remembers that the untracked files of this folder were uploaded once: no longer a `first_upload`."""
-        raise NotImplementedError
+        """Remembers that untracked files of this folder were uploaded once: no longer a `first_upload`."""
+        if self.memory is not None and self.summary.untracked:
+            self.memory.mkdir(parents=True, exist_ok=True)
+            _mark(self.memory, self.root).touch()
 
     def __enter__(self) -> Snapshot:
         return self
@@ -86,4 +100,97 @@ def capture(
     `memory` is a folder of the user's in which it is remembered whose untracked files were uploaded before.
     Raises UsageError, and SnapshotTooLarge where files are too many or too big.
     """
-    raise NotImplementedError
+    folder = _existing(folder)
+    order = _Order(folder=folder, include=tuple(include), ship_code=ship_code, limits=limits or Limits())
+    scratch = Path(tempfile.mkdtemp(prefix="taskyard-snapshot-"))
+    try:
+        repository = find(folder)
+        captured = _of_folder(order, scratch) if repository is None else _of_repository(repository, order, scratch)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    first = memory is not None and bool(captured.summary.untracked) and not _mark(memory, captured.root).exists()
+    summary = dataclasses.replace(captured.summary, first_upload=first)
+    return dataclasses.replace(captured, summary=summary, memory=memory)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Order:
+    folder: Path
+    include: tuple[str, ...]
+    ship_code: bool
+    limits: Limits
+
+
+def _of_repository(repository: Repository, order: _Order, scratch: Path) -> Snapshot:
+    root, head, remote = repository.root, repository.head, repository.remote
+    stage = Stage(repository, scratch)
+    stage.open()
+    lacking, needs = True, tuple[str, ...]()
+    if remote is not None and head is not None and not order.ship_code:
+        lacking, needs = pack.missing_on(stage.git, remote.name, head)
+    by_hand = included(root, order.folder, order.include)
+    by_hand = sorted(set(by_hand) - tracked_among(stage.git, by_hand))
+    submodules = stage.submodules_to_ship(all_of_them=not needs)
+    chosen = select(stage.git, root, by_hand=by_hand, limits=order.limits, submodules=submodules)
+    commit = stage.write(chosen.paths, submodules)
+    blobs: dict[str, Path] = {}
+    shipped = None
+    if lacking or commit != head:
+        shipped, path = pack.write(stage.git, scratch, commit=commit, head=head, needs=needs)
+        blobs[shipped.blob] = path
+    changed = pack.changes(stage.git, head, commit)
+    code = Code(
+        repository=remote.url if remote else None,
+        branch=repository.branch,
+        commit=head,
+        pack=shipped,
+        diff=pack.diff(stage.git, head, commit),
+        working_dir=order.folder.relative_to(root).as_posix(),
+    )
+    summary = Summary(
+        **_summary(code, chosen, blobs),
+        new=changed.new,
+        modified=changed.modified,
+        deleted=changed.deleted,
+        renamed=changed.renamed,
+        whole=shipped is not None and not needs,
+    )
+    return Snapshot(code=code, blobs=blobs, summary=summary, root=root, scratch=scratch)
+
+
+def _of_folder(order: _Order, scratch: Path) -> Snapshot:
+    folder = order.folder
+    by_hand = included(folder, folder, order.include)
+    chosen = select(archive.rules(folder, scratch), folder, by_hand=by_hand, limits=order.limits)
+    path = archive.write(folder, chosen.paths, scratch / "folder.tar.gz")
+    code = Code(archive=pack.digest(path))
+    blobs = {pack.digest(path): path}
+    summary = Summary(**_summary(code, chosen, blobs), new=len(chosen.files), whole=True)
+    return Snapshot(code=code, blobs=blobs, summary=summary, root=folder, scratch=scratch)
+
+
+def _summary(code: Code, chosen: Selection, blobs: Mapping[str, Path]) -> dict[str, Any]:
+    return {
+        "repository": code.repository,
+        "branch": code.branch,
+        "commit": code.commit,
+        "untracked": chosen.files,
+        "left_out": chosen.left_out,
+        "included": chosen.included,
+        "upload_bytes": sum(path.stat().st_size for path in blobs.values()),
+    }
+
+
+def _existing(folder: Path) -> Path:
+    try:
+        found = folder.resolve(strict=True)
+    except OSError as error:
+        raise UsageError(f"{folder}: {error.strerror}") from error
+    if not found.is_dir():
+        raise UsageError(f"{folder} is not a folder")
+    return found
+
+
+def _mark(memory: Path, root: Path) -> Path:
+    return memory / hashlib.sha256(os.fsencode(root)).hexdigest()[:32]
