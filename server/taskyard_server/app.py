@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI
@@ -70,13 +71,15 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 @contextlib.asynccontextmanager
 async def running(config: ServerConfig) -> AsyncIterator[Services]:
     """The services on an open store, with their loops; raises StartRefused when the store is unfit."""
-    stores = await open_store(config)
+    stores = open_store(config.store, config.data)
+    config.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    await stores.open()
     try:
-        services, claims_room, sweeper = _compose(config, stores)
+        services, room, sweeper = _compose(config, stores)
         await services.queues.ensure_defaults()
-        await services.accounts.ensure_administrator(config.admin_token_file)
-        async with _loops(sweeper.run(), claims_room.follow_changes()):
-            yield services
+        created = await services.accounts.ensure_administrator(config.admin_token_file)
+        async with _loops(sweeper.run(), room.listen()):
+            yield replace(services, administrator_created=created)
     finally:
         await stores.close()
 
@@ -95,6 +98,7 @@ def _compose(config: ServerConfig, stores: Stores) -> tuple[Services, Claims, Sw
         repeats=Repeats(store, clock),
         tasks=Tasks(store, room, stores.logs, stores.blobs, clock),
         queues=Queues(store, room, clock),
+        room=room,
         workers=Workers(store, clock),
         runs=run_service,
         metrics=Metrics(stores.samples, clock),
@@ -103,7 +107,7 @@ def _compose(config: ServerConfig, stores: Stores) -> tuple[Services, Claims, Sw
 
 
 @contextlib.asynccontextmanager
-async def _loops(*loops: Any) -> AsyncIterator[None]:
+async def _loops(*loops: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     tasks_ = [asyncio.ensure_future(loop) for loop in loops]
     try:
         yield

@@ -121,6 +121,11 @@ class ServerConfig:
         parts = urlsplit(self.store)
         return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
 
+    def url(self, port: int) -> str:
+        """The address that the server answers under."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls else 'http'}://{host}:{port}"
+
     def problem(self) -> str | None:
         """What is wrong with these settings together, and the cure; None when they can be served."""
         if (self.tls_cert is None) != (self.tls_key is None):
@@ -137,7 +142,7 @@ class ServerConfig:
 
 
 def fields() -> tuple[dataclasses.Field[Any], ...]:
-    """The settings' declarations; each field's metadata holds help, kind, and perhaps choices and metavar."""
+    """The settings' declarations; a field's metadata holds help, kind, and perhaps choices, metavar, secret."""
     return dataclasses.fields(ServerConfig)
 
 

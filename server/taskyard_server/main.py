@@ -13,13 +13,14 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import uvicorn
 import uvloop
 from fastapi import FastAPI
 
+from taskyard_server.api.services import Services
 from taskyard_server.app import create_app
 from taskyard_server.config import ServerConfig, add_arguments, fields
 from taskyard_server.errors import StartRefused
@@ -38,7 +39,11 @@ class Started:
     """What is known once the server listens."""
 
     url: str
+    local_url: str
+    """The same, as this machine reaches it where it listens on every address."""
     admin_token_file: Path
+    administrator_created: bool
+    """Whether this start made the first administrator's token."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,7 +77,7 @@ async def _serve(config: ServerConfig, listener: socket.socket, started: Callabl
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, server.stop)
-        _announce(config, listener, started)
+        _announce(app, listener, started)
         await server.serve(sockets=[listener])
     logger.info("stopped", extra={"action": "server_stopped"})
 
@@ -82,13 +87,13 @@ class _Server(uvicorn.Server):
 
     def __init__(self, app: FastAPI, config: ServerConfig) -> None:
         super().__init__(_uvicorn_config(app, config))
-        self._stopping: asyncio.Event = app.state.services.stopping
+        self._services: Services = app.state.services
 
     def stop(self) -> None:
         """The first call ends gracefully, the second at once."""
         self.force_exit = self.should_exit
         self.should_exit = True
-        self._stopping.set()
+        self._services.stop()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -125,9 +130,10 @@ def _listener(config: ServerConfig) -> socket.socket:
         raise StartRefused(f"cannot listen on {config.host}:{config.port}: {error.strerror or error}") from error
 
 
-def _announce(config: ServerConfig, listener: socket.socket, started: Callable[[Started], None] | None) -> None:
-    host = f"[{config.host}]" if ":" in config.host else config.host
-    url = f"{'https' if config.tls else 'http'}://{host}:{listener.getsockname()[1]}"
+def _announce(app: FastAPI, listener: socket.socket, started: Callable[[Started], None] | None) -> None:
+    config: ServerConfig = app.state.config
+    port = listener.getsockname()[1]
+    url = config.url(port)
     logger.info(
         "listening on %s, store %s, data in %s",
         url,
@@ -136,7 +142,15 @@ def _announce(config: ServerConfig, listener: socket.socket, started: Callable[[
         extra={"action": "server_started", "url": url},
     )
     if started:
-        started(Started(url=url, admin_token_file=config.admin_token_file))
+        local = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(config.host, config.host)  # noqa: S104
+        started(
+            Started(
+                url=url,
+                local_url=replace(config, host=local).url(port),
+                admin_token_file=config.admin_token_file,
+                administrator_created=app.state.services.administrator_created,
+            )
+        )
 
 
 def _raise_file_limit() -> None:

@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 
 from taskyard_server.accounts import Accounts
 from taskyard_server.auth import Actor, Authenticator
+from taskyard_server.claims import Claims
 from taskyard_server.config import ServerConfig
 from taskyard_server.idempotency import Repeats
 from taskyard_server.metrics import Metrics
@@ -32,11 +33,19 @@ class Services:
     repeats: Repeats
     tasks: Tasks
     queues: Queues
+    room: Claims
     workers: Workers
     runs: Runs
     metrics: Metrics
+    administrator_created: bool = False
+    """Whether this start made the first administrator's token."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the server is told to stop: parked requests and streams end."""
+    """Set by `stop`."""
+
+    def stop(self) -> None:
+        """Ends parked claims and streams: the server is about to stop."""
+        self.stopping.set()
+        self.room.close()
 
 
 @dataclass(frozen=True, kw_only=True)
