@@ -1,0 +1,169 @@
+"""Tokens and invitations on a real store, with a clock that the test moves."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from taskyard.wire import IssuedToken, LoginRequest, NewToken, TokenKind
+from taskyard_server.accounts import Accounts
+from taskyard_server.auth import CACHE_SECONDS, RIGHTS, Actor, Authenticator, Right
+from taskyard_server.errors import Forbidden, Invalid, NotFound, Unauthorised
+from taskyard_server.store.sqlite import SqliteStore
+
+USER = NewToken(kind=TokenKind.USER, name="ada")
+
+
+@dataclass
+class Clock:
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Door:
+    clock: Clock
+    authenticator: Authenticator
+    accounts: Accounts
+    root: Actor
+
+    async def user(self, name: str) -> Actor:
+        issued = await self.accounts.issue(NewToken(kind=TokenKind.USER, name=name), self.root)
+        return await self.authenticator.actor(issued.secret)
+
+
+def everything_below(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.glob("control.db*"))
+
+
+@pytest.fixture
+async def door(tmp_path: Path) -> AsyncIterator[Door]:
+    store = SqliteStore(tmp_path / "control.db")
+    await store.open()
+    clock = Clock()
+    authenticator = Authenticator(store, clock, clock)
+    accounts = Accounts(store, authenticator, clock)
+    await accounts.ensure_administrator(tmp_path / "admin-token")
+    root = await authenticator.actor((tmp_path / "admin-token").read_text().strip())
+    yield Door(clock, authenticator, accounts, root)
+    await store.close()
+
+
+async def test_first_start_leaves_a_private_token_and_the_next_leaves_it(door: Door, tmp_path: Path) -> None:
+    file = tmp_path / "admin-token"
+    before = file.read_text()
+
+    created = await door.accounts.ensure_administrator(file)
+
+    assert not created
+    assert file.read_text() == before
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+async def test_token_names_its_kind_and_is_kept_as_a_hash_alone(door: Door, tmp_path: Path) -> None:
+    issued = await door.accounts.issue(USER, door.root)
+
+    assert issued.secret.startswith("ty_user_")
+    kept = everything_below(tmp_path)
+    assert issued.token.id.encode() in kept
+    assert issued.secret.encode() not in kept
+
+
+async def test_expired_token_is_refused(door: Door) -> None:
+    new = NewToken(kind=TokenKind.USER, expires_in_seconds=60.0)
+    issued = await door.accounts.issue(new, door.root)
+    await door.authenticator.actor(issued.secret)
+
+    door.clock.now += 61.0
+
+    with pytest.raises(Unauthorised, match="expired"):
+        await door.authenticator.actor(issued.secret)
+
+
+async def test_revocation_on_another_server_is_noticed_when_the_memory_ends(door: Door) -> None:
+    issued = await door.accounts.issue(USER, door.root)
+    await door.authenticator.actor(issued.secret)
+    elsewhere = Accounts(door.accounts._store, Authenticator(door.accounts._store, door.clock), door.clock)
+
+    await elsewhere.revoke(issued.token.id, door.root)
+    door.clock.now += CACHE_SECONDS
+
+    with pytest.raises(Unauthorised, match="revoked"):
+        await door.authenticator.actor(issued.secret)
+
+
+async def test_code_is_good_once_for_however_many_ask_at_once(door: Door) -> None:
+    invitation = await door.accounts.invite(USER, door.root)
+    request = LoginRequest(code=invitation.code)
+
+    answers = await asyncio.gather(*(door.accounts.login(request) for _ in range(5)), return_exceptions=True)
+
+    issued = [answer for answer in answers if isinstance(answer, IssuedToken)]
+    assert len(issued) == 1
+    assert (await door.authenticator.actor(issued[0].secret)).name == "ada"
+    assert all(isinstance(answer, Unauthorised) for answer in answers if answer not in issued)
+
+
+async def test_code_may_be_typed_carelessly(door: Door) -> None:
+    invitation = await door.accounts.invite(USER, door.root)
+    typed = " " + invitation.code.replace("-", " ").lower().replace("0", "o").replace("1", "l")
+
+    issued = await door.accounts.login(LoginRequest(code=typed, name="ada's laptop"))
+
+    assert issued.token.name == "ada's laptop"
+
+
+async def test_code_is_worthless_after_ten_minutes_and_no_token(door: Door) -> None:
+    invitation = await door.accounts.invite(USER, door.root)
+    with pytest.raises(Unauthorised):
+        await door.authenticator.actor(invitation.code)
+
+    door.clock.now += 601.0
+
+    with pytest.raises(Unauthorised, match="ask for a new one"):
+        await door.accounts.login(LoginRequest(code=invitation.code))
+
+
+async def test_users_see_and_revoke_their_own_tokens_alone(door: Door) -> None:
+    ada, bob = await door.user("ada"), await door.user("bob")
+
+    second = await door.accounts.issue(NewToken(kind=TokenKind.USER, name="laptop"), ada)
+
+    assert {token.name for token in await door.accounts.list(ada)} == {"ada", "laptop"}
+    with pytest.raises(NotFound):
+        await door.accounts.revoke(second.token.id, bob)
+    assert (await door.accounts.revoke(second.token.id, ada)).revoked
+
+
+async def test_token_of_a_token_does_not_outlive_it(door: Door) -> None:
+    short = await door.accounts.issue(NewToken(kind=TokenKind.USER, expires_in_seconds=60.0), door.root)
+    actor = await door.authenticator.actor(short.secret)
+
+    child = await door.accounts.issue(NewToken(kind=TokenKind.USER, expires_in_seconds=3600.0), actor)
+
+    assert child.token.expires_at == short.token.expires_at
+
+
+async def test_users_make_no_administrators_and_nobody_makes_runs(door: Door) -> None:
+    ada = await door.user("ada")
+
+    with pytest.raises(Forbidden):
+        await door.accounts.issue(NewToken(kind=TokenKind.ADMINISTRATOR), ada)
+    with pytest.raises(Forbidden):
+        await door.accounts.invite(NewToken(kind=TokenKind.ADMINISTRATOR), ada)
+    with pytest.raises(Invalid):
+        await door.accounts.issue(NewToken(kind=TokenKind.RUN), door.root)
+
+
+def test_only_agents_claim_and_no_agent_touches_tasks_or_tokens() -> None:
+    agents = {right for right, kinds in RIGHTS.items() if TokenKind.AGENT in kinds}
+
+    assert agents == {Right.READ, Right.CREATE_QUEUES, Right.CLAIM, Right.REPORT}
+    assert set(RIGHTS) == set(Right)
+    assert all(RIGHTS[right] == {TokenKind.AGENT} for right in (Right.CLAIM, Right.REPORT))
