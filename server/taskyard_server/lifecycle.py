@@ -321,8 +321,9 @@ def finish(
     A run that was given up and comes back ended, before a successor is claimed, counts as it ended.
     Raises Stale when the run was superseded.
     """
-    if _has_reported_end(own_run(record, run_id, control_hash)):
-        return record
+    entry = own_run(record, run_id, control_hash)
+    if _has_reported_end(entry):
+        return record if entry.run.log_bytes is not None else _with_log_end(record, run_id, request.log_bytes)
     record = _living(record, run_id, now=now, timing=timing)
     run = record.runs[-1].run
     phases = _merged(run.phases, request.phases)
@@ -330,6 +331,15 @@ def finish(
         run, phases=phases, phase=_later(run.phase, request.outcome.phase), log_bytes=request.log_bytes
     )
     return _close(_with_run(record, ended), request.outcome, now)
+
+
+def _with_log_end(record: TaskRecord, run_id: str, log_bytes: int) -> TaskRecord:
+    """The server declared the end itself (a reboot); only the agent knows how long the log is."""
+    runs = tuple(
+        replace(entry, run=replace(entry.run, log_bytes=log_bytes)) if entry.run.id == run_id else entry
+        for entry in record.runs
+    )
+    return replace(record, runs=runs)
 
 
 def reboot(record: TaskRecord, run_id: str, *, now: float) -> TaskRecord:
@@ -412,10 +422,10 @@ def _verdict(run: Run, outcome: Outcome) -> Callable[[TaskRecord, float], TaskRe
         return _completed
     if run.cancel_requested_at is not None:
         return _stopped
-    if outcome.kind is OutcomeKind.LOST:
-        return _lost_after_start if run.started_at is not None else _never_started
     if outcome.reason is Reason.AGENT_STOPPED:
         return _interrupted
+    if outcome.kind is OutcomeKind.LOST:
+        return _lost_after_start if run.started_at is not None else _never_started
     if outcome.kind is OutcomeKind.CANCELLED:
         return _stopped
     return _machine_failed if outcome.infrastructure else _failed

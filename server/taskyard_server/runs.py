@@ -1,0 +1,543 @@
+"""Runs: how agents take work, report on it and are answered; and the runs' logs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import logging
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
+
+import anyio
+from taskyard.wire import (
+    Beat,
+    BeatAnswer,
+    Claim,
+    ClaimRequest,
+    FinishRequest,
+    LogPosition,
+    Outcome,
+    Run,
+    RunDirective,
+    RunReport,
+    Sample,
+    StartRequest,
+    WorkerDirective,
+    WorkerReport,
+)
+
+from taskyard_server import lifecycle, matching, workers
+from taskyard_server.auth import Actor
+from taskyard_server.claims import Claims, Waiter
+from taskyard_server.config import ServerConfig
+from taskyard_server.disk import Disk
+from taskyard_server.errors import Conflict, Forbidden, Invalid, NotFound, Stale
+from taskyard_server.matching import Offer
+from taskyard_server.names import normalised
+from taskyard_server.store.base import LogStore, RunRecord, SampleStore, Store, TaskRecord
+from taskyard_server.views import task_view
+
+logger = logging.getLogger(__name__)
+
+MAX_WAIT_SECONDS = 25.0
+MAX_SAMPLES = 10_000
+LOG_POLL_SECONDS = 2.0
+"""How soon a reader here sees what was appended through another server of the store."""
+TAIL_BLOCK_BYTES = 64 << 10
+MAX_TAIL_BYTES = 8 << 20
+MAX_KNOWN_WRITERS = 20_000
+_HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+Gone = Callable[[], Awaitable[bool]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogSlice:
+    """A stretch of a run's log."""
+
+    data: bytes
+    offset: int
+    """Where `data` begins."""
+    length: int
+    """Bytes held."""
+    complete: bool
+    """Whether nothing can follow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Writer:
+    """Who may append to a run's log; this never changes, so it is remembered."""
+
+    control_hash: str
+    agent: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seeker:
+    """A claim with what was looked up for it."""
+
+    request: ClaimRequest
+    actor: Actor
+    gone: Gone
+    queues: dict[str, str]
+    """Id → name, in the order in which they are tried."""
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Runs:
+    """Hands out runs, takes reports on them, keeps their logs."""
+
+    def __init__(
+        self,
+        store: Store,
+        claims: Claims,
+        logs: LogStore,
+        samples: SampleStore,
+        clock: Callable[[], float],
+        config: ServerConfig,
+    ) -> None:
+        self._store = store
+        self._claims = claims
+        self._logs = logs
+        self._samples = samples
+        self._clock = clock
+        self._log_cap_bytes = config.log_cap_bytes
+        self._timing = timing_of(config)
+        self._disk = Disk(config.data, config.min_free_disk_bytes)
+        self._news = _News()
+        self._writers: dict[str, _Writer] = {}
+        self._repeats: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    # --- Claims
+
+    async def claim(self, request: ClaimRequest, actor: Actor, gone: Gone) -> Claim:
+        """Takes the first fitting task, waiting for one; see the design's protocol, step 1.
+
+        Answers without a run when none came in time, a directive ended the wait, or the client is gone.
+        Raises Invalid, Forbidden for a queue that the token does not list, Conflict.
+        """
+        _check_claim(request, actor)
+        queues = await self._open_queues(request)
+        seeker = _Seeker(
+            request=request,
+            actor=actor,
+            gone=gone,
+            queues=queues,
+            lock=self._repeats.setdefault(request.request_id, asyncio.Lock()),
+        )
+        if request.task is not None:
+            return await self._claim_by_name(seeker, request.task)
+        offer = _offer(request)
+        with self._claims.park(offer, queues, request_id=request.request_id, runs=request.runs) as waiter:
+            return await self._seek(seeker, waiter) or self._empty(request)
+
+    async def _open_queues(self, request: ClaimRequest) -> dict[str, str]:
+        """Queues that do not exist (any more) are passed over, and a paused worker is given none."""
+        if request.worker is None or await self._is_paused(request.worker):
+            return {}
+        found = [await self._store.queue_named(normalised(name)) for name in matching.in_order(request.queues)]
+        return {queue.id: queue.name for queue in found if queue is not None}
+
+    async def _is_paused(self, worker: str) -> bool:
+        try:
+            return bool((await self._store.worker(worker)).worker.paused_reason)
+        except NotFound:
+            return False
+
+    async def _seek(self, seeker: _Seeker, waiter: Waiter) -> Claim | None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + min(max(0.0, seeker.request.wait_seconds), MAX_WAIT_SECONDS)
+        while not waiter.ended and not self._claims.untold(seeker.request.runs):
+            if await seeker.gone():
+                return None
+            found = await self._look(seeker, waiter)
+            if found is not None:
+                return found
+            if not await waiter.rung(deadline - loop.time()):
+                return None
+        return None
+
+    async def _look(self, seeker: _Seeker, waiter: Waiter) -> Claim | None:
+        """One look at the store. Repeats of one request look one after the other, and find the same run."""
+        async with seeker.lock:
+            earlier = await self._claimed_before(seeker)
+            if earlier is not None or not seeker.queues:
+                return earlier
+            record = await self._take_first(seeker, waiter)
+        if record is None:
+            return None
+        return self._handed_out(record, record.runs[-1], seeker.queues.get(record.queue or ""))
+
+    async def _take_first(self, seeker: _Seeker, waiter: Waiter) -> TaskRecord | None:
+        async with self._claims.look(waiter) as look:
+            look.found = await self._store.claim(
+                tuple(seeker.queues),
+                lambda candidate: matching.fits(candidate, waiter.offer),
+                lambda record: self._given(record, seeker),
+            )
+        return look.found
+
+    async def _claim_by_name(self, seeker: _Seeker, task_id: str) -> Claim:
+        """`agent execute`: this task and no other, at once. Raises NotFound, Conflict when it does not fit."""
+        async with seeker.lock:
+            earlier = await self._claimed_before(seeker)
+            if earlier is not None:
+                return earlier
+            record = await self._store.update(task_id, lambda record: self._given_by_name(record, seeker))
+        return self._handed_out(record, record.runs[-1], await self._queue_name(record))
+
+    async def _claimed_before(self, seeker: _Seeker) -> Claim | None:
+        record = await self._store.run_of_request(seeker.request.request_id)
+        if record is None:
+            return None
+        entry = next(run for run in record.runs if run.request_id == seeker.request.request_id)
+        if entry.agent != seeker.actor.token:
+            raise Conflict("this request_id was used by another agent: draw a new one")
+        return self._handed_out(record, entry, await self._queue_name(record))
+
+    def _given(self, record: TaskRecord, seeker: _Seeker) -> TaskRecord:
+        return lifecycle.claim(
+            record, seeker.request, agent=seeker.actor.token, now=self._clock(), timing=self._timing
+        )
+
+    def _given_by_name(self, record: TaskRecord, seeker: _Seeker) -> TaskRecord:
+        reason = matching.misfit(matching.candidate(record), _offer(seeker.request))
+        if reason is not None:
+            raise Conflict(f"task {record.id} cannot run here: {reason}")
+        return self._given(record, seeker)
+
+    async def _queue_name(self, record: TaskRecord) -> str | None:
+        if record.queue is None:
+            return None
+        try:
+            return (await self._store.queue(record.queue)).name
+        except NotFound:
+            return None
+
+    def _handed_out(self, record: TaskRecord, entry: RunRecord, queue: str | None) -> Claim:
+        logger.info(
+            "worker %s claimed task %s",
+            entry.run.worker,
+            record.id,
+            extra={"action": "task_claimed", "task": record.id, "run": entry.run.id},
+        )
+        return Claim(
+            run=entry.run,
+            task=task_view(record, queue),
+            secrets=record.secret_values,
+            lease_seconds=self._timing.lease_seconds,
+        )
+
+    def _empty(self, request: ClaimRequest) -> Claim:
+        directives = self._claims.take_directives(request.runs)
+        return Claim(lease_seconds=self._timing.lease_seconds, directives=directives)
+
+    # --- Beats
+
+    async def beat(self, beat: Beat, actor: Actor) -> BeatAnswer:
+        """Renews the leases of the agent's runs, keeps what it says, and answers with what it must do."""
+        await self._give_up_after_reboot(beat, actor)
+        directives = await asyncio.gather(*(self._beat_of(report, actor) for report in beat.runs))
+        told = await asyncio.gather(*(self._save_worker(report, beat, actor) for report in beat.workers))
+        await self._samples.add(_own_samples(beat))
+        return BeatAnswer(
+            server_time=self._clock(),
+            lease_seconds=self._timing.lease_seconds,
+            runs=tuple(directive for directive in directives if directive is not None),
+            workers=tuple(told),
+        )
+
+    async def _beat_of(self, report: RunReport, actor: Actor) -> RunDirective | None:
+        def renewed(record: TaskRecord) -> TaskRecord:
+            control_hash = _own(record, report.id, report.control_token, actor)
+            return lifecycle.beat(
+                record, report, control_hash=control_hash, now=self._clock(), timing=self._timing
+            )
+
+        try:
+            record = await self._store.update(_task_of(report.id), renewed)
+        except (Stale, NotFound, Forbidden) as error:
+            logger.info("%s", error, extra={"action": "run_stale", "run": report.id})
+            return RunDirective(run=report.id, stale=True)
+        entry = _run_of(record, report.id)
+        if entry.run.outcome is None and entry.run.cancel_requested_at is not None:
+            return RunDirective(run=report.id, cancel=True)
+        return None
+
+    async def _give_up_after_reboot(self, beat: Beat, actor: Actor) -> None:
+        """A machine that restarted holds nothing of what it ran before; nobody has to wait for a lease."""
+        names = [report.name for report in beat.workers if await self._has_rebooted(report.name, beat)]
+        if not names:
+            return
+        for record in await self._store.active():
+            entry = record.runs[-1]
+            if entry.run.worker in names and entry.agent == actor.token and entry.boot_id != beat.boot_id:
+                await self._lose_by_reboot(record.id, entry.run.id)
+
+    async def _has_rebooted(self, worker: str, beat: Beat) -> bool:
+        try:
+            known = (await self._store.worker(worker)).worker
+        except NotFound:
+            return False
+        return known.host == beat.host and known.boot_id not in ("", beat.boot_id)
+
+    async def _lose_by_reboot(self, task_id: str, run_id: str) -> None:
+        record = await self._store.update(
+            task_id, lambda record: lifecycle.reboot(record, run_id, now=self._clock())
+        )
+        self.tell(record)
+
+    async def _save_worker(self, report: WorkerReport, beat: Beat, actor: Actor) -> WorkerDirective:
+        try:
+            record = await self._store.save_worker(
+                report.name,
+                lambda known: workers.reported(known, report, beat, token=actor.token, now=self._clock()),
+            )
+        except Conflict as error:
+            return WorkerDirective(worker=report.name, paused=True, reason=str(error))
+        reason = record.worker.paused_reason
+        return WorkerDirective(worker=report.name, paused=bool(reason), reason=reason)
+
+    # --- Start and finish
+
+    async def start(self, run_id: str, request: StartRequest, actor: Actor) -> Run:
+        """Allows user code to start. Raises Stale when it must not, NotFound, Forbidden."""
+
+        def started(record: TaskRecord) -> TaskRecord:
+            control_hash = _own(record, run_id, request.control_token, actor)
+            return lifecycle.start(
+                record, run_id, request, control_hash=control_hash, now=self._clock(), timing=self._timing
+            )
+
+        return _run_of(await self._store.update(_task_of(run_id), started), run_id).run
+
+    async def finish(self, run_id: str, request: FinishRequest, actor: Actor) -> Run:
+        """Ends the run; a repeat is answered with the first end. Raises Stale, NotFound, Forbidden, Invalid."""
+        if request.log_bytes < 0:
+            raise Invalid("log_bytes is a length: 0 or more")
+        before: list[TaskRecord] = []
+
+        def finished(record: TaskRecord) -> TaskRecord:
+            before[:] = [record]
+            control_hash = _own(record, run_id, request.control_token, actor)
+            return lifecycle.finish(
+                record, run_id, request, control_hash=control_hash, now=self._clock(), timing=self._timing
+            )
+
+        record = await self._store.update(_task_of(run_id), finished)
+        run = _run_of(record, run_id).run
+        if run.outcome is not None and _run_of(before[0], run_id).run.outcome != run.outcome:
+            await self._count(run, run.outcome)
+        self.tell(record)
+        return run
+
+    async def _count(self, run: Run, outcome: Outcome) -> None:
+        def counted(known: workers.WorkerRecord | None) -> workers.WorkerRecord:
+            if known is None:
+                raise NotFound(f"worker {run.worker} never reported")
+            return workers.counted(known, outcome)
+
+        with contextlib.suppress(NotFound):
+            record = await self._store.save_worker(run.worker, counted)
+            if record.worker.paused_reason and outcome.infrastructure:
+                logger.warning(
+                    "worker %s is paused: %s",
+                    run.worker,
+                    record.worker.paused_reason,
+                    extra={"action": "worker_paused", "worker": run.worker},
+                )
+
+    def tell(self, record: TaskRecord) -> None:
+        """Word of a change of a task's runs: to its readers, to the agent, and to whoever may claim it now."""
+        for entry in record.runs[-1:]:
+            if entry.run.outcome is not None:
+                self._claims.forget_directive(entry.run.id)
+            self._news.tell(entry.run.id)
+        self._claims.announce(record)
+
+    async def get(self, run_id: str) -> Run:
+        """Raises NotFound."""
+        return _run_of(await self._store.task(_task_of(run_id)), run_id).run
+
+    # --- Logs
+
+    async def append_log(
+        self, run_id: str, control_token: str, offset: int, data: bytes, actor: Actor
+    ) -> LogPosition:
+        """Keeps the bytes and answers what is held. A past run's tail goes on its own log.
+
+        Raises Stale for a token that is not this run's, Unavailable on a low disk, before anything is written.
+        """
+        await self._check_writer(run_id, control_token, actor)
+        self._disk.require_room("logs are refused")
+        cap = self._log_cap_bytes
+        length = await self._logs.append(run_id, offset, data, cap=cap)
+        self._news.tell(run_id)
+        if length >= cap > offset:
+            await self._mark_capped(run_id, cap)
+        return LogPosition(offset=length, capped=length >= cap)
+
+    async def _check_writer(self, run_id: str, control_token: str, actor: Actor) -> None:
+        writer = self._writers.get(run_id) or await self._find_writer(run_id)
+        mine = hmac.compare_digest(writer.control_hash, hash_of(control_token))
+        if not mine or writer.agent != actor.token:
+            raise Stale(f"run {run_id} has another control token or another agent: stop sending its log")
+
+    async def _find_writer(self, run_id: str) -> _Writer:
+        entry = _run_of(await self._store.task(_task_of(run_id)), run_id)
+        if len(self._writers) >= MAX_KNOWN_WRITERS:
+            self._writers.clear()
+        self._writers[run_id] = _Writer(control_hash=entry.control_hash, agent=entry.agent)
+        return self._writers[run_id]
+
+    async def _mark_capped(self, run_id: str, cap: int) -> None:
+        def marked(record: TaskRecord) -> TaskRecord:
+            number = _run_of(record, run_id).run.number
+            if any(event.kind == "log_capped" and event.run == number for event in record.events):
+                return record
+            detail = f"the log reached {cap} bytes: the rest is dropped"
+            return lifecycle.tell(record, "log_capped", run=number, detail=detail, now=self._clock())
+
+        await self._store.update(_task_of(run_id), marked)
+
+    async def read_log(self, run_id: str, offset: int, limit: int) -> LogSlice:
+        """At most `limit` bytes from `offset`. Raises NotFound."""
+        run = await self.get(run_id)
+        length = await self._logs.length(run_id)
+        data = await self._logs.read(run_id, offset, limit) if offset < length else b""
+        return LogSlice(data=data, offset=offset, length=length, complete=self._is_complete(run, length))
+
+    async def tail_log(self, run_id: str, lines: int) -> LogSlice:
+        """The last `lines` lines, at most MAX_TAIL_BYTES of them. Raises NotFound."""
+        run = await self.get(run_id)
+        length = await self._logs.length(run_id)
+        data = await self._tail(run_id, length, lines)
+        offset = length - len(data)
+        return LogSlice(data=data, offset=offset, length=length, complete=self._is_complete(run, length))
+
+    async def _tail(self, run_id: str, length: int, lines: int) -> bytes:
+        """Reads backwards until the bytes hold the end of the line before the wanted ones."""
+        begin, data = length, b""
+        while begin > 0 and data.count(b"\n", 0, max(0, len(data) - 1)) < lines and len(data) < MAX_TAIL_BYTES:
+            end, begin = begin, max(0, begin - TAIL_BLOCK_BYTES)
+            data = await self._logs.read(run_id, begin, end - begin) + data
+        return _last_lines(data, lines)
+
+    async def wait_for_log(self, run_id: str, offset: int, timeout_seconds: float) -> bool:
+        """Waits until there is something beyond `offset` or nothing can follow; False when neither came in time.
+
+        Raises NotFound.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout_seconds
+        with self._news.listening(run_id) as bell:
+            while not await self._has_more(run_id, offset):
+                left = deadline - asyncio.get_running_loop().time()
+                if left <= 0:
+                    return False
+                with anyio.move_on_after(min(left, LOG_POLL_SECONDS)):
+                    await bell.wait()
+                bell.clear()
+        return True
+
+    async def _has_more(self, run_id: str, offset: int) -> bool:
+        length = await self._logs.length(run_id)
+        return length > offset or self._is_complete(await self.get(run_id), length)
+
+    def _is_complete(self, run: Run, length: int) -> bool:
+        """A run that was lost has no stated length: what is there is what there is."""
+        if run.outcome is None:
+            return False
+        return length >= min(run.log_bytes or 0, self._log_cap_bytes)
+
+
+class _News:
+    """Bells of those who follow a run's log."""
+
+    def __init__(self) -> None:
+        self._bells: dict[str, set[asyncio.Event]] = {}
+
+    def tell(self, run_id: str) -> None:
+        for bell in self._bells.get(run_id, ()):
+            bell.set()
+
+    @contextlib.contextmanager
+    def listening(self, run_id: str) -> Iterator[asyncio.Event]:
+        bell = asyncio.Event()
+        self._bells.setdefault(run_id, set()).add(bell)
+        try:
+            yield bell
+        finally:
+            self._bells[run_id].discard(bell)
+            if not self._bells[run_id]:
+                del self._bells[run_id]
+
+
+def timing_of(config: ServerConfig) -> lifecycle.Timing:
+    """The three times that the lifecycle goes by."""
+    return lifecycle.Timing(
+        lease_seconds=config.lease_seconds,
+        confirm_seconds=config.confirm_seconds,
+        lost_after_seconds=config.lost_after_seconds,
+    )
+
+
+def hash_of(token: str) -> str:
+    """What is kept of a run's token."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _check_claim(request: ClaimRequest, actor: Actor) -> None:
+    if not request.request_id or len(request.request_id) > 200:
+        raise Invalid("request_id must have 1 to 200 characters: draw one per claim")
+    if request.worker is None:
+        return
+    if not (_HASH.fullmatch(request.control_hash) and _HASH.fullmatch(request.report_hash)):
+        raise Invalid("control_hash and report_hash must be SHA-256 digests in lower-case hexadecimal digits")
+    refused = [name for name in request.queues if actor.queues and name not in actor.queues]
+    if refused:
+        raise Forbidden(f"this agent's token is for {', '.join(actor.queues)}, not for {', '.join(refused)}")
+
+
+def _offer(request: ClaimRequest) -> Offer:
+    worker = request.worker or request.agent
+    return Offer(worker=worker, free_gpus=request.free_gpus, total_gpus=request.total_gpus)
+
+
+def _task_of(run_id: str) -> str:
+    return run_id.rpartition(".")[0] or run_id
+
+
+def _run_of(record: TaskRecord, run_id: str) -> RunRecord:
+    entry = lifecycle.find_run(record, run_id)
+    if entry is None:
+        raise NotFound(f"task {record.id} has no run {run_id}; it has {len(record.runs)}")
+    return entry
+
+
+def _own(record: TaskRecord, run_id: str, control_token: str, actor: Actor) -> str:
+    """The token's hash, if the actor is the agent that claimed the run. Raises NotFound, Stale, Forbidden."""
+    control_hash = hash_of(control_token)
+    entry = lifecycle.own_run(record, run_id, control_hash)
+    if entry.agent != actor.token:
+        raise Forbidden(f"run {run_id} was claimed by another agent: only that one may report on it")
+    return control_hash
+
+
+def _last_lines(data: bytes, lines: int) -> bytes:
+    """Lines end at a line feed alone: a progress bar's carriage returns stay one line."""
+    begin = len(data) - data.endswith(b"\n")
+    for _ in range(lines):
+        begin = data.rfind(b"\n", 0, max(0, begin))
+        if begin < 0:
+            return data
+    return data[begin + 1 :] if lines > 0 else b""
+
+
+def _own_samples(beat: Beat) -> list[Sample]:
+    """An agent measures its own workers and runs."""
+    own = {f"worker:{report.name}" for report in beat.workers} | {f"run:{report.id}" for report in beat.runs}
+    return [sample for sample in beat.samples if sample.subject in own][:MAX_SAMPLES]
