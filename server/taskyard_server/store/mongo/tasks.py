@@ -1,0 +1,267 @@
+"""The collection of tasks: every write names the version that it replaces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pymongo import DESCENDING, ReplaceOne
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.errors import BulkWriteError, DuplicateKeyError
+from taskyard.wire import TaskState
+
+from taskyard_server.errors import Conflict, NotFound
+from taskyard_server.mongodb import Database, Document
+from taskyard_server.store.base import Change, TaskFilter, TaskRecord
+from taskyard_server.store.mongo.documents import HOLDING_STATES, NEEDED, PLACES, Found, from_document, to_document
+from taskyard_server.store.mongo.gates import Gates
+from taskyard_server.store.ranks import key_after
+
+_ACTIVE = {"$in": [state.value for state in TaskState if state.active]}
+_NEWEST = [("created_at", DESCENDING), ("_id", DESCENDING)]
+
+
+class Tasks:
+    """Reads and writes task records. `writer` marks what this server wrote."""
+
+    def __init__(self, database: Database, gates: Gates, *, writer: str) -> None:
+        self._database = database
+        self._gates = gates
+        self.writer = writer
+
+    @property
+    def collection(self) -> AsyncCollection[Document]:
+        """The documents themselves."""
+        return self._database.collection("tasks")
+
+    async def find(self, task_id: str) -> Found:
+        """Raises NotFound."""
+        document = await self.collection.find_one({"_id": task_id}, NEEDED)
+        if document is None:
+            raise _no_task(task_id)
+        return from_document(document)
+
+    async def first(self, query: Document) -> TaskRecord | None:
+        """Returns a record that the query finds."""
+        document = await self.collection.find_one(query, NEEDED)
+        return None if document is None else from_document(document).record
+
+    async def active(self) -> list[TaskRecord]:
+        """Those that a worker holds."""
+        cursor = self.collection.find({"state": _ACTIVE}, NEEDED).sort(_NEWEST)
+        return [from_document(document).record async for document in cursor]
+
+    async def newest(self, wanted: TaskFilter, *, before: str | None, limit: int) -> list[TaskRecord]:
+        """Raises NotFound when the task of `before` is gone."""
+        if limit <= 0:
+            return []
+        conditions = _conditions(wanted)
+        if before is not None:
+            conditions.append(await self._behind(before))
+        query = {"$and": conditions} if conditions else {}
+        cursor = self.collection.find(query, NEEDED).sort(_NEWEST).limit(limit)
+        return [from_document(document).record async for document in cursor]
+
+    async def due(self, now: float, limit: int) -> list[str]:
+        """Ids, earliest first."""
+        cursor = self.collection.find({"due_at": {"$lte": float(now)}}, {"_id": 1}).sort("due_at").limit(limit)
+        return [document["_id"] async for document in cursor]
+
+    # --- writing
+
+    async def add(self, records: Sequence[TaskRecord]) -> None:
+        """Adds all or none. Raises Conflict naming the first id that exists, NotFound for a missing queue."""
+        if len(records) == 1 and records[0].state is not TaskState.QUEUED:
+            await self._insert(records, None)
+        elif records:
+            await self._database.transaction(lambda session: self._add_in(session, records))
+
+    async def update(self, task_id: str, change: Change) -> TaskRecord:
+        """Raises NotFound, and what `change` raises."""
+        while True:
+            found = await self.find(task_id)
+            if (stored := await self.put(found, change(found.record))) is not None:
+                return stored
+
+    async def update_all(self, task_ids: Sequence[str], change: Change) -> list[TaskRecord]:
+        """As `update`, all or nothing."""
+        if not task_ids:
+            return []
+        return await self._database.transaction(lambda session: self._update_all_in(session, task_ids, change))
+
+    async def put(self, found: Found, changed: TaskRecord) -> TaskRecord | None:
+        """Writes `changed` in the place of what was found; None when somebody else wrote in between."""
+        if changed is found.record:
+            return changed
+        if not _enters(changed, found.record) and not _lacks_place(changed):
+            return changed if await self._replace(found, changed, None) else None
+        return await self._database.transaction(lambda session: self._put_in(session, found, changed))
+
+    async def delete(self, task_id: str, allowed: Callable[[TaskRecord], None]) -> None:
+        """Raises NotFound, and what `allowed` raises."""
+        while True:
+            found = await self.find(task_id)
+            allowed(found.record)
+            gone = await self.collection.delete_one({"_id": task_id, "version": found.version})
+            if gone.deleted_count:
+                return
+
+    async def shift_leases(self, seconds: float) -> None:
+        """Moves the due time of every active task; all or nothing, so that a repeat shifts once."""
+        query = {"state": _ACTIVE, "due_at": {"$gt": float("-inf")}}
+        shift = {"$inc": {"due_at": float(seconds), "version": 1}}
+        await self._database.transaction(
+            lambda session: self.collection.update_many(query, shift, session=session)
+        )
+
+    async def replace_all(self, changes: Sequence[tuple[Found, TaskRecord]], session: AsyncClientSession) -> None:
+        """Replaces records that were read in the same transaction."""
+        writes = [
+            ReplaceOne({"_id": found.record.id, "version": found.version}, self._document(found, changed))
+            for found, changed in changes
+            if changed is not found.record
+        ]
+        if writes:
+            await self.collection.bulk_write(writes, session=session)
+
+    async def last_rank(self, queue_id: str | None, session: AsyncClientSession | None = None) -> bytes | None:
+        """The highest rank of a queue, also among the places that are held by tasks out of it."""
+        query = {"state": {"$in": HOLDING_STATES}, "queue": queue_id, "rank": {"$gte": ""}}
+        cursor = self.collection.find(query, {"rank": 1, "_id": 0}, session=session, hint=PLACES)
+        async for document in cursor.sort("rank", DESCENDING).limit(1):
+            return bytes.fromhex(document["rank"])
+        return None
+
+    # --- inside of a transaction
+
+    async def _add_in(self, session: AsyncClientSession, records: Sequence[TaskRecord]) -> None:
+        entrance = _Entrance(self, self._gates, session)
+        await self._insert([await entrance.admit(record, was=None) for record in records], session)
+
+    async def _put_in(self, session: AsyncClientSession, found: Found, changed: TaskRecord) -> TaskRecord | None:
+        placed = await _Entrance(self, self._gates, session).admit(changed, was=found.record)
+        return placed if await self._replace(found, placed, session) else None
+
+    async def _update_all_in(
+        self, session: AsyncClientSession, task_ids: Sequence[str], change: Change
+    ) -> list[TaskRecord]:
+        found = await self._find_all(task_ids, session)
+        latest = {task_id: each.record for task_id, each in found.items()}
+        entrance = _Entrance(self, self._gates, session)
+        answer = []
+        for task_id in task_ids:
+            changed = change(latest[task_id])
+            latest[task_id] = await entrance.admit(changed, was=latest[task_id])
+            answer.append(latest[task_id])
+        await self.replace_all([(found[task_id], record) for task_id, record in latest.items()], session)
+        return answer
+
+    async def _find_all(self, task_ids: Sequence[str], session: AsyncClientSession) -> dict[str, Found]:
+        cursor = self.collection.find({"_id": {"$in": list(task_ids)}}, NEEDED, session=session)
+        found = {document["_id"]: from_document(document) async for document in cursor}
+        for task_id in task_ids:
+            if task_id not in found:
+                raise _no_task(task_id)
+        return found
+
+    async def _insert(self, records: Sequence[TaskRecord], session: AsyncClientSession | None) -> None:
+        documents = [to_document(record, version=1, writer=self.writer) for record in records]
+        try:
+            await self.collection.insert_many(documents, session=session)
+        except (BulkWriteError, DuplicateKeyError) as error:
+            if (existing := _duplicate(error)) is None:
+                raise
+            raise Conflict(f"task {existing} exists already: choose another id, or none") from error
+
+    async def _replace(self, found: Found, changed: TaskRecord, session: AsyncClientSession | None) -> bool:
+        """Writes unless somebody else wrote since the record was found."""
+        result = await self.collection.replace_one(
+            {"_id": found.record.id, "version": found.version}, self._document(found, changed), session=session
+        )
+        return result.matched_count == 1
+
+    def _document(self, found: Found, changed: TaskRecord) -> Document:
+        return to_document(changed, version=found.version + 1, writer=self.writer)
+
+    async def _behind(self, task_id: str) -> Document:
+        document = await self.collection.find_one({"_id": task_id}, {"created_at": 1})
+        if document is None:
+            raise NotFound(
+                f"task {task_id}, where the page before ended, is gone: start again from the first page"
+            )
+        at = document["created_at"]
+        # The first condition alone bounds the search along the index.
+        return {"created_at": {"$lte": at}, "$or": [{"created_at": {"$lt": at}}, {"_id": {"$lt": task_id}}]}
+
+
+class _Entrance:
+    """Lets records into queues within one transaction, and gives them places in the order in which they come."""
+
+    def __init__(self, tasks: Tasks, gates: Gates, session: AsyncClientSession) -> None:
+        self._tasks = tasks
+        self._gates = gates
+        self._session = session
+        self._passed: set[str | None] = set()
+        self._last: dict[str | None, bytes | None] = {}
+
+    async def admit(self, record: TaskRecord, *, was: TaskRecord | None) -> TaskRecord:
+        """Returns the record with its place. Raises NotFound when it enters a queue that is gone."""
+        if _enters(record, was) and record.queue not in self._passed:
+            await self._gates.pass_through(record.queue, self._session)
+            self._passed.add(record.queue)
+        return await self._placed(record) if _lacks_place(record) else record
+
+    async def _placed(self, record: TaskRecord) -> TaskRecord:
+        if record.queue not in self._last:
+            self._last[record.queue] = await self._tasks.last_rank(record.queue, self._session)
+        rank = key_after(self._last[record.queue])
+        self._last[record.queue] = rank
+        return replace(record, rank=rank)
+
+
+def _enters(record: TaskRecord, was: TaskRecord | None) -> bool:
+    """Whether the change from `was` puts the record into a queue."""
+    if record.state is not TaskState.QUEUED:
+        return False
+    return was is None or was.state is not TaskState.QUEUED or was.queue != record.queue
+
+
+def _lacks_place(record: TaskRecord) -> bool:
+    return record.state is TaskState.QUEUED and record.rank is None
+
+
+def _no_task(task_id: str) -> NotFound:
+    return NotFound(f"there is no task {task_id}: it was never created, or was deleted")
+
+
+def _duplicate(error: BulkWriteError | DuplicateKeyError) -> str | None:
+    """The id that was refused because it exists."""
+    details: Any = error.details or {}
+    for refused in details.get("writeErrors", [details]):
+        if refused.get("code") == 11000:
+            return str(refused.get("keyValue", {}).get("_id", "?"))
+    return None
+
+
+def _conditions(wanted: TaskFilter) -> list[Document]:
+    states = None if wanted.states is None else {"$in": [state.value for state in wanted.states]}
+    tests: dict[str, Any] = {
+        "state": states,
+        "queue": wanted.queue,
+        "project": wanted.project,
+        "tags": wanted.tag,
+        "name": wanted.name,
+        "owner": wanted.owner,
+    }
+    conditions: list[Document] = [{name: value} for name, value in tests.items() if value is not None]
+    if wanted.name_contains is not None:
+        # No regular expression, so no character in it means anything.
+        place = {"$indexOfCP": ["$name", {"$literal": wanted.name_contains}]}
+        conditions.append({"$expr": {"$gte": [place, 0]}})
+    if wanted.id_prefix is not None:
+        conditions.append({"_id": {"$gte": wanted.id_prefix, "$lt": wanted.id_prefix + "\U0010ffff"}})
+    if wanted.updated_since is not None:
+        conditions.append({"updated_at": {"$gte": float(wanted.updated_since)}})
+    return conditions
