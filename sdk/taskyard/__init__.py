@@ -9,19 +9,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    __version__: str
+    from taskyard._task import Task
+    from taskyard.wire import TaskState
 
-__all__ = ["__version__"]
+__version__ = "0.1.0"
+__all__ = ["Task", "TaskState", "__version__"]
 
-_HOMES: dict[str, str] = {}
+_HOMES = {"Task": "taskyard._task", "TaskState": "taskyard.wire"}
 """Public name → the module that defines it. No public name equals a submodule's."""
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
 
-        return version("taskyard")
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return __all__

@@ -39,6 +39,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     ),
     "taskyard.cli.logs": ("logs",),
     "taskyard.cli.story": ("explain", "story", "events"),
+    "taskyard.cli.metrics": ("metrics",),
     "taskyard.cli.queues": ("queue",),
     "taskyard.cli.workers": ("workers",),
     "taskyard.cli.settings": ("config", "completion"),
@@ -54,6 +55,8 @@ def execute(argv: Sequence[str]) -> int:
     try:
         return _execute(argv)
     except UsageError as error:
+        return _fail(error, EXIT_MISTAKE)
+    except _agents_usage_error() as error:
         return _fail(error, EXIT_MISTAKE)
     except Refused as error:
         return _fail(error, EXIT_MISTAKE if error.status == _INVALID else EXIT_FAILURE)
@@ -161,6 +164,12 @@ def _formatter(argv: Sequence[str]) -> type[argparse.HelpFormatter]:
 
         return RichHelpFormatter
     return argparse.HelpFormatter
+
+
+def _agents_usage_error() -> tuple[type[Exception], ...]:
+    """The agent's own class for an operator's mistake, where the agent was loaded at all."""
+    errors = sys.modules.get("taskyard_agent.errors")
+    return (errors.SettingsError,) if errors else ()
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str] | None]:

@@ -1,0 +1,70 @@
+"""`metrics`: what a run, or a worker's machine, used."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from taskyard.cli import output
+from taskyard.cli.session import TASK_HELP, add_command, find_task, open_client
+from taskyard.errors import UsageError
+
+if TYPE_CHECKING:
+    from taskyard.wire import Series, SeriesPoint
+
+COLUMNS = ("NAME", "MINIMUM", "MEAN", "MAXIMUM", "COURSE")
+POINTS = 30
+_LEVELS = "▁▂▃▄▅▆▇█"
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds `metrics`."""
+    parser = add_command(subparsers, "metrics", "show what a run or a worker used", metrics)
+    parser.add_argument("task", metavar="TASK", nargs="?", help=TASK_HELP)
+    parser.add_argument("--worker", metavar="NAME", help="a worker's machine instead of a task")
+    parser.add_argument(
+        "--points", type=int, default=POINTS, metavar="N", help="most points per series; default: 30"
+    )
+
+
+def metrics(namespace: argparse.Namespace) -> None:
+    """Prints each series with its extremes and its course."""
+    if bool(namespace.task) == bool(namespace.worker):
+        raise UsageError("name a task, or a worker with --worker NAME")
+    with open_client(namespace) as client:
+        if namespace.worker:
+            series = client.worker_metrics(namespace.worker, points=namespace.points)
+        else:
+            run = find_task(client, namespace.task).run
+            if run is None:
+                raise UsageError(f"{namespace.task} has not run yet")
+            series = client.run_metrics(run.id, points=namespace.points)
+    if namespace.json:
+        output.print_json(series)
+    else:
+        output.print_table(COLUMNS, map(_row, series), empty="nothing was measured")
+
+
+def course(points: Sequence[SeriesPoint]) -> str:
+    """The means as a line of little bars."""
+    low = min(point.minimum for point in points)
+    span = max(point.maximum for point in points) - low
+    return "".join(_LEVELS[round((point.mean - low) / span * 7) if span else 0] for point in points)
+
+
+def _row(series: Series) -> tuple[object, ...]:
+    points = series.points
+    if not points:
+        return (series.name, "", "", "", "")
+    mean = sum(point.mean for point in points) / len(points)
+    values = (min(p.minimum for p in points), mean, max(p.maximum for p in points))
+    return (series.name, *(_amount(series.name, value) for value in values), course(points))
+
+
+def _amount(name: str, value: float) -> str:
+    if "bytes_per_second" in name:
+        return f"{output.size(value)}/s"
+    if "bytes" in name:
+        return output.size(value)
+    return f"{value:.1f}" + (" %" if "percent" in name else " °C" if "celsius" in name else "")

@@ -1,0 +1,188 @@
+"""`up`: a server and an agent for this machine, as two child processes that start and stop together."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from taskyard.cli import output
+from taskyard.cli.session import add_command
+from taskyard.config import Setting, add_settings, connection, is_loopback, resolve, user_file
+from taskyard.errors import TaskyardError, Unavailable
+from taskyard.wire import DEFAULT_PORT, DEFAULT_QUEUES
+
+HOST = Setting(name="host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
+PORT = Setting(name="port", kind=int, default=DEFAULT_PORT, help="port to listen on")
+DATA = Setting(name="data", kind=Path, metavar="DIR", help="folder of logs, blobs and the embedded store")
+STORE = Setting(
+    name="store", metavar="URL", secret=True, help="sqlite:///FILE or mongodb://…; default: below --data"
+)
+TLS_CERT = Setting(name="tls_cert", kind=Path, metavar="FILE", help="certificate chain (PEM)")
+TLS_KEY = Setting(name="tls_key", kind=Path, metavar="FILE", help="its private key (PEM)")
+QUEUE = Setting(
+    name="queue", many=True, default=DEFAULT_QUEUES[:1], metavar="NAME", help="queues that the agent serves"
+)
+GPUS = Setting(name="gpus", metavar="LIST", help="GPUs to use, like 0,1; default: all")
+CPU_ONLY = Setting(name="cpu_only", kind=bool, default=False, help="use no GPU")
+LOCAL_DIR = Setting(
+    name="local_dir", kind=Path, metavar="DIR", help="the agent's folder for code and environments"
+)
+SERVER_SETTINGS = (HOST, PORT, DATA, STORE, TLS_CERT, TLS_KEY)
+AGENT_SETTINGS = (QUEUE, GPUS, CPU_ONLY, LOCAL_DIR)
+
+HEALTH_SECONDS = 60.0
+LOOK_SECONDS = 0.2
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds `up`."""
+    parser = add_command(subparsers, "up", "run a server and an agent on this machine", up)
+    add_settings(parser.add_argument_group("server"), SERVER_SETTINGS)
+    add_settings(parser.add_argument_group("agent"), AGENT_SETTINGS)
+
+
+def up(namespace: argparse.Namespace) -> int:
+    """Runs both until Ctrl-C or until one of them ends."""
+    settings = resolve((*SERVER_SETTINGS, *AGENT_SETTINGS), namespace, user_file=user_file())
+    settings.refuse_together("gpus", "cpu_only")
+    namespace.server = _address(settings, "localhost" if settings["tls_cert"] else "127.0.0.1")
+    insecure = connection(namespace).insecure
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
+    children = _Children({STORE.variable: settings["store"]} if settings["store"] else {})
+    try:
+        children.start("server", *_flags(settings, SERVER_SETTINGS), *(["--insecure"] if insecure else []))
+        code = children.until(lambda: _healthy(namespace), HEALTH_SECONDS)
+        if code is not None:
+            return code
+        children.start("agent", "daemon", "--server", namespace.server, *_flags(settings, AGENT_SETTINGS))
+        _welcome(settings, namespace.server, insecure=insecure)
+        return children.watch()
+    except KeyboardInterrupt:
+        output.note("taskyard: stopping; a running task is waited for, Ctrl-C again cancels it")
+        return 0
+    finally:
+        children.stop()
+
+
+class _Children:
+    """Processes of our own command line, each in a group of its own, so that Ctrl-C reaches them through us."""
+
+    def __init__(self, variables: dict[str, str]) -> None:
+        self._variables = variables
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, command: str, *args: str) -> None:
+        """Starts `taskyard COMMAND ARGS`; its output is ours."""
+        options: dict[str, Any] = {"start_new_session": True} if os.name == "posix" else {}
+        self._processes[command] = subprocess.Popen(
+            [sys.executable, "-m", "taskyard.cli", command, *args],
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **self._variables},
+            **options,
+        )
+
+    def until(self, ready: Any, limit_seconds: float) -> int | None:
+        """Waits until it is ready; returns the exit code of a child that ended instead."""
+        deadline = time.monotonic() + limit_seconds
+        while not ready():
+            code = self._ended()
+            if code is not None:
+                return code
+            if time.monotonic() > deadline:
+                raise TaskyardError(f"the server was not ready after {limit_seconds:.0f} s; its words are above")
+            time.sleep(LOOK_SECONDS)
+        return None
+
+    def watch(self) -> int:
+        """Waits until one of them ends, which is a failure whatever its code."""
+        while True:
+            code = self._ended()
+            if code is not None:
+                return code or 1
+            time.sleep(LOOK_SECONDS)
+
+    def stop(self) -> None:
+        """Ends the agent, then the server that it speaks to. Each further Ctrl-C is passed on to the agent."""
+        for command in ("agent", "server"):
+            process = self._processes.get(command)
+            if process is not None:
+                self._stop(process)
+
+    def _stop(self, process: subprocess.Popen[bytes]) -> None:
+        while process.poll() is None:
+            process.terminate()
+            try:
+                process.wait()
+            except KeyboardInterrupt:
+                continue
+
+    def _ended(self) -> int | None:
+        for command, process in self._processes.items():
+            code = process.poll()
+            if code is not None:
+                output.note(f"taskyard: the {command} ended with {code}; its words are above")
+                return code if code > 0 else 1
+        return None
+
+
+def _healthy(namespace: argparse.Namespace) -> bool:
+    """Whether the server answers and lets us in."""
+    from taskyard.client import Client
+
+    with Client.of(connection(namespace), patience_seconds=0.0) as client:
+        try:
+            return client.health() == "ok"
+        except Unavailable:
+            return False
+
+
+def _flags(settings: Any, chosen: tuple[Setting, ...]) -> list[str]:
+    """The settings that somebody gave, as flags. A store's address holds a password: it travels as a variable."""
+    flags: list[str] = []
+    for value in settings:
+        if value.setting not in chosen or value.origin == "default" or value.setting.secret:
+            continue
+        if value.setting.kind is bool:
+            flags += [value.setting.flag] if value.value else []
+        else:
+            flags += [value.setting.flag, *map(str, value.value if value.setting.many else (value.value,))]
+    return flags
+
+
+def _address(settings: Any, host: str) -> str:
+    scheme = "https" if settings["tls_cert"] else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings['port']}"
+
+
+def _welcome(settings: Any, server: str, *, insecure: bool) -> None:
+    output.note(f"\nTaskyard is up at {server}. In another terminal:  taskyard run -- python train.py")
+    outside = _address(settings, _outside_name(settings["host"]))
+    if is_loopback(_address(settings, settings["host"])):
+        return
+    flag = " --insecure" if insecure and not settings["tls_cert"] else ""
+    output.note("To let others in, paste elsewhere")
+    output.note(f"  taskyard login {outside}{flag}          with a code from: taskyard invite user")
+    output.note(
+        f"  taskyard agent join {outside}{flag}     with a code from: taskyard invite agent --queue default"
+    )
+
+
+def _outside_name(host: str) -> str:
+    """The address by which others reach this machine, where it listens on all."""
+    if host not in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+        return host
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing: it only chooses the interface
+            return str(probe.getsockname()[0])
+        except OSError:
+            return socket.gethostname()
