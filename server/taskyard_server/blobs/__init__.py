@@ -1,1 +1,1 @@
-"""Taskyard server."""
+"""Immutable bytes under their SHA-256."""

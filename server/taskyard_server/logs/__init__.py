@@ -1,1 +1,1 @@
-"""Taskyard server."""
+"""The bytes of each run's log."""

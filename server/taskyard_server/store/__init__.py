@@ -1,1 +1,96 @@
-"""Taskyard server."""
+"""What the server keeps, and where: one address opens the store, the logs, the blobs and the samples."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+
+from taskyard_server.errors import StartRefused
+from taskyard_server.store.base import BlobStore, LogStore, SampleStore, Store
+
+
+class Part(Protocol):
+    """What is opened before it is used."""
+
+    async def open(self) -> None:
+        """Raises StartRefused with the cure."""
+
+    async def close(self) -> None:
+        """Finishes what was taken and lets go."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stores:
+    """Everything that is kept."""
+
+    store: Store
+    logs: LogStore
+    blobs: BlobStore
+    samples: SampleStore
+    parts: tuple[Part, ...] = ()
+    """Those that are opened, in this order."""
+
+    async def open(self) -> None:
+        """Raises StartRefused with the cure; then nothing stays open."""
+        async with contextlib.AsyncExitStack() as opened:
+            for part in self.parts:
+                await part.open()
+                opened.push_async_callback(part.close)
+            opened.pop_all()
+
+    async def close(self) -> None:
+        """Finishes what was taken and lets go."""
+        async with contextlib.AsyncExitStack() as closing:
+            for part in self.parts:
+                closing.push_async_callback(part.close)
+
+
+def open_store(url: str, data: Path) -> Stores:
+    """Returns what `url` names, still to be opened. Logs and blobs of an embedded store lie below `data`.
+
+    `sqlite:///absolute/path`, `sqlite:relative/path` or the empty string (`control.db` below `data`), or
+    `mongodb://…`. Raises StartRefused for any other.
+    """
+    scheme = url.partition(":")[0]
+    if scheme in ("", "sqlite"):
+        return _in_files(_sqlite_path(url) if url else data / "control.db", data)
+    if scheme in ("mongodb", "mongodb+srv"):
+        return _in_mongo(url)
+    raise StartRefused(f"--store {scheme}://… is not known: give sqlite:///path or mongodb://host/database")
+
+
+def _sqlite_path(url: str) -> Path:
+    parts = urlsplit(url)
+    if parts.netloc or not parts.path.strip("/"):
+        raise StartRefused(f"--store {url} names no file: write sqlite:///absolute/path, with three slashes")
+    return Path(unquote(parts.path))
+
+
+def _in_files(path: Path, data: Path) -> Stores:
+    from taskyard_server.blobs.folder import FolderBlobs
+    from taskyard_server.logs.files import FileLogs
+    from taskyard_server.series.sqlite import SqliteSamples
+    from taskyard_server.store.sqlite import SqliteStore
+
+    store, logs = SqliteStore(path), FileLogs(data / "logs")
+    blobs, samples = FolderBlobs(data / "blobs"), SqliteSamples(data / "samples.db")
+    return Stores(store=store, logs=logs, blobs=blobs, samples=samples, parts=(store, logs, blobs, samples))
+
+
+def _in_mongo(url: str) -> Stores:
+    try:
+        from taskyard_server.blobs.mongo import MongoBlobs
+        from taskyard_server.logs.mongo import MongoLogs
+        from taskyard_server.series.mongo import MongoSamples
+        from taskyard_server.store.mongo import MongoStore
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in ("pymongo", "bson", "gridfs"):
+            raise
+        raise StartRefused("--store mongodb://… needs the extra: pip install 'taskyard[mongo]'") from error
+    store = MongoStore(url)
+    database = store.database
+    logs, blobs, samples = MongoLogs(database), MongoBlobs(database), MongoSamples(database)
+    return Stores(store=store, logs=logs, blobs=blobs, samples=samples, parts=(store,))

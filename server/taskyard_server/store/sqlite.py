@@ -1,0 +1,186 @@
+"""The store in a SQLite file: embedded, one server process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from taskyard.wire import MoveTo, TaskState
+
+from taskyard_server.store.base import (
+    Answer,
+    Change,
+    Fits,
+    QueueRecord,
+    TaskFilter,
+    TaskRecord,
+    TokenRecord,
+    WorkerRecord,
+)
+from taskyard_server.store.database import Database
+from taskyard_server.store.schema import CONTROL
+from taskyard_server.store.tables import answers, entries, queues, tasks, tokens, workers
+
+_FORCED_AT_ONCE = 500
+
+
+class SqliteStore:
+    """See `base.Store`: each verb is one operation on the tables, in the thread where it belongs."""
+
+    kind = "sqlite"
+
+    def __init__(self, path: Path) -> None:
+        self._database = Database(path, CONTROL)
+        self._shapes = entries.Shapes()
+
+    async def open(self) -> None:
+        await self._database.open()
+
+    async def close(self) -> None:
+        await self._database.close()
+
+    # --- tasks
+
+    async def add_tasks(self, records: Sequence[TaskRecord]) -> None:
+        await self._database.write(lambda connection: tasks.add_all(connection, records))
+
+    async def task(self, task_id: str) -> TaskRecord:
+        return self._database.look_up(lambda connection: tasks.get(connection, task_id))
+
+    async def update(self, task_id: str, change: Change) -> TaskRecord:
+        return await self._database.write(lambda connection: tasks.update(connection, task_id, change))
+
+    async def update_all(self, task_ids: Sequence[str], change: Change) -> list[TaskRecord]:
+        return await self._database.write(
+            lambda connection: [tasks.update(connection, task_id, change) for task_id in task_ids]
+        )
+
+    async def delete_task(self, task_id: str, allowed: Callable[[TaskRecord], None]) -> None:
+        await self._database.write(lambda connection: tasks.delete(connection, task_id, allowed))
+
+    async def tasks(self, wanted: TaskFilter, *, before: str | None = None, limit: int = 100) -> list[TaskRecord]:
+        return await self._database.read(
+            lambda connection: tasks.newest(connection, wanted, before=before, limit=limit)
+        )
+
+    async def claim(self, queues: Sequence[str], fits: Fits, change: Change) -> TaskRecord | None:
+        return await self._database.write(
+            lambda connection: entries.claim(connection, self._shapes, queues, fits, change)
+        )
+
+    async def run_of_request(self, request_id: str) -> TaskRecord | None:
+        return self._database.look_up(lambda connection: tasks.of_request(connection, request_id))
+
+    async def task_of_report_token(self, report_hash: str) -> TaskRecord | None:
+        return self._database.look_up(lambda connection: tasks.of_report_token(connection, report_hash))
+
+    # --- queues
+
+    async def add_queue(self, queue: QueueRecord) -> None:
+        await self._database.write(lambda connection: queues.add(connection, queue))
+
+    async def queue(self, queue_id: str) -> QueueRecord:
+        return self._database.look_up(lambda connection: queues.get(connection, queue_id))
+
+    async def queue_named(self, name: str) -> QueueRecord | None:
+        return self._database.look_up(lambda connection: queues.named(connection, name))
+
+    async def queues(self) -> list[QueueRecord]:
+        return await self._database.read(queues.by_name)
+
+    async def update_queue(self, queue_id: str, change: Callable[[QueueRecord], QueueRecord]) -> QueueRecord:
+        return await self._database.write(lambda connection: queues.update(connection, queue_id, change))
+
+    async def delete_queue(self, queue_id: str, *, force: Change | None = None) -> None:
+        if force is None:
+            await self._database.write(lambda connection: queues.delete_empty(connection, queue_id))
+            return
+        # In portions, so that a long queue does not hold up everybody else.
+        portion = partial(queues.delete_some, queue_id=queue_id, force=force, limit=_FORCED_AT_ONCE)
+        while not await self._database.write(portion):
+            pass
+
+    async def entries(self, queue_id: str, *, offset: int = 0, limit: int = 100) -> list[TaskRecord]:
+        return await self._database.read(
+            lambda connection: entries.page(connection, queue_id, offset=offset, limit=limit)
+        )
+
+    async def position(self, task_id: str) -> int | None:
+        return await self._database.read(lambda connection: entries.position(connection, task_id))
+
+    async def move_entry(self, task_id: str, to: MoveTo | int) -> int:
+        if isinstance(to, MoveTo):
+            place: MoveTo | entries.Gap = to
+        else:
+            # Walking the queue is left to a reader; what enters or leaves meanwhile came after this move.
+            place = await self._database.read(lambda connection: entries.gap_at(connection, task_id, to))
+        await self._database.write(lambda connection: entries.move(connection, task_id, place))
+        return await self.position(task_id) or 0
+
+    async def counts(self) -> dict[str, dict[TaskState, int]]:
+        return await self._database.read(queues.counts)
+
+    # --- leases
+
+    async def due(self, now: float, limit: int = 500) -> list[str]:
+        return await self._database.read(lambda connection: tasks.due(connection, now, limit))
+
+    async def active(self) -> list[TaskRecord]:
+        return await self._database.read(tasks.active)
+
+    async def shift_leases(self, seconds: float) -> None:
+        await self._database.write(lambda connection: tasks.shift_leases(connection, seconds))
+
+    async def sign_of_life(self, server_id: str, now: float) -> float | None:
+        return await self._database.write(lambda connection: answers.sign_of_life(connection, server_id, now))
+
+    # --- workers
+
+    async def save_worker(self, name: str, change: Callable[[WorkerRecord | None], WorkerRecord]) -> WorkerRecord:
+        return await self._database.write(lambda connection: workers.save(connection, name, change))
+
+    async def worker(self, name: str) -> WorkerRecord:
+        return self._database.look_up(lambda connection: workers.get(connection, name))
+
+    async def workers(self) -> list[WorkerRecord]:
+        return await self._database.read(workers.by_name)
+
+    async def delete_worker(self, name: str) -> None:
+        await self._database.write(lambda connection: workers.delete(connection, name))
+
+    # --- tokens
+
+    async def add_token(self, token: TokenRecord) -> None:
+        await self._database.write(lambda connection: tokens.add(connection, token))
+
+    async def token_by_hash(self, token_hash: str) -> TokenRecord | None:
+        return self._database.look_up(lambda connection: tokens.by_hash(connection, token_hash))
+
+    async def tokens(self) -> list[TokenRecord]:
+        return await self._database.read(tokens.newest)
+
+    async def update_token(self, token_id: str, change: Callable[[TokenRecord], TokenRecord]) -> TokenRecord:
+        return await self._database.write(lambda connection: tokens.update(connection, token_id, change))
+
+    async def delete_token(self, token_id: str) -> None:
+        await self._database.write(lambda connection: tokens.delete(connection, token_id))
+
+    # --- remembered answers
+
+    async def answer(self, key: str) -> Answer | None:
+        return self._database.look_up(lambda connection: answers.find(connection, key))
+
+    async def remember(self, answer: Answer) -> None:
+        await self._database.write(lambda connection: answers.remember(connection, answer))
+
+    async def forget_answers(self, before: float) -> None:
+        await self._database.write(lambda connection: answers.forget(connection, before))
+
+    # --- waking
+
+    async def changes(self) -> AsyncIterator[str]:
+        """Nothing else writes the file, so there is nothing to tell."""
+        await asyncio.Event().wait()
+        yield ""

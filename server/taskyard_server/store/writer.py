@@ -1,0 +1,85 @@
+"""The one thread that writes a SQLite file: what waits is committed together, and answered after the commit."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
+
+from taskyard_server.errors import Unavailable
+from taskyard_server.store.rounds import Answer, Rounds
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Operation = Callable[[sqlite3.Connection], T]
+
+_GROUP = 256
+
+
+class GroupWriter:
+    """Runs operations one after the other, each in its savepoint, many in one transaction."""
+
+    def __init__(self, connection: sqlite3.Connection, *, name: str) -> None:
+        self._connection = connection
+        self._rounds: Rounds[Operation[Any]] = Rounds(self._commit, name=f"writer of {name}", limit=_GROUP)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._rounds.start()
+
+    def stop(self) -> None:
+        """Finishes what was taken, then ends the thread."""
+        self._rounds.stop()
+
+    async def run(self, operation: Operation[T]) -> T:
+        """Returns what `operation` returned once it is durable; raises what it raised, having written nothing.
+
+        The operation must not commit. Raises Unavailable when the file cannot be written. An operation whose
+        caller is cancelled before its turn is left out.
+        """
+        return cast(T, await self._rounds.ask(operation))
+
+    def _commit(self, operations: Sequence[Operation[Any]]) -> list[Answer]:
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            answers = [self._attempt(operation) for operation in operations]
+            self._connection.execute("COMMIT")
+        except (sqlite3.Error, MemoryError) as error:
+            self._roll_back()
+            # Also for those that had raised: they saw what the others had written, and that is gone.
+            return [Answer(error=_unavailable(error))] * len(operations)
+        return answers
+
+    def _attempt(self, operation: Operation[Any]) -> Answer:
+        self._connection.execute("SAVEPOINT operation")
+        try:
+            answer = Answer(value=operation(self._connection))
+        except Exception as error:  # the edge of the loop: it belongs to the caller, who gets it
+            if is_unavailability(error):
+                raise
+            self._connection.execute("ROLLBACK TO operation")
+            answer = Answer(error=error)
+        self._connection.execute("RELEASE operation")
+        return answer
+
+    def _roll_back(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+
+
+def is_unavailability(error: Exception) -> bool:
+    """Whether it is the file's fault (full, failing, locked, damaged) and not the operation's."""
+    return isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError
+
+
+def _unavailable(error: Exception) -> Unavailable:
+    logger.error("cannot write the database: %s", error, extra={"action": "database_unwritable"})
+    refusal = Unavailable(
+        f"the database cannot be written ({error}): free space on the server's disk, then try again"
+    )
+    refusal.__cause__ = error
+    return refusal
