@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import enum
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import errno
+import fcntl
+import json
+import logging
+import os
+import secrets
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from taskyard_agent.processes import ProcessIdentity
+from taskyard.wire import Phase, Reason
+
+from taskyard_agent import cgroups, masking, processes
+from taskyard_agent.errors import RunFailed
+from taskyard_agent.processes import ProcessIdentity, boot_clock
+
+__all__ = ["Cause", "ExitRecord", "HeldRun", "KeeperRefused", "Launch", "boot_clock"]
+
+logger = logging.getLogger(__name__)
+
+START_SECONDS = 30.0
+POLL_SECONDS = 0.05
+KEEPER = "import sys; sys.path.append(sys.argv.pop(1)); from taskyard_agent.keeper import main; main()"
+"""The same as running keeper.py, but from its compiled form: 10 ms less."""
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 
 class Cause(str, enum.Enum):
@@ -22,6 +51,10 @@ class Cause(str, enum.Enum):
     """The command could not be started; `message` says why."""
 
 
+class KeeperRefused(Exception):
+    """The keeper did not start the command: the run has, or had, another keeper."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Launch:
     """What a keeper starts. It may hold secrets: it goes through a pipe, never to the disk or into argv."""
@@ -34,11 +67,11 @@ class Launch:
     timeout_seconds: float | None = None
     masks: tuple[str, ...] = ()
     """Secret values; those of variables whose names match `mask_names` are added to them."""
-    mask_names: tuple[str, ...] = ("*_TOKEN", "*_SECRET", "*_PASSWORD", "*_KEY")
+    mask_names: tuple[str, ...] = masking.NAMES
     exclusive: bool = False
     lease_seconds: float = 60.0
     lease_at: float | None = None
-    """When the last acknowledged beat was sent, on `held.boot_clock()`; None for now."""
+    """When the last acknowledged beat was sent, on `boot_clock()`; None for now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,15 +88,16 @@ class ExitRecord:
     message: str = ""
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class HeldRun:
     """A run's process, held by a keeper. Every method may be called from any thread."""
 
     run_dir: Path
+    run: str
     keeper: ProcessIdentity
     child_pid: int
     started_at: float
-    cgroup: str = field(default="")
+    cgroup: str = ""
 
     @classmethod
     def start(cls, run_dir: Path, launch: Launch, lock_fds: Sequence[int] = ()) -> HeldRun:
@@ -71,9 +105,24 @@ class HeldRun:
 
         The keeper inherits `lock_fds` (the caller closes its own copies afterwards, and never unlocks them).
         A command that cannot be started is an exit record with the cause NOT_STARTED. Raises KeeperRefused
-        when the run has, or had, a keeper.
+        when the run has, or had, a keeper, RunFailed when the machine cannot hold a run.
         """
-        raise NotImplementedError
+        ticket = secrets.token_hex(8)
+        (run_dir / "ticket").write_text(ticket, encoding="ascii")
+        record = {**dataclasses.asdict(launch), "locks": list(lock_fds), "ticket": ticket}
+        try:
+            _raise_refusal(_spawn_keeper(run_dir, json.dumps(record).encode(), lock_fds))
+        except subprocess.TimeoutExpired:
+            return cls._adopt_slow_keeper(run_dir)
+        return _read_identity(run_dir)
+
+    @classmethod
+    def _adopt_slow_keeper(cls, run_dir: Path) -> HeldRun:
+        held = cls.adopt(run_dir)
+        if held is None:
+            message = f"no keeper started within {START_SECONDS:.0f} s: is this machine overloaded?"
+            raise RunFailed(Phase.RUNNING, Reason.INTERNAL, message, infrastructure=True)
+        return held
 
     @classmethod
     def adopt(cls, run_dir: Path) -> HeldRun | None:
@@ -81,54 +130,204 @@ class HeldRun:
 
         None: the command was never started and never will be (a keeper that comes late refuses).
         """
-        raise NotImplementedError
+        deadline = time.monotonic() + START_SECONDS
+        while not (run_dir / "keeper.json").exists():
+            if _give_up_late_keeper(run_dir):
+                return None
+            if time.monotonic() > deadline:
+                raise KeeperRefused(
+                    f"a keeper locked {run_dir} and does not start: end it, then start the agent again"
+                )
+            time.sleep(0.01)
+        return _read_identity(run_dir)
+
+    # --- How it is
 
     def alive(self) -> bool:
         """Whether the keeper runs."""
-        raise NotImplementedError
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.keeper.pid, os.WNOHANG)  # it is ours where the agent is a container's first process
+        return self.keeper.alive()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits for the keeper's end; whether it came in time."""
-        raise NotImplementedError
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while self.alive():
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            self._wait_once(left)
+        return True
+
+    def _wait_once(self, left: float | None) -> None:
+        with self._handle() as handle:
+            if handle is None:
+                time.sleep(POLL_SECONDS if left is None else min(left, POLL_SECONDS))
+                return
+            waiter = select.poll()
+            waiter.register(handle, select.POLLIN)
+            waiter.poll(None if left is None else left * 1000 + 1)
 
     def exit_record(self) -> ExitRecord | None:
         """How the child ended, None while it has not (or when the keeper was killed: see `lost`)."""
-        raise NotImplementedError
+        data = _read_json(self.run_dir / "exit.json")
+        if data is None:
+            return None
+        return ExitRecord(
+            cause=Cause(data["cause"]),
+            ended_at=data["ended_at"],
+            log_bytes=data["log_bytes"],
+            exit_code=data["exit_code"],
+            signal=data["signal"],
+            message=data["message"],
+        )
 
     @property
     def lost(self) -> bool:
         """The keeper is gone without a record: call `sweep`, then report the run lost."""
-        raise NotImplementedError
-
-    def sweep(self) -> tuple[int, ...]:
-        """Ends whatever a killed keeper left behind; returns the pids that survived it."""
-        raise NotImplementedError
-
-    def stop(self, cause: Cause = Cause.CANCELLED, grace_seconds: float | None = None) -> None:
-        """SIGTERM to the child's group, the grace period (None: the launch's), SIGKILL. Does not wait."""
-        raise NotImplementedError
-
-    def kill(self) -> None:
-        """SIGKILL to everything of the run at once; the keeper still writes its record. Does not wait."""
-        raise NotImplementedError
-
-    def renew_lease(self, sent_at: float) -> None:
-        """Tells the keeper of an exclusive run when (`boot_clock()`) the acknowledged beat was sent."""
-        raise NotImplementedError
-
-    def add_masks(self, values: Sequence[str]) -> None:
-        """Masks further secrets from here on."""
-        raise NotImplementedError
+        return not self.alive() and self.exit_record() is None
 
     def note(self) -> str:
         """One line on what holds the run up (`the disk is full: output is held back`), else empty."""
-        raise NotImplementedError
+        state = _read_json(self.run_dir / "state.json")
+        return str(state["trouble"]) if state and self.alive() else ""
+
+    # --- Orders
+
+    def stop(self, cause: str = Cause.CANCELLED, grace_seconds: float | None = None) -> None:
+        """SIGTERM to the child's group, the grace period (None: the launch's), SIGKILL. Does not wait."""
+        if not self._order({"stop": Cause(cause).value, "grace_seconds": grace_seconds}):
+            self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL to everything of the run at once; the keeper still writes its record. Does not wait."""
+        self._signal(signal.SIGINT)
+
+    def sweep(self) -> tuple[int, ...]:
+        """Ends whatever a killed keeper left behind; returns the pids that survived it."""
+        cgroups.kill(self.cgroup)
+        survivors = processes.sweep(self.run)
+        cgroups.remove(self.cgroup)
+        return survivors
+
+    def renew_lease(self, sent_at: float) -> None:
+        """Tells the keeper of an exclusive run when (`boot_clock()`) the acknowledged beat was sent."""
+        self._order({"lease_at": sent_at})
+
+    def add_masks(self, values: Sequence[str]) -> None:
+        """Masks further secrets from here on."""
+        self._order({"masks": list(values)})
+
+    def _order(self, order: Mapping[str, Any]) -> bool:
+        """Writes one line into the keeper's named pipe; whether a keeper can read it."""
+        line = json.dumps(order).encode() + b"\n"
+        try:
+            control = os.open(self.run_dir / "control", os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:  # nobody reads: the keeper is gone
+            return False
+        with open(control, "wb", buffering=0) as pipe:
+            try:
+                return pipe.write(line) == len(line)
+            except BrokenPipeError:
+                return False
+
+    def _signal(self, number: int) -> None:
+        with self._handle() as handle:
+            if handle is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(handle, number)
+            elif self.alive():
+                processes.signal_all({self.keeper.pid}, number)
+
+    @contextlib.contextmanager
+    def _handle(self) -> Iterator[int | None]:
+        """A descriptor for the keeper that no later process can take over; None where there are none."""
+        handle = _open_process(self.keeper.pid)
+        try:
+            yield handle if handle is not None and self.keeper.alive() else None
+        finally:
+            if handle is not None:
+                os.close(handle)
 
 
-class KeeperRefused(Exception):
-    """The keeper did not start the command: the run has, or had, another keeper."""
+def _open_process(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):  # not Linux, or no such process
+        return None
 
 
-def boot_clock() -> float:
-    """Seconds on a clock that also runs while the machine sleeps and that nobody sets."""
-    raise NotImplementedError
+# --- Starting --------------------------------------------------------------------------------------------
+
+
+def _spawn_keeper(run_dir: Path, record: bytes, lock_fds: Sequence[int]) -> dict[str, Any]:
+    """Starts a keeper, gives it the launch record, and returns its answer."""
+    packages = Path(__file__).resolve().parent.parent
+    with open(run_dir / "keeper.log", "ab") as errors:
+        starter = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", KEEPER, str(packages), str(run_dir)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            cwd="/",
+            env={},
+            pass_fds=lock_fds,
+        )
+    with starter:
+        answer, _ = starter.communicate(record, timeout=START_SECONDS)
+    return json.loads(answer) if answer else {"failed": _last_words(run_dir), "errno": None}
+
+
+def _last_words(run_dir: Path) -> str:
+    lines = (run_dir / "keeper.log").read_text(encoding="utf-8", errors="replace").splitlines()
+    return f"its keeper did not start: {lines[-1] if lines else 'it ended without a word'}"
+
+
+def _raise_refusal(answer: Mapping[str, Any]) -> None:
+    if "refused" in answer:
+        raise KeeperRefused(answer["refused"])
+    if "failed" in answer:
+        reason = Reason.DISK if answer["errno"] in DISK_ERRORS else Reason.INTERNAL
+        raise RunFailed(Phase.RUNNING, reason, f"the run cannot be held: {answer['failed']}", infrastructure=True)
+
+
+def _give_up_late_keeper(run_dir: Path) -> bool:
+    """Takes the ticket away from a keeper that has not locked the folder yet; False when one has."""
+    fd = os.open(run_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if (run_dir / "keeper.json").exists():
+            return False
+        (run_dir / "ticket").unlink(missing_ok=True)
+        return True
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def _read_identity(run_dir: Path) -> HeldRun:
+    data = _read_json(run_dir / "keeper.json") or {}
+    identity = ProcessIdentity(
+        pid=data.get("pid", 0), start_ticks=data.get("start_ticks", 0), boot_id=data.get("boot_id", "")
+    )
+    return HeldRun(
+        run_dir=run_dir,
+        run=data.get("run", run_dir.name),
+        keeper=identity,
+        child_pid=data.get("child_pid", 0),
+        started_at=data.get("started_at", 0.0),
+        cgroup=data.get("cgroup", ""),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """What a keeper wrote; None when it is not there (yet), or torn by a power failure."""
+    try:
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        logger.warning("%s is torn", path, extra={"action": "keeper_file_torn"})
+        return None
+    return data if isinstance(data, dict) else None

@@ -59,7 +59,7 @@ class Masker:
 
     def _mask(self, data: bytes) -> tuple[bytes, int]:
         """Returns the masked text, and where in `data` begins what more bytes may still make a secret of."""
-        pieces = []
+        pieces: list[bytes] = []
         done = 0
         undecided = self._undecided_from(data, 0)
         for match in self._secret.finditer(data):
@@ -100,7 +100,7 @@ def _printed_forms(text: str) -> Iterator[bytes]:
 
 
 def _base64_forms(raw: bytes) -> Iterator[bytes]:
-    """The characters that the value alone decides, at each of the three places it can take in a triple of bytes."""
+    """The characters that the value alone decides, at each of its three possible places in a triple of bytes."""
     for shift in range(3):
         encoded = binascii.b2a_base64(bytes(shift) + raw, newline=False)
         first = (shift * 8 + 5) // 6

@@ -188,3 +188,43 @@ def signal_all(pids: set[int], number: int) -> None:
             os.kill(pid, number)
         except (ProcessLookupError, PermissionError):
             pass
+
+
+def signal_group(group: int, number: int) -> None:
+    """Sends a signal to a process group; one that is gone or out of reach does not matter."""
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+# --- What Linux alone can do for this process ------------------------------------------------------------
+
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 4, 15, 36
+
+
+def die_with_parent() -> None:
+    """Has this process killed when the thread that started it ends."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def adopt_orphans() -> None:
+    """Makes this process the parent of its descendants whose own parent ends."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def hide_memory() -> None:
+    """Keeps other processes of the same user from reading this one's memory and variables."""
+    _prctl(PR_SET_DUMPABLE, 0)
+
+
+def set_name(name: str) -> None:
+    """Sets the name that `ps -o comm` and `top` show."""
+    _prctl(PR_SET_NAME, name.encode())
+
+
+def _prctl(option: int, value: int | bytes) -> None:
+    if LINUX:
+        import ctypes
+
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)

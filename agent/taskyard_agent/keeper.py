@@ -1,0 +1,412 @@
+"""The keeper: holds one run's command, so that a killed or upgraded daemon takes nothing with it.
+
+Run as `python -I -S keeper.py RUN_DIR` with the launch record, which holds secrets, as JSON on standard input.
+Standard library alone, and little of it: that keeps it at some megabytes and some milliseconds.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import fnmatch
+import json
+import os
+import select
+import signal
+import sys
+import time
+
+if __name__ == "__main__":
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from taskyard_agent import cgroups, processes
+from taskyard_agent.command import Command
+from taskyard_agent.durable import Reserved, fifo, write_whole
+from taskyard_agent.masking import NAMES, Masker
+from taskyard_agent.spool import Spool
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing typing takes 4 ms
+    from collections.abc import Iterator
+    from typing import Any, NoReturn
+
+READ_BYTES = 1 << 18
+RECORD_BYTES = 4096
+MESSAGE_CHARACTERS = 600
+RETRY_DISK_SECONDS = 0.5
+LEFTOVERS_SECONDS = 0.05
+LEASE_SECONDS = 1.0
+"""Longest wait of an exclusive run: the wait's own clock stands still while the machine sleeps."""
+
+
+class Refusal(Exception):
+    """This keeper must not start the command."""
+
+
+def main() -> NoReturn:
+    """Leaves the daemon's process tree, holds the run whose folder is the first argument, and exits."""
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    processes.hide_memory()
+    processes.set_name("taskyard-keeper")
+    try:
+        keeper = Keeper(os.path.abspath(sys.argv[1]), json.loads(_read_all(0)))
+        keeper.begin()
+    except Refusal as refusal:
+        _leave({"refused": str(refusal)})
+    except ValueError:
+        _leave({"refused": "the launch record is not whole: the daemon was killed while it sent it"})
+    except OSError as error:
+        _leave({"failed": str(error), "errno": error.errno})
+    _answer({"pid": os.getpid()})
+    keeper.hold()
+    os._exit(0)
+
+
+def _leave(message: dict[str, Any]) -> NoReturn:
+    _answer(message)
+    os._exit(1)
+
+
+def _answer(message: dict[str, Any]) -> None:
+    """Tells the daemon that started this keeper; it may be gone by now, which does not matter."""
+    try:
+        os.write(1, json.dumps(message).encode() + b"\n")
+    except OSError:
+        pass
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.close(null)
+
+
+def _read_all(fd: int) -> bytes:
+    pieces = []
+    while piece := os.read(fd, READ_BYTES):
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+class Keeper:
+    """One run's command, from its start to its exit record."""
+
+    def __init__(self, run_dir: str, launch: dict[str, Any]) -> None:
+        self._run_dir = run_dir
+        self._launch = launch
+        self._run: str = launch["run"]
+        self._grace: float = launch.get("grace_seconds", 10.0)
+        self._lease_at: float = launch.get("lease_at") or processes.boot_clock()
+        self._masker = Masker(_secrets(launch))
+        self._signals: list[int] = []
+        self._orders = b""
+        self._output_open = True
+        self._heeding = False
+        self._cause = "exit"
+        self._message = ""
+        self._exit_code: int | None = None
+        self._signal: int | None = None
+        self._ended = False
+        self._told_leftovers = False
+        self._told_to_stop = False
+        self._kill_at: float | None = None
+        self._killed = False
+
+    def begin(self) -> None:
+        """Starts the command once it is certain, and written down, that nobody else does or did."""
+        self._lock()
+        self._record = Reserved(self._path("exit.json.new"), RECORD_BYTES)
+        self._spool = Spool(self._run_dir)
+        self._control = fifo(self._path("control"))
+        self._keep_locks_from_the_command()
+        processes.adopt_orphans()
+        self._take_signals()
+        env = {**self._launch["env"], processes.MARK: self._run}
+        command = Command(self._launch["argv"], self._launch["cwd"], env)
+        self._child, self._output = command.pid, command.output
+        self._cgroup = cgroups.make(self._run)
+        cgroups.join(self._cgroup, self._child)
+        self._write_identity()
+        self._began = time.monotonic()
+        self._message = command.release()
+        if self._message:
+            self._cause = "not_started"
+
+    def hold(self) -> None:
+        """Serves the command to its end, ends everything of it, and writes down how it ended."""
+        self._poll = select.poll()
+        self._poll.register(self._wakeup, select.POLLIN)
+        self._poll.register(self._control, select.POLLIN)
+        self._heed_output(True)
+        while not self._over():
+            self._serve()
+        survivors = self._end_leftovers()
+        self._write_rest()
+        self._write_exit(survivors)
+        cgroups.remove(self._cgroup)
+
+    # --- Beginning
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._run_dir, name)
+
+    def _lock(self) -> None:
+        """Raises Refusal unless this is the run's first keeper, and the one that is waited for."""
+        fd = os.open(self._path("lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refusal("another keeper holds this run") from None
+        if os.path.exists(self._path("keeper.json")):
+            raise Refusal("this run had a keeper before, and its command is never started twice")
+        if self._launch.get("ticket") != self._valid_ticket():
+            raise Refusal("this keeper came too late: the daemon has given it up")
+
+    def _valid_ticket(self) -> str | None:
+        try:
+            with open(self._path("ticket"), encoding="ascii") as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+
+    def _keep_locks_from_the_command(self) -> None:
+        """A leftover of the command must not hold the inherited locks for ever."""
+        for fd in self._launch.get("locks", ()):
+            os.set_inheritable(fd, False)
+
+    def _take_signals(self) -> None:
+        self._wakeup, wakeup_end = os.pipe()
+        os.set_blocking(self._wakeup, False)
+        os.set_blocking(wakeup_end, False)
+        signal.set_wakeup_fd(wakeup_end, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+            signal.signal(number, lambda taken, frame: self._signals.append(taken))
+        for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
+
+    def _write_identity(self) -> None:
+        identity = {
+            "run": self._run,
+            "pid": os.getpid(),
+            "start_ticks": processes.start_ticks(os.getpid()),
+            "boot_id": processes.boot_id(),
+            "child_pid": self._child,
+            "child_start_ticks": processes.start_ticks(self._child),
+            "started_at": time.time(),
+            "cgroup": self._cgroup,
+        }
+        write_whole(self._path("keeper.json"), json.dumps(identity).encode())
+
+    # --- Holding
+
+    def _serve(self) -> None:
+        """Waits for something to happen, and sees to whatever has."""
+        self._poll.poll(self._pause_milliseconds())
+        _read_some(self._wakeup)
+        self._obey_signals()
+        self._obey_orders()
+        self._read_output()
+        self._reap()
+        self._watch_clocks()
+
+    def _pause_milliseconds(self) -> float | None:
+        pauses = [deadline - time.monotonic() for deadline in (self._kill_at, self._times_out_at()) if deadline]
+        if self._spool.waiting:
+            pauses.append(RETRY_DISK_SECONDS)
+        if self._ended:
+            pauses.append(LEFTOVERS_SECONDS)
+        if self._launch.get("exclusive"):
+            pauses.append(LEASE_SECONDS)
+        return max(0.0, min(pauses)) * 1000 + 1 if pauses else None
+
+    def _times_out_at(self) -> float | None:
+        timeout = self._launch.get("timeout_seconds")
+        return None if timeout is None or self._cause != "exit" or self._ended else self._began + timeout
+
+    def _read_output(self) -> bool:
+        """Takes what the command wrote, unless the disk does not: then the command's own writes block."""
+        self._spool.write()
+        if not self._output_open:
+            return False
+        self._heed_output(not self._spool.waiting)
+        if self._spool.waiting:
+            return False
+        chunk = _read_some(self._output)
+        if chunk == b"":
+            self._heed_output(False)
+            self._output_open = False
+        if chunk:
+            self._spool.append(self._masker.feed(chunk))
+        return bool(chunk)
+
+    def _heed_output(self, heed: bool) -> None:
+        """Waits for output, or not: an end of it would be reported again and again while nobody reads."""
+        if heed and not self._heeding:
+            self._poll.register(self._output, select.POLLIN)
+        elif self._heeding and not heed:
+            self._poll.unregister(self._output)
+        self._heeding = heed
+
+    def _reap(self) -> None:
+        """Takes the exits of the command and of the orphans that fell to this keeper."""
+        while taken := _next_exit():
+            pid, exit_code, signal_number = taken
+            if pid == self._child:
+                self._ended = True
+                self._exit_code, self._signal = exit_code, signal_number
+
+    def _watch_clocks(self) -> None:
+        now = time.monotonic()
+        times_out_at = self._times_out_at()
+        if times_out_at is not None and now >= times_out_at:
+            self._stop("timeout", self._grace)
+        if self._launch.get("exclusive") and not self._ended:
+            self._watch_lease()
+        if self._kill_at is not None and now >= self._kill_at:
+            self._kill()
+
+    def _watch_lease(self) -> None:
+        """Ends an exclusive run so early that nothing of it is left when its lease runs out."""
+        lease: float = self._launch["lease_seconds"]
+        grace = min(self._grace, lease / 2)
+        if processes.boot_clock() >= self._lease_at + lease - grace:
+            self._stop("exclusive", grace)
+
+    # --- Ending
+
+    def _obey_signals(self) -> None:
+        while self._signals:
+            number = self._signals.pop(0)
+            if number == signal.SIGTERM:
+                self._stop("cancelled", self._grace)
+            elif number == signal.SIGINT:
+                self._stop("cancelled", 0.0)
+
+    def _obey_orders(self) -> None:
+        """Orders are lines of JSON in the named pipe `control`."""
+        *lines, self._orders = (self._orders + (_read_some(self._control) or b"")).split(b"\n")
+        for line in lines:
+            order = json.loads(line)
+            if "stop" in order:
+                grace = order.get("grace_seconds")
+                self._stop(order["stop"], self._grace if grace is None else grace)
+            self._lease_at = max(self._lease_at, order.get("lease_at", 0.0))
+            self._masker.add(order.get("masks", ()))
+
+    def _stop(self, cause: str, grace: float) -> None:
+        """SIGTERM to the command's group, SIGKILL when the grace is over. A second call can only hasten it."""
+        kill_at = time.monotonic() + grace
+        if not self._told_to_stop:
+            self._signal_command(signal.SIGTERM)
+        self._told_to_stop = True
+        if not self._ended and self._cause == "exit":
+            self._cause = cause
+        self._kill_at = kill_at if self._kill_at is None else min(kill_at, self._kill_at)
+
+    def _kill(self) -> None:
+        self._killed = True
+        self._signal_command(signal.SIGKILL)
+        cgroups.kill(self._cgroup)
+
+    def _signal_command(self, number: int) -> None:
+        """Signals the command's group; once the command is reaped, its group's number may be another's."""
+        if not self._ended:
+            processes.signal_group(self._child, number)
+
+    def _over(self) -> bool:
+        """Whether the command has ended and what it left behind has had its time to end, too."""
+        if not self._ended:
+            return False
+        if self._killed:
+            return True
+        left = self._leftovers()
+        if left and not self._told_leftovers:
+            self._told_leftovers = True
+            processes.signal_all(left, signal.SIGTERM)
+            self._kill_at = self._kill_at or time.monotonic() + self._grace
+        return not left
+
+    def _leftovers(self) -> set[int]:
+        found = processes.descendants(os.getpid()) | processes.marked(self._run) | cgroups.members(self._cgroup)
+        return found - {os.getpid()}
+
+    def _end_leftovers(self) -> tuple[int, ...]:
+        cgroups.kill(self._cgroup)
+
+        def find() -> set[int]:
+            self._reap()
+            return self._leftovers()
+
+        return processes.end_all(find)
+
+    def _write_rest(self) -> None:
+        """Takes what is left in the pipe. With a full disk that lasts until there is space, or a stop's end."""
+        while self._output_open and not self._gives_up():
+            if not self._read_output() and not self._spool.waiting:
+                break
+            self._wait_for_space()
+        self._spool.append(self._masker.finish())
+        while self._spool.waiting and not self._gives_up():
+            self._wait_for_space()
+        if self._spool.waiting:
+            self._message += f"the end of the log is missing: {self._spool.trouble}"
+
+    def _wait_for_space(self) -> None:
+        if self._spool.waiting:
+            self._poll.poll(RETRY_DISK_SECONDS * 1000)
+            _read_some(self._wakeup)
+            self._obey_signals()
+            self._obey_orders()
+            self._spool.write()
+
+    def _gives_up(self) -> bool:
+        if not (self._told_to_stop and self._kill_at is not None and self._spool.waiting):
+            return False
+        return time.monotonic() >= self._kill_at
+
+    def _write_exit(self, survivors: tuple[int, ...]) -> None:
+        self._spool.sync()
+        if survivors:
+            self._message += f"these processes could not be ended: {' '.join(map(str, survivors[:20]))}"
+        record = {
+            "exit_code": self._exit_code,
+            "signal": self._signal,
+            "cause": self._cause,
+            "message": self._message[:MESSAGE_CHARACTERS],
+            "ended_at": time.time(),
+            "log_bytes": self._spool.length,
+        }
+        self._record.write(json.dumps(record))
+        self._record.publish(self._path("exit.json"))
+
+
+def _secrets(launch: dict[str, Any]) -> Iterator[str]:
+    yield from launch.get("masks", ())
+    patterns = launch.get("mask_names", NAMES)
+    for name, value in launch["env"].items():
+        if any(fnmatch.fnmatchcase(name.upper(), pattern) for pattern in patterns):
+            yield value
+
+
+def _next_exit() -> tuple[int, int | None, int | None] | None:
+    """Reaps one child: its pid with its exit code or the signal that ended it; None when none has ended."""
+    try:
+        taken = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
+    except ChildProcessError:
+        return None
+    if taken is None:
+        return None
+    if taken.si_code == os.CLD_EXITED:
+        return taken.si_pid, taken.si_status, None
+    return taken.si_pid, None, taken.si_status
+
+
+def _read_some(fd: int) -> bytes | None:
+    """What there is to read now; None when there is nothing, empty at the end."""
+    try:
+        return os.read(fd, READ_BYTES)
+    except BlockingIOError:
+        return None
+
+
+if __name__ == "__main__":
+    main()
