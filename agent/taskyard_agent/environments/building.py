@@ -1,0 +1,54 @@
+"""Builds one environment from its recipe, in an empty folder that the cache protects."""
+
+from __future__ import annotations
+
+import time
+import zipfile
+from pathlib import Path
+
+from taskyard_agent.environments.base import Manager, Recipe
+from taskyard_agent.environments.cache import PREFIX, Built
+from taskyard_agent.environments.installer import Installer
+from taskyard_agent.environments.overlay import entry_point, write_launcher
+from taskyard_agent.environments.venvs import installed, site_packages
+
+
+def build_environment(manager: Manager, recipe: Recipe, folder: Path, installer: Installer) -> Built:
+    """Installs and checks what the recipe says. Raises RunFailed or RunStopped."""
+    begun = time.monotonic()
+    prefix = folder / PREFIX
+    installer.log(f"building an environment: {recipe.manager}, Python {recipe.interpreter.version}")
+    manager.install(recipe, prefix, installer)
+    manager.check(recipe, prefix, installer)
+    site = site_packages(recipe, prefix)
+    packages = installed(site)
+    pip = None if _has_pip(packages) else _add_pip(recipe.interpreter.minor, folder, prefix)
+    installer.log(f"built in {time.monotonic() - begun:.1f} s: {len(packages)} packages")
+    return Built(
+        manager=recipe.manager,
+        python=recipe.interpreter.version,
+        home=recipe.interpreter.home,
+        prefix=str(prefix),
+        library=recipe.interpreter.library,
+        site_paths=(str(site),),
+        packages=packages,
+        pip=str(pip) if pip else None,
+    )
+
+
+def _has_pip(packages: tuple[str, ...]) -> bool:
+    return any(package.startswith("pip==") for package in packages)
+
+
+def _add_pip(minor: str, folder: Path, prefix: Path) -> Path | None:
+    """Unpacks the pip that virtualenv brings beside an environment without one: many scripts call it."""
+    from virtualenv.seed.wheels.embed import get_embed_wheel
+
+    wheel = get_embed_wheel("pip", minor)
+    if wheel is None:
+        return None
+    target = folder / "pip"
+    with zipfile.ZipFile(wheel.path) as archive:
+        archive.extractall(target)
+    write_launcher(prefix / "bin" / "pip", prefix / "bin" / "python", entry_point("pip._internal.cli.main:main"))
+    return target

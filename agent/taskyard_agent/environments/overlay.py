@@ -1,0 +1,166 @@
+"""Makes a run's own thin environment over a shared one: what a task installs is its own, the base stays."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from taskyard_agent.environments.requirements import Project
+
+PATH_FILE = "_taskyard.pth"
+_HEAD_BYTES = 4096
+_SHEBANG = re.compile(rb"#!\s*(?P<python>/[^\n]*)\n")
+_TRAMPOLINE = re.compile(rb"""#!/bin/sh\n'''exec' ['"]?(?P<python>/[^"'\n]*?)['"]? "\$0" "\$@"\n' '''\n""")
+_LONGEST_SHEBANG = 127
+"""Linux before 5.1 cuts longer ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """What an overlay lies over."""
+
+    home: str
+    """The interpreter's own executable."""
+    version: str
+    prefix: Path
+    site_paths: tuple[str, ...]
+    library: str
+    """Site-packages relative to a virtual environment's root."""
+
+
+def make_overlay(folder: Path, base: Base, *, projects: Iterable[Project] = (), last: Iterable[Path] = ()) -> Path:
+    """Makes `folder` a virtual environment over `base` and returns its interpreter.
+
+    Its own site-packages come first, then the base's, the source folders of `projects`, and the folders `last`.
+    """
+    python = folder / "bin" / "python"
+    site = folder / base.library
+    site.mkdir(parents=True)
+    python.parent.mkdir()
+    _link_python(python, base)
+    (folder / "pyvenv.cfg").write_text(_configuration(base))
+    (site / PATH_FILE).write_text(_path_file(base, projects, last))
+    _add_launchers(python, base.prefix / "bin")
+    _link_shared(folder, base.prefix)
+    for project in projects:
+        _describe_project(project, site, python)
+    return python
+
+
+def write_launcher(file: Path, python: Path, body: bytes) -> None:
+    """Writes a script that `python` runs, however long or odd that path is."""
+    file.write_bytes(_head(python) + body)
+    file.chmod(0o755)
+
+
+def entry_point(target: str) -> bytes:
+    """Returns the text of a console script for `package.module:function`."""
+    module, _, attribute = target.partition(":")
+    name = attribute.partition(".")[0]
+    return f"import sys\nfrom {module} import {name}\nsys.exit({attribute}())\n".encode()
+
+
+def _link_python(python: Path, base: Base) -> None:
+    python.symlink_to(base.home)
+    minor = ".".join(base.version.split(".")[:2])
+    for name in ("python3", f"python{minor}"):
+        python.with_name(name).symlink_to("python")
+
+
+def _configuration(base: Base) -> str:
+    home = Path(base.home)
+    return (
+        f"home = {home.parent}\nimplementation = CPython\nversion = {base.version}\n"
+        f"executable = {home}\ninclude-system-site-packages = false\n"
+    )
+
+
+def _path_file(base: Base, projects: Iterable[Project], last: Iterable[Path]) -> str:
+    """A .pth file runs line by line; `addsitedir` follows the base's own .pth files, a plain path would not."""
+    lines = [f"import site; site.addsitedir({path!r})" for path in base.site_paths]
+    lines += [str(project.source) for project in projects]
+    lines += [str(path) for path in last]
+    return "\n".join(lines) + "\n"
+
+
+def _add_launchers(python: Path, folder: Path) -> None:
+    if not folder.is_dir():
+        return
+    for name, is_launcher in _tools(str(folder), folder.stat().st_mtime_ns):
+        target = python.parent / name
+        if is_launcher:
+            _copy_launcher(folder / name, target, python)
+        else:
+            target.symlink_to(folder / name)
+
+
+@functools.lru_cache(maxsize=64)
+def _tools(folder: str, _changed: int) -> tuple[tuple[str, bool], ...]:
+    """Returns (name, whether the folder's own Python runs it) of what the base brings along.
+
+    In a system's folder, where everything else lies as well, only the launchers are of interest.
+    """
+    own = (Path(folder).parent / "pyvenv.cfg").exists()
+    return tuple((name, launcher) for name, launcher in _scan(folder) if launcher or own)
+
+
+def _scan(folder: str) -> Iterator[tuple[str, bool]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if (
+                entry.name.startswith(("python", "pypy", "activate", "Activate", "deactivate", "pydoc"))
+                or entry.is_dir()
+            ):
+                continue
+            yield entry.name, _runs_with_python_of(folder, entry.path)
+
+
+def _runs_with_python_of(folder: str, file: str) -> bool:
+    try:
+        with open(file, "rb") as stream:
+            head = stream.read(_HEAD_BYTES)
+    except OSError:
+        return False
+    match = _TRAMPOLINE.match(head) or _SHEBANG.match(head)
+    return match is not None and match["python"].startswith(f"{folder}/py".encode())
+
+
+def _copy_launcher(source: Path, target: Path, python: Path) -> None:
+    text = source.read_bytes()
+    match = _TRAMPOLINE.match(text) or _SHEBANG.match(text)
+    write_launcher(target, python, text[match.end() :] if match else text)
+
+
+def _head(python: Path) -> bytes:
+    path = os.fsencode(python)
+    if len(path) + 2 <= _LONGEST_SHEBANG and not re.search(rb"\s", path):
+        return b"#!" + path + b"\n"
+    return b"#!/bin/sh\n'''exec' \"" + path + b'" "$0" "$@"\n\' \'\'\'\n'
+
+
+def _link_shared(folder: Path, prefix: Path) -> None:
+    """Packages find their data files at `sys.prefix`; a system's folders are no packages' data."""
+    if not (prefix / "pyvenv.cfg").exists():
+        return
+    for name in ("share", "etc", "include"):
+        if (prefix / name).is_dir():
+            (folder / name).symlink_to(prefix / name)
+
+
+def _describe_project(project: Project, site: Path, python: Path) -> None:
+    """Makes a project in the task's tree look installed: its metadata and its console scripts."""
+    name = re.sub(r"[-_.]+", "_", project.name)
+    metadata = site / f"{name}-{project.version}.dist-info"
+    metadata.mkdir()
+    metadata.joinpath("METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {project.name}\nVersion: {project.version}\n"
+    )
+    lines = [f"{script} = {target}" for script, target in project.scripts.items()]
+    metadata.joinpath("entry_points.txt").write_text("\n".join(["[console_scripts]", *lines]) + "\n")
+    for script, target in project.scripts.items():
+        if re.fullmatch(r"[\w.-]+", script):
+            write_launcher(python.parent / script, python, entry_point(target))

@@ -1,0 +1,115 @@
+"""Environments built by virtualenv and pip, for requirements that only pip follows."""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from taskyard.wire import RequirementsKind
+
+from taskyard_agent.environments.base import EnvironmentRequest, EnvironmentSettings, Recipe, failed
+from taskyard_agent.environments.indexes import PYTORCH_INDEX, IndexPolicy, configured_indexes
+from taskyard_agent.environments.installer import Installer
+from taskyard_agent.environments.interpreters import Interpreter
+from taskyard_agent.environments.requirements import Requirements, read_project, read_project_dependencies
+from taskyard_agent.environments.venvs import (
+    LISTED,
+    check_environment,
+    file_of,
+    policy_of,
+    read_listed,
+    write_lines,
+)
+
+check = check_environment
+
+
+def version() -> str:
+    """virtualenv brings the pip that it installs, so its version stands for both."""
+    return f"pip of virtualenv {metadata.version('virtualenv')}"
+
+
+def resolve(request: EnvironmentRequest, interpreter: Interpreter, settings: EnvironmentSettings) -> Recipe:
+    """Reads and vets what the task asks for; see `base.Manager`."""
+    requirements = _read(request, policy_of(settings))
+    backend = request.environment.torch_backend
+    torch = [f"{PYTORCH_INDEX}/{backend}"] if backend not in ("auto", "none") else []
+    indexes = configured_indexes(settings.variables).with_added(
+        default=requirements.default_index,
+        extra=[*requirements.extra_indexes, *torch],
+        find_links=requirements.find_links,
+        no_index=requirements.no_index,
+    )
+    return Recipe(manager=version(), interpreter=interpreter, requirements=requirements, indexes=indexes)
+
+
+def install(recipe: Recipe, prefix: Path, installer: Installer) -> None:
+    """Makes the environment; see `base.Manager`."""
+    state = installer.downloads / "virtualenv"
+    options = ["--no-periodic-update", "--no-vcs-ignore", "--activators", "", "--app-data", str(state)]
+    make: list[str | Path] = [
+        sys.executable,
+        "-I",
+        "-m",
+        "virtualenv",
+        *options,
+        "--python",
+        recipe.interpreter.home,
+        prefix,
+    ]
+    installer.run(make, cwd=prefix.parent, quiet=True)
+    if recipe.requirements.lines:
+        argv: list[str | Path] = [
+            prefix / "bin" / "python",
+            "-I",
+            "-m",
+            "pip",
+            "install",
+            *_options(recipe.requirements),
+        ]
+        lines = write_lines(recipe, prefix.parent)
+        installer.run([*argv, *lines], cwd=prefix.parent, variables=_variables(recipe, installer))
+
+
+def _read(request: EnvironmentRequest, policy: IndexPolicy) -> Requirements:
+    kind, tree = request.environment.requirements, request.tree
+    if kind in LISTED:
+        return read_listed(request, policy)
+    if kind is not RequirementsKind.PYPROJECT:
+        raise failed(f"pip does not read {kind}; use `--manager uv`")
+    project = read_project(file_of(request.environment, tree).parent, tree=tree)
+    if project.dynamic:
+        raise failed(
+            f"the dependencies of {request.environment.path} are dynamic, which pip cannot install without the "
+            "project; use `--manager uv`, or list them in the [project] table"
+        )
+    requirements = read_project_dependencies(project, tree=tree, policy=policy)
+    return Requirements(**{**vars(requirements), "projects": (project, *requirements.projects)})
+
+
+def _options(requirements: Requirements) -> list[str]:
+    flags = {
+        "--pre": requirements.pre,
+        "--prefer-binary": requirements.prefer_binary,
+        "--require-hashes": requirements.require_hashes,
+    }
+    named = [f"--no-binary={name}" for name in requirements.no_binary]
+    named += [f"--only-binary={name}" for name in requirements.only_binary]
+    return ["--progress-bar", "off", *(flag for flag, given in flags.items() if given), *named]
+
+
+def _variables(recipe: Recipe, installer: Installer) -> dict[str, str]:
+    """pip reads its own configuration; these are its addresses with what the task's files added."""
+    indexes = recipe.indexes
+    folders = [str(folder) for folder in recipe.requirements.wheel_folders]
+    values = {
+        "PIP_CACHE_DIR": str(installer.downloads / "pip"),
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_NO_INPUT": "1",
+        "PIP_INDEX_URL": indexes.default,
+        "PIP_EXTRA_INDEX_URL": " ".join(indexes.extra),
+        "PIP_FIND_LINKS": " ".join([*indexes.find_links, *folders]),
+        "PIP_NO_INDEX": "1" if indexes.no_index else None,
+    }
+    return {name: value for name, value in values.items() if value}

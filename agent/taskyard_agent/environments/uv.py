@@ -1,0 +1,248 @@
+"""The default manager: environments built by uv, from listed requirements, project files and lock files."""
+
+from __future__ import annotations
+
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from taskyard.wire import RequirementsKind
+from uv import find_uv_bin
+
+from taskyard_agent.environments.base import EnvironmentRequest, EnvironmentSettings, Recipe, failed
+from taskyard_agent.environments.indexes import Indexes, IndexPolicy, configured_indexes, refusal
+from taskyard_agent.environments.installer import Installer
+from taskyard_agent.environments.interpreters import Interpreter
+from taskyard_agent.environments.requirements import (
+    Project,
+    Requirements,
+    check_url,
+    inside,
+    read_project,
+    read_project_dependencies,
+    read_toml,
+)
+from taskyard_agent.environments.venvs import (
+    LISTED,
+    check_environment,
+    file_of,
+    policy_of,
+    read_listed,
+    sha256_of,
+    write_lines,
+)
+
+TORCH_PACKAGES = ("torch", "torchvision", "torchaudio", "torchtext", "torchdata", "pytorch-triton")
+_TORCH_LABEL = re.compile(
+    rf"^(?:{'|'.join(TORCH_PACKAGES)})(?:\[.*?\])?\s*={{2,3}}\s*[\w.]+\+(?P<backend>cpu|cu\d+|rocm[\d.]+)"
+)
+_QUIET = ("--color", "never", "--no-progress")
+
+check = check_environment
+
+
+def version() -> str:
+    """`uv 0.9.2`."""
+    return f"uv {metadata.version('uv')}"
+
+
+def resolve(request: EnvironmentRequest, interpreter: Interpreter, settings: EnvironmentSettings) -> Recipe:
+    """Reads and vets what the task asks for; see `base.Manager`."""
+    policy = policy_of(settings)
+    requirements, source = _read(request, policy)
+    indexes = configured_indexes(settings.variables).with_added(
+        default=requirements.default_index,
+        extra=requirements.extra_indexes,
+        find_links=requirements.find_links,
+        no_index=requirements.no_index,
+    )
+    return Recipe(
+        manager=version(),
+        interpreter=interpreter,
+        requirements=requirements,
+        indexes=indexes,
+        index_strategy=settings.index_strategy or ("unsafe-best-match" if indexes.all_public() else "first-index"),
+        torch_backend=_torch_backend(request, requirements, indexes),
+        source=source,
+        digest=_digest(source) if source else "",
+    )
+
+
+def install(recipe: Recipe, prefix: Path, installer: Installer) -> None:
+    """Makes the environment; see `base.Manager`."""
+    variables = _variables(recipe, installer)
+    make: list[str | Path] = [
+        find_uv_bin(),
+        "venv",
+        *_QUIET,
+        "--no-config",
+        "--no-project",
+        "--python",
+        recipe.interpreter.home,
+        prefix,
+    ]
+    installer.run(make, cwd=prefix.parent, variables=variables, quiet=True)
+    if recipe.source is not None and recipe.source.name == "uv.lock":
+        _sync(recipe.source, prefix, variables, installer)
+    elif recipe.source is not None or recipe.requirements.lines:
+        _pip_install(recipe, prefix, variables, installer)
+
+
+def _read(request: EnvironmentRequest, policy: IndexPolicy) -> tuple[Requirements, Path | None]:
+    kind, tree = request.environment.requirements, request.tree
+    if kind in LISTED:
+        return read_listed(request, policy), None
+    file = file_of(request.environment, tree)
+    if kind is RequirementsKind.PYLOCK:
+        _vet_pylock(read_toml(file, file.name), policy)
+        return Requirements(), file
+    if kind is RequirementsKind.UV_LOCK:
+        return Requirements(projects=_vet_lock(file, tree, policy)), file
+    return _read_pyproject(file, tree, policy)
+
+
+def _read_pyproject(file: Path, tree: Path, policy: IndexPolicy) -> tuple[Requirements, Path | None]:
+    """Reads the dependencies as lines where they are only that, so that pip and uv make the same of them."""
+    project = read_project(file.parent, tree=tree)
+    table = read_toml(file, file.name)
+    packaged = (project,) if _is_package(table) else ()
+    _vet_uv_table(table.get("tool", {}).get("uv", {}), file, tree, policy)
+    if project.dynamic or table.get("tool", {}).get("uv", {}).get("sources"):
+        return Requirements(projects=packaged), file
+    requirements = read_project_dependencies(project, tree=tree, policy=policy)
+    return Requirements(**{**vars(requirements), "projects": (*packaged, *requirements.projects)}), None
+
+
+def _is_package(table: dict[str, Any]) -> bool:
+    """uv's own rule: https://docs.astral.sh/uv/concepts/projects/config/#build-systems."""
+    return bool(table.get("tool", {}).get("uv", {}).get("package", "build-system" in table))
+
+
+def _vet_uv_table(table: dict[str, Any], file: Path, tree: Path, policy: IndexPolicy) -> None:
+    for index in table.get("index", []):
+        _vet_index(str(index.get("url", "")), file.name, policy)
+    for sources in table.get("sources", {}).values():
+        for source in sources if isinstance(sources, list) else [sources]:
+            _vet_source(source, file, tree)
+
+
+def _vet_source(source: dict[str, Any], file: Path, tree: Path) -> None:
+    if "git" in source:
+        check_url(_git_address(str(source["git"])), file.name)
+    if "url" in source:
+        check_url(str(source["url"]), file.name)
+    if "path" in source:
+        inside(tree, file.parent / str(source["path"]), file.name)
+
+
+def _vet_lock(file: Path, tree: Path, policy: IndexPolicy) -> tuple[Project, ...]:
+    """Checks every place that a uv.lock names; returns the projects in the tree that it is made of."""
+    folders = []
+    for package in read_toml(file, file.name).get("package", []):
+        for kind, place in package.get("source", {}).items():
+            if kind == "registry":
+                _vet_index(place, file.name, policy)
+            elif kind == "git":
+                check_url(_git_address(place), file.name)
+            elif kind == "url":
+                check_url(place, file.name)
+            elif kind in ("editable", "directory"):
+                folders.append(inside(tree, file.parent / place, file.name))
+            elif kind in ("path", "virtual"):
+                inside(tree, file.parent / place, file.name)
+    return tuple(read_project(folder, tree=tree) for folder in folders)
+
+
+def _vet_pylock(table: dict[str, Any], policy: IndexPolicy) -> None:
+    for package in table.get("packages", []):
+        if "index" in package:
+            _vet_index(str(package["index"]), "pylock.toml", policy)
+        if "directory" in package:
+            raise failed(f"pylock.toml takes {package.get('name')} from a folder; lock a release of it instead")
+        files = [*package.get("wheels", []), *(package[key] for key in ("sdist", "archive") if key in package)]
+        for file in files:
+            if "url" in file:
+                check_url(str(file["url"]), "pylock.toml")
+        if "url" in package.get("vcs", {}):
+            check_url(_git_address(str(package["vcs"]["url"])), "pylock.toml")
+
+
+def _vet_index(address: str, where: str, policy: IndexPolicy) -> None:
+    if policy.accept(address) is None:
+        raise failed(refusal(where, address))
+
+
+def _git_address(address: str) -> str:
+    return address if address.startswith("git+") else f"git+{address}"
+
+
+def _torch_backend(request: EnvironmentRequest, requirements: Requirements, indexes: Indexes) -> str | None:
+    """Returns uv's `--torch-backend`. A build that a requirement names outright decides for all of PyTorch."""
+    if request.environment.requirements in (RequirementsKind.UV_LOCK, RequirementsKind.PYLOCK) or indexes.no_index:
+        return None
+    for line in requirements.lines:
+        named = _TORCH_LABEL.match(line)
+        if named:
+            return named["backend"]
+    wanted = request.environment.torch_backend
+    if wanted == "none":
+        return None
+    if re.fullmatch(r"auto|cpu|xpu|cu\d+|rocm[\d.]+", wanted) is None:
+        raise failed(f"{wanted!r} is no build of PyTorch; write `--torch-backend auto`, `cpu` or `cu126`")
+    return "cpu" if wanted == "auto" and not request.gpus else wanted
+
+
+def _digest(source: Path) -> str:
+    """A lock says everything but the groups; a project that uv must build may read any file beside it."""
+    beside = ("pyproject.toml", "setup.cfg", "setup.py", "requirements.txt")
+    files = [source, *(source.parent / name for name in beside if source.name != "pylock.toml")]
+    return sha256_of(*(file for file in dict.fromkeys(files) if file.is_file()))
+
+
+def _sync(lock: Path, prefix: Path, variables: dict[str, str], installer: Installer) -> None:
+    options = ["--frozen", "--no-install-project", "--no-install-workspace", "--no-install-local"]
+    argv = [find_uv_bin(), "sync", *_QUIET, "--no-config", *options, *_linking(), "--no-python-downloads"]
+    python = ["--python", str(prefix / "bin" / "python")]
+    where = {"UV_PROJECT_ENVIRONMENT": str(prefix)}
+    installer.run([*argv, *python], cwd=lock.parent, variables={**variables, **where})
+
+
+def _pip_install(recipe: Recipe, prefix: Path, variables: dict[str, str], installer: Installer) -> None:
+    requirements = recipe.requirements
+    argv = [find_uv_bin(), "pip", "install", *_QUIET, "--no-config", *_linking()]
+    argv += ["--python", str(prefix / "bin" / "python")]
+    argv += write_lines(recipe, prefix.parent)
+    argv += ["--requirement", str(recipe.source)] if recipe.source else []
+    argv += ["--torch-backend", recipe.torch_backend] if recipe.torch_backend else []
+    argv += ["--prerelease", "allow"] if requirements.pre else []
+    argv += ["--require-hashes"] if requirements.require_hashes else []
+    argv += [part for name in requirements.no_binary for part in ("--no-binary", name)]
+    argv += [part for name in requirements.only_binary for part in ("--only-binary", name)]
+    installer.run(argv, cwd=recipe.source.parent if recipe.source else prefix.parent, variables=variables)
+
+
+def _linking() -> tuple[str, ...]:
+    """A copy is a clone where the file system can; a hardlink would let an edit reach uv's cache."""
+    return "--link-mode", "copy", "--compile-bytecode"
+
+
+def _variables(recipe: Recipe, installer: Installer) -> dict[str, str]:
+    """uv reads none of pip's settings, so they are handed over; as variables, because addresses hold passwords."""
+    indexes = recipe.indexes
+    folders = [str(folder) for folder in recipe.requirements.wheel_folders]
+    values = {
+        "UV_CACHE_DIR": str(installer.downloads / "uv"),
+        "UV_DEFAULT_INDEX": indexes.default,
+        "UV_INDEX": " ".join(indexes.extra),
+        "UV_FIND_LINKS": ",".join([*indexes.find_links, *folders]),
+        "UV_NO_INDEX": "true" if indexes.no_index else None,
+        "UV_INDEX_STRATEGY": recipe.index_strategy,
+        "UV_INSECURE_HOST": " ".join(indexes.trusted_hosts),
+        "UV_HTTP_TIMEOUT": indexes.timeout,
+        "SSL_CERT_FILE": indexes.certificate,
+        "SSL_CLIENT_CERT": indexes.client_certificate,
+        "HTTPS_PROXY": indexes.proxy,
+        "HTTP_PROXY": indexes.proxy,
+    }
+    return {name: value for name, value in values.items() if value}
