@@ -1,0 +1,124 @@
+"""A real agent process that shares nothing with the server but its address and a token."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from tests.support.servers import ServerProcess
+
+STOP_SECONDS = 30.0
+
+
+class AgentProcess:
+    """One agent. As a context manager it starts, and leaves neither process nor, if it made it, folder."""
+
+    def __init__(
+        self,
+        server: ServerProcess,
+        *flags: str,
+        name: str = "tester",
+        folder: Path | None = None,
+        url: str | None = None,
+        variables: dict[str, str] | None = None,
+    ) -> None:
+        """`url` stands for another way to the server, such as a relay; `variables` are added to its own."""
+        self._made = None if folder else tempfile.TemporaryDirectory(prefix="taskyard-agent-", ignore_cleanup_errors=True)
+        self.folder = folder or Path(self._made.name if self._made else "")
+        self.name = name
+        self.process: subprocess.Popen[bytes] | None = None
+        self._flags = flags
+        self._url = url or server.url
+        self._token = server.issue("agent", name=name, create_queues=True)
+        self._variables = variables or {}
+
+    @property
+    def log(self) -> str:
+        """Everything that the process wrote."""
+        return (self.folder / "agent.log").read_text(errors="replace")
+
+    @property
+    def runs(self) -> list[Path]:
+        """The folders of the runs in its journal."""
+        return sorted((self.folder / "cache" / "agents").glob("*/*/runs/*"))
+
+    def __enter__(self) -> AgentProcess:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+        for run in self.runs:
+            end_leftovers(run.name)
+        if self._made:
+            self._made.cleanup()
+
+    def start(self) -> AgentProcess:
+        """Starts the daemon on the folder that it has; does not wait for it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "agent.log").open("ab") as log:
+            self.process = subprocess.Popen(self._command(), stdout=log, stderr=log, env=self._environment())
+        return self
+
+    def signal(self, number: int) -> None:
+        """Sends the daemon alone a signal."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def stop(self) -> int:
+        """Drains it; returns the exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Waits for its end; returns the exit code."""
+        assert self.process is not None
+        return self.process.wait(STOP_SECONDS)
+
+    def kill(self) -> None:
+        """As `kill -9` of the daemon; keepers and commands live on."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def restart(self) -> AgentProcess:
+        """Kills the daemon and starts it again on its folder."""
+        self.kill()
+        return self.start()
+
+    def _command(self) -> list[str]:
+        flags = self._flags if "--gpus" in self._flags else ("--cpu-only", *self._flags)
+        place = ["--local-dir", str(self.folder / "cache"), "--name", self.name, "--allow-file-repositories"]
+        return [sys.executable, "-m", "taskyard.cli", "agent", "daemon", *place, *flags]
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("TASKYARD_")}
+        return kept | {
+            "TASKYARD_SERVER": self._url,
+            "TASKYARD_TOKEN": self._token,
+            "XDG_CONFIG_HOME": str(self.folder / "config"),
+            **self._variables,
+        }
+
+
+def end_leftovers(run_id: str) -> None:
+    """Ends whatever of a run a test left behind, keeper first."""
+    from taskyard_agent.processes import sweep
+
+    sweep(run_id)
+
+
+def wait_until(condition: Callable[[], object], *, seconds: float = 30.0, what: str = "") -> None:
+    """Polls until the condition holds. Fails with `what` after the deadline."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what or condition}"
+        time.sleep(0.02)
