@@ -39,7 +39,7 @@ from .checkout import CheckoutSettings, Tree
 from .clock import ServerClock
 from .environments import EnvironmentRequest, EnvironmentSettings, ReadyEnvironment
 from .errors import RunFailed, RunStopped
-from .held import Cause, ExitRecord, HeldRun, Launch
+from .held import Cause, ExitRecord, HeldRun, KeeperRefused, Launch
 from .journal import Journal, JournalledRun
 from .log_shipper import LogShipper
 from .masking import Masker
@@ -230,8 +230,15 @@ class RunJob:
         with ExitStack() as stack:
             launch, locks = self._prepare(stack)
             self._phases.enter(Phase.RUNNING)
-            held = HeldRun.start(self._journalled.directory.path, launch, lock_fds=locks)
+            held = self._start_keeper(launch, locks)
         return self._hold(held)
+
+    def _start_keeper(self, launch: Launch, locks: tuple[int, ...]) -> HeldRun:
+        try:
+            return HeldRun.start(self._journalled.directory.path, launch, lock_fds=locks)
+        except KeeperRefused as error:
+            sweep(self.id)
+            raise RunFailed(Phase.RUNNING, Reason.INTERNAL, str(error), infrastructure=True) from error
 
     def _hold(self, held: HeldRun) -> HeldRun:
         with self._lock:

@@ -30,7 +30,9 @@ class AgentProcess:
         variables: dict[str, str] | None = None,
     ) -> None:
         """`url` stands for another way to the server, such as a relay; `variables` are added to its own."""
-        self._made = None if folder else tempfile.TemporaryDirectory(prefix="taskyard-agent-", ignore_cleanup_errors=True)
+        self._made = (
+            None if folder else tempfile.TemporaryDirectory(prefix="taskyard-agent-", ignore_cleanup_errors=True)
+        )
         self.folder = folder or Path(self._made.name if self._made else "")
         self.name = name
         self.process: subprocess.Popen[bytes] | None = None

@@ -57,7 +57,8 @@ def port_of(environment: dict[str, str]) -> int:
 def wait_for_worker(environment: dict[str, str], server: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and server.poll() is None:
-        workers = subprocess.run([TASKYARD, "workers"], env=environment, capture_output=True, text=True, check=False)
+        look = [TASKYARD, "workers"]
+        workers = subprocess.run(look, env=environment, capture_output=True, text=True, check=False)
         if workers.returncode == 0 and workers.stdout.strip():
             return
         time.sleep(0.1)
@@ -78,10 +79,11 @@ def checkout_with_a_change(place: Path) -> Path:
 def show(clone: Path, environment: dict[str, str]) -> int:
     """Runs the task as a newcomer would, and then looks at it."""
     script = ["python", "docs/examples/train.py", "--lr", "0.01"]
-    code = say_and_run(["taskyard", "run", "--wait", "--yes", "--set", "lr=0.1", "--", *script], clone, environment)
+    run = ["taskyard", "run", "--wait", "--yes", "--set", "lr=0.1", "--", *script]
+    code = say_and_run(run, clone, environment)
     for command in (["story", "@last"], ["metrics", "@last"], ["workers"]):
         code = code or say_and_run(["taskyard", *command], clone, environment)
-    print("\nThat was `make demo`. For yourself: taskyard up, and in another terminal: taskyard run -- python train.py")
+    print("\nFor yourself: `taskyard up`, and in another terminal `taskyard run -- python train.py`")
     return code
 
 
