@@ -1,0 +1,320 @@
+"""What a task may ask for: checks of a spec, and changes to one.
+
+The agent checks again what it acts on; here a mistake is refused while its author still looks.
+"""
+
+from __future__ import annotations
+
+import math
+import posixpath
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit
+
+from taskyard.wire import Code, Command, CommandKind, Environment, Policy, Resources, TaskChanges, TaskSpec
+
+from taskyard_server.errors import Invalid, TooLarge
+from taskyard_server.names import checked_name
+
+MAX_DESCRIPTION = 20_000
+MAX_TAGS, MAX_TAG = 50, 100
+MAX_DIFF = 300 << 10
+MAX_PATCH = 1 << 20
+MAX_TEXT = 1 << 20
+"""Characters of arguments, parameters, variables, packages and secrets, each."""
+MAX_GPUS = 1024
+MAX_RETRIES = 1000
+MAX_SECONDS = 366 * 86_400.0
+
+_COMMIT = re.compile(r"[0-9a-f]{40,64}", re.ASCII)
+_DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_PYTHON = re.compile(r"3\.[0-9]{1,2}(\.[0-9]{1,3})?", re.ASCII)
+_BACKEND = re.compile(r"[a-z0-9.]{1,20}", re.ASCII)
+_MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SCP_LIKE = re.compile(r"(?:[^@/:\s]+@)?(?:\[[^\]/]+\]|[^/:@\[\s]+):(?!//)[^:].*")
+_HELPER = re.compile(r"[^/]*::")
+_BAD_IN_REF = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(/|$)")
+_FETCHED_SCHEMES = ("https", "ssh", "git+ssh", "ssh+git", "file")
+
+_REFUSED_VARIABLES: Mapping[str, str] = {
+    "LD_PRELOAD": "it would load code into every program",
+    "LD_AUDIT": "it would load code into every program",
+    "DYLD_INSERT_LIBRARIES": "it would load code into every program",
+    "PYTHONSTARTUP": "it would run code in other interpreters",
+    "PYTHONHOME": "it would take the interpreter's own library away",
+    "BASH_ENV": "it would run code in every shell",
+    "ENV": "it would run code in every shell",
+    "SHELLOPTS": "it would change every shell",
+    "BASHOPTS": "it would change every shell",
+    "PS4": "it would run code in traced shells",
+    "PROMPT_COMMAND": "it would run code in shells",
+    "SSH_ASKPASS": "it would be started for passwords",
+}
+_REFUSED_PREFIXES: Mapping[str, str] = {
+    "GIT_": "git takes programs from it",
+    "TASKYARD_": "the agent sets those",
+    "BASH_FUNC_": "it would replace commands in every shell",
+}
+
+
+def checked(spec: TaskSpec) -> TaskSpec:
+    """Returns the spec as it is kept. Raises Invalid or TooLarge, naming the field and what to do."""
+    _check_code(spec.code)
+    _check_command(spec.command, spec.code.working_dir)
+    _check_environment(spec.environment)
+    _check_resources(spec.resources)
+    _check_policy(spec.policy)
+    _check_parameters(spec.parameters)
+    _check_variables(spec.env, "env")
+    check_secret_names(spec.secrets)
+    _check_size(spec.description, MAX_DESCRIPTION, "description")
+    return replace(
+        spec,
+        name=checked_name(spec.name, "the task's name"),
+        project=checked_name(spec.project, "the project's name"),
+        tags=_checked_tags(spec.tags),
+        secrets=tuple(dict.fromkeys(spec.secrets)),
+    )
+
+
+def changed(spec: TaskSpec, changes: TaskChanges) -> TaskSpec:
+    """The spec with the changes; parameters and variables are merged, value by value."""
+    given = {name: getattr(changes, name) for name in _REPLACED if getattr(changes, name) is not None}
+    if changes.parameters is not None:
+        given["parameters"] = merged_parameters(spec.parameters, changes.parameters)
+    if changes.env is not None:
+        given["env"] = {**spec.env, **changes.env}
+    if changes.secret_values is not None:
+        given["secrets"] = tuple(dict.fromkeys((*spec.secrets, *changes.secret_values)))
+    return replace(spec, **given)
+
+
+_REPLACED = (
+    "name",
+    "project",
+    "description",
+    "tags",
+    "code",
+    "command",
+    "environment",
+    "resources",
+    "policy",
+)
+
+
+def merged_parameters(
+    held: Mapping[str, Mapping[str, str]], given: Mapping[str, Mapping[str, str]]
+) -> dict[str, dict[str, str]]:
+    """Section by section, value by value; the given ones win."""
+    return {
+        section: {**held.get(section, {}), **given.get(section, {})} for section in dict.fromkeys([*held, *given])
+    }
+
+
+def blobs_of(spec: TaskSpec) -> list[str]:
+    """Digests of what must be uploaded before the task can run."""
+    pack = [spec.code.pack.blob] if spec.code.pack is not None else []
+    return pack + ([spec.code.archive] if spec.code.archive is not None else [])
+
+
+def check_secrets(names: Iterable[str], values: Mapping[str, str]) -> None:
+    """Every secret has a value, and every value belongs to a secret. Raises Invalid, TooLarge."""
+    missing = [name for name in names if name not in values]
+    if missing:
+        raise Invalid(f"the values of the secrets {', '.join(missing)} are missing: send them in secret_values")
+    check_secret_names(values)
+    _check_texts(values.values(), "secret_values")
+    if any("\0" in value for value in values.values()):
+        raise Invalid("a secret's value cannot hold a NUL character")
+
+
+def check_secret_names(names: Iterable[str]) -> None:
+    """Secrets are given to the run as variables, so they are named like them. Raises Invalid."""
+    for name in names:
+        _check_variable(name, "secrets")
+
+
+# --- Code
+
+
+def _check_code(code: Code) -> None:
+    if code.archive is not None and (code.repository is not None or code.pack is not None):
+        raise Invalid("code.archive stands alone: leave out repository and pack")
+    if code.pack is not None and code.pack.needs and code.repository is None:
+        raise Invalid("code.pack needs commits of a remote: name the repository, or ship the pack whole")
+    if code.repository is not None:
+        _check_repository(code.repository, fetched=code.pack is None or bool(code.pack.needs))
+        if code.pack is None and code.commit is None and code.branch is None:
+            raise Invalid("code.repository needs a commit or a branch")
+    _check_commits(code)
+    for digest in (code.archive, code.pack.blob if code.pack else None):
+        if digest is not None and not _DIGEST.fullmatch(digest):
+            raise Invalid(f"{digest!r} is not a SHA-256 digest: 64 lower-case hexadecimal digits")
+    if code.branch is not None:
+        _check_branch(code.branch)
+    _check_size(code.diff, MAX_DIFF, "code.diff")
+    _check_size(code.patch or "", MAX_PATCH, "code.patch")
+    _check_inside(code.working_dir, "code.working_dir")
+
+
+def _check_commits(code: Code) -> None:
+    commits = [code.commit] if code.commit is not None else []
+    if code.pack is not None:
+        commits += [code.pack.commit, *code.pack.needs]
+        if code.pack.size < 0:
+            raise Invalid("code.pack.size is a number of bytes")
+    for commit in commits:
+        if not _COMMIT.fullmatch(commit):
+            raise Invalid(f"{commit!r} is not a commit: 40 to 64 lower-case hexadecimal digits")
+
+
+def _check_repository(url: str, *, fetched: bool) -> None:
+    """The allow-list; a repository that is only recorded, beside a whole pack, may have any plain address.
+
+    Whether `file` is allowed is the agent's operator's word.
+    """
+    if not url or url.startswith("-") or url != url.strip() or _CONTROL.search(url) or _HELPER.match(url):
+        raise Invalid(f"{url!r} is not the address of a repository: give an https:// or ssh address")
+    if not fetched or url.startswith("/") or ("://" not in url and _SCP_LIKE.fullmatch(url)):
+        return
+    parts = _split(url)
+    if parts.scheme not in _FETCHED_SCHEMES:
+        raise Invalid(
+            f"{url!r}: only https and ssh repositories are fetched; give such an address, or ship the code"
+        )
+    if parts.password is not None or (parts.scheme == "https" and parts.username is not None):
+        raise Invalid("the repository's address holds credentials: leave them out, the agent has its own")
+
+
+def _split(url: str) -> Any:
+    try:
+        return urlsplit(url)
+    except ValueError as error:
+        raise Invalid(f"{url!r} is not an address: {error}") from error
+
+
+def _check_branch(branch: str) -> None:
+    """The rules of `git check-ref-format --branch`."""
+    wrong = not branch or branch.startswith(("-", "/", ".")) or branch.endswith(("/", ".")) or branch == "@"
+    if wrong or _BAD_IN_REF.search(branch):
+        raise Invalid(f"{branch!r} is not a branch")
+
+
+def _check_inside(path: str, what: str, base: str = ".") -> None:
+    """Relative to the repository's root, and inside it."""
+    if _CONTROL.search(path) or "\\" in path or re.match(r"[A-Za-z]:", path):
+        raise Invalid(f"{what} {path!r} must be a plain relative path with slashes")
+    if not path or path.startswith(("/", "-", "~")):
+        raise Invalid(f"{what} {path!r} must be relative to the root of the code")
+    if posixpath.normpath(posixpath.join(base, path)).split("/")[0] == "..":
+        raise Invalid(f"{what} {path!r} leads out of the code: name a path inside it")
+
+
+# --- Command and environment
+
+
+def _check_command(command: Command, working_dir: str) -> None:
+    target = command.target
+    if not target or target.startswith("-") or _CONTROL.search(target):
+        raise Invalid(f"command.target {target!r} must name what to start: a script, a module or a program")
+    if command.kind is CommandKind.SCRIPT:
+        _check_inside(target, "command.target", working_dir)
+    if command.kind is CommandKind.MODULE and not _MODULE.fullmatch(target):
+        raise Invalid(f"command.target {target!r} is not a module's name")
+    if any(not option.startswith("-") or _CONTROL.search(option) for option in command.python_args):
+        raise Invalid("command.python_args are options of the interpreter, such as -O or -Xdev")
+    if any("\0" in argument for argument in command.args):
+        raise Invalid("command.args cannot hold a NUL character")
+    _check_texts(command.args, "command.args")
+
+
+def _check_environment(environment: Environment) -> None:
+    if environment.python is not None and not _PYTHON.fullmatch(environment.python):
+        raise Invalid(f"environment.python {environment.python!r} must look like 3.11 or 3.11.7")
+    if not _BACKEND.fullmatch(environment.torch_backend):
+        raise Invalid(f"environment.torch_backend {environment.torch_backend!r} must look like auto, cpu or cu126")
+    if environment.path is not None:
+        _check_inside(environment.path, "environment.path")
+    for package in environment.packages:
+        if not package.strip() or package.lstrip().startswith("-") or _CONTROL.search(package):
+            raise Invalid(f"environment.packages: {package!r} is not a requirement such as numpy==2.1")
+    _check_texts(environment.packages, "environment.packages")
+
+
+# --- Numbers
+
+
+def _check_resources(resources: Resources) -> None:
+    if resources.gpus is not None and not 0 <= resources.gpus <= MAX_GPUS:
+        raise Invalid(f"resources.gpus must be 0 to {MAX_GPUS}, or left out to take what the worker has")
+
+
+def _check_policy(policy: Policy) -> None:
+    if not 0 <= policy.retries <= MAX_RETRIES:
+        raise Invalid(f"policy.retries must be 0 to {MAX_RETRIES}")
+    _check_seconds(policy.retry_delay_seconds, "policy.retry_delay_seconds")
+    _check_seconds(policy.grace_seconds, "policy.grace_seconds")
+    if policy.timeout_seconds is not None:
+        _check_seconds(policy.timeout_seconds, "policy.timeout_seconds")
+        if policy.timeout_seconds == 0:
+            raise Invalid("policy.timeout_seconds must be above 0, or left out for no limit")
+
+
+def _check_seconds(value: float, what: str) -> None:
+    if not math.isfinite(value) or not 0 <= value <= MAX_SECONDS:
+        raise Invalid(f"{what} must be 0 to {MAX_SECONDS:.0f} seconds")
+
+
+# --- Texts
+
+
+def _check_parameters(parameters: Mapping[str, Mapping[str, str]]) -> None:
+    for section, values in parameters.items():
+        checked_name(section, "a section of parameters", required=True)
+        if not isinstance(values, Mapping):
+            raise Invalid(f"parameters.{section} must be an object of names and values")
+        for name in values:
+            checked_name(name, f"a parameter in {section}", required=True, longest=1000)
+        _check_texts(values.values(), f"parameters.{section}")
+
+
+def _check_variables(variables: Mapping[str, str], what: str) -> None:
+    for name in variables:
+        _check_variable(name, what)
+    _check_texts(variables.values(), what)
+    if any("\0" in value for value in variables.values()):
+        raise Invalid(f"{what}: a value cannot hold a NUL character")
+
+
+def _check_variable(name: str, what: str) -> None:
+    if not _VARIABLE.fullmatch(name) or len(name) > 200:
+        raise Invalid(f"{what}: {name!r} is not the name of a variable")
+    reason = _REFUSED_VARIABLES.get(name) or next(
+        (why for prefix, why in _REFUSED_PREFIXES.items() if name.startswith(prefix)), None
+    )
+    if reason is not None:
+        raise Invalid(f"{what}: a task may not set {name}: {reason}")
+
+
+def _check_texts(texts: Iterable[str], what: str) -> None:
+    texts = list(texts)
+    if not all(isinstance(text, str) for text in texts):
+        raise Invalid(f"{what}: every value must be a string")
+    size = sum(len(text) for text in texts)
+    if size > MAX_TEXT:
+        raise TooLarge(f"{what}: {size} characters are too many, {MAX_TEXT} are allowed; put them into a file")
+
+
+def _check_size(text: str, longest: int, what: str) -> None:
+    if len(text) > longest:
+        raise TooLarge(f"{what}: {len(text)} characters are too many, {longest} are allowed")
+
+
+def _checked_tags(tags: tuple[str, ...]) -> tuple[str, ...]:
+    if len(tags) > MAX_TAGS:
+        raise Invalid(f"{len(tags)} tags are too many, {MAX_TAGS} are allowed")
+    return tuple(dict.fromkeys(checked_name(tag, "a tag", required=True, longest=MAX_TAG) for tag in tags))

@@ -1,0 +1,391 @@
+"""Tasks: created, read, changed, and sent on their way by people and by running tasks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from taskyard.wire import (
+    CloneRequest,
+    Entry,
+    Explanation,
+    MoveRequest,
+    NewTask,
+    RunDirective,
+    StopRequest,
+    Story,
+    Task,
+    TaskChanges,
+    TaskEvent,
+    TaskPage,
+    TaskSpec,
+    TaskState,
+    TokenKind,
+)
+
+from taskyard_server import explanations, lifecycle, specs
+from taskyard_server.auth import Actor
+from taskyard_server.claims import Claims
+from taskyard_server.disk import Disk
+from taskyard_server.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge
+from taskyard_server.names import checked_id, is_id, normalised
+from taskyard_server.queues import unknown_queue
+from taskyard_server.store.base import BlobStore, LogStore, QueueRecord, Store, TaskFilter, TaskRecord
+from taskyard_server.views import entry_view, task_view
+
+logger = logging.getLogger(__name__)
+
+MAX_BULK = 10_000
+MAX_PAGE = 1000
+MAX_EVENTS = 10_000
+SHORTEST_PREFIX = 4
+_CANDIDATES_SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Template:
+    """What a new task is made from, besides what its creator says."""
+
+    spec: TaskSpec
+    secret_values: Mapping[str, str]
+
+
+class Tasks:
+    """The verbs of tasks. A run's token acts inside its task's project alone: it reads, creates, enqueues, stops."""
+
+    def __init__(
+        self,
+        store: Store,
+        claims: Claims,
+        logs: LogStore,
+        blobs: BlobStore,
+        clock: Callable[[], float],
+        disk: Disk | None = None,
+    ) -> None:
+        self._store = store
+        self._claims = claims
+        self._logs = logs
+        self._blobs = blobs
+        self._clock = clock
+        self._disk = disk
+
+    # --- Create
+
+    async def create(self, new: NewTask, actor: Actor) -> Task:
+        """Creates a draft, or a queued task when `queue` is given. A repeat with the same id is harmless.
+
+        Raises Invalid, NotFound for a queue, Conflict for an id that another task has, Unavailable on a low disk.
+        """
+        return (await self.create_many((new,), actor))[0]
+
+    async def create_many(self, new: Sequence[NewTask], actor: Actor) -> list[Task]:
+        """Creates all or none, enqueued in the order given. Raises as `create`, TooLarge beyond MAX_BULK."""
+        self._require_room_and_number(len(new))
+        queues = {task.queue: await self._find_queue(task.queue) for task in new if task.queue is not None}
+        records = [self._drafted(task, queues.get(task.queue or ""), actor) for task in new]
+        await self._require_blobs(record.spec for record in records)
+        try:
+            await self._store.add_tasks(records)
+        except Conflict as error:
+            records = await self._repeated(records, error)
+        else:
+            self._announce_all(records)
+        names = await self._queue_names()
+        return [task_view(record, names.get(record.queue or "")) for record in records]
+
+    def _require_room_and_number(self, number: int) -> None:
+        if number > MAX_BULK:
+            raise TooLarge(f"{number} tasks are too many at once, {MAX_BULK} are allowed: send them in portions")
+        if self._disk is not None:
+            self._disk.require_room("new tasks are refused")
+
+    def _drafted(self, new: NewTask, queue: QueueRecord | None, actor: Actor) -> TaskRecord:
+        spec = specs.checked(_in_project(new.spec, actor))
+        spec = replace(spec, secrets=tuple(dict.fromkeys((*spec.secrets, *new.secret_values))))
+        specs.check_secrets(spec.secrets, new.secret_values)
+        return lifecycle.create(
+            spec,
+            task_id=checked_id(new.id, "task"),
+            owner=actor.owner,
+            created_by=actor.name,
+            parent=actor.task,
+            queue=queue.id if queue is not None else None,
+            secret_values=new.secret_values,
+            now=self._clock(),
+        )
+
+    async def _require_blobs(self, wanted: Iterable[TaskSpec]) -> None:
+        for digest in dict.fromkeys(digest for spec in wanted for digest in specs.blobs_of(spec)):
+            if await self._blobs.size(digest) is None:
+                raise Invalid(f"the code {digest} is not on the server: upload it to /blobs/{digest} first")
+
+    async def _repeated(self, records: Sequence[TaskRecord], conflict: Conflict) -> list[TaskRecord]:
+        """Answers a repeat with what it made before; anything else is the conflict that it is."""
+        try:
+            existing = [await self._store.task(record.id) for record in records]
+        except NotFound:
+            raise conflict from None
+        for old, new in zip(existing, records, strict=True):
+            if (old.owner, old.spec, old.parent) != (new.owner, new.spec, new.parent):
+                raise Conflict(f"the id {new.id} belongs to another task: draw a new one")
+        return existing
+
+    def _announce_all(self, records: Iterable[TaskRecord]) -> None:
+        for record in records:
+            self._claims.announce(record)
+
+    async def clone(self, task_id: str, request: CloneRequest, actor: Actor) -> Task:
+        """Creates a task like that one, with changes; by default in its project. Raises as `create`.
+
+        Secret values are taken along for their owner alone: a copy could print them.
+        """
+        original = await self._allowed(task_id, actor)
+        template = _template(original, request.changes, actor)
+        new = NewTask(
+            spec=template.spec,
+            id=request.id,
+            queue=request.queue,
+            secret_values=dict(template.secret_values),
+        )
+        return await self.create(new, actor)
+
+    # --- Read
+
+    async def get(self, task_id: str, actor: Actor) -> Task:
+        """Raises NotFound, Forbidden."""
+        return await self._view(await self._allowed(task_id, actor))
+
+    async def list(self, wanted: TaskFilter, *, before: str | None, limit: int, actor: Actor) -> TaskPage:
+        """Newest first; the cursor is the last task of the page."""
+        wanted = _confined(wanted, actor)
+        limit = max(1, min(limit, MAX_PAGE))
+        records = await self._store.tasks(wanted, before=before, limit=limit + 1)
+        names = await self._queue_names()
+        views = tuple(task_view(record, names.get(record.queue or "")) for record in records[:limit])
+        return TaskPage(tasks=views, cursor=views[-1].id if len(records) > limit else None)
+
+    async def resolve(self, ref: str, actor: Actor) -> Task:
+        """Finds a task by id, unique prefix of an id or unique name. Raises NotFound, Conflict with candidates."""
+        if is_id(ref):
+            return await self.get(ref, actor)
+        found = await self._with_prefix(ref, actor)
+        found = found or await self._store.tasks(_confined(TaskFilter(name=normalised(ref)), actor), limit=20)
+        if not found:
+            raise NotFound(
+                f"there is no task with the name, or an id that begins with, {ref!r}: see `taskyard ps`"
+            )
+        if len(found) > 1:
+            raise Conflict(f"{ref!r} may be {_candidates(found)}: give more of the id")
+        return await self._view(found[0])
+
+    async def _with_prefix(self, ref: str, actor: Actor) -> Sequence[TaskRecord]:
+        if len(ref) < SHORTEST_PREFIX or not set(ref) <= set("0123456789abcdef"):
+            return []
+        return await self._store.tasks(_confined(TaskFilter(id_prefix=ref), actor), limit=20)
+
+    async def story(self, task_id: str, actor: Actor) -> Story:
+        """Everything that happened to it. Raises NotFound, Forbidden."""
+        record = await self._allowed(task_id, actor)
+        runs = tuple(entry.run for entry in record.runs)
+        return Story(task=await self._view(record), runs=runs, events=record.events)
+
+    async def events(
+        self, *, since: float | None, task: str | None, kind: str | None, limit: int, actor: Actor
+    ) -> Sequence[TaskEvent]:
+        """Events since a time, oldest first; the first `limit` of them. Raises NotFound, Forbidden."""
+        since = since or 0.0
+        if task is not None:
+            records: Sequence[TaskRecord] = [await self._allowed(task, actor)]
+        else:
+            wanted = _confined(TaskFilter(updated_since=since), actor)
+            records = await self._store.tasks(wanted, limit=MAX_EVENTS)
+        found = [
+            TaskEvent(task=record.id, event=event)
+            for record in records
+            for event in record.events
+            if event.at >= since and kind in (None, event.kind)
+        ]
+        return sorted(found, key=lambda item: item.event.at)[: min(limit, MAX_EVENTS)]
+
+    async def explain(self, task_id: str, actor: Actor) -> Explanation:
+        """Says why the task waits, worker by worker. Raises NotFound, Forbidden."""
+        record = await self._allowed(task_id, actor)
+        position = await self._store.position(task_id)
+        if record.state is not TaskState.QUEUED or record.queue is None or position is None:
+            return explanations.of_others(record, self._clock())
+        queue = await self._store.queue(record.queue)
+        workers = [known.worker for known in await self._store.workers()]
+        return explanations.of_queued(record, queue, position, workers, self._clock())
+
+    # --- Change
+
+    async def change(self, task_id: str, changes: TaskChanges, actor: Actor) -> Task:
+        """Edits a draft. Raises NotFound, Forbidden, Invalid, Conflict when it is no draft."""
+        record = await self._allowed(task_id, actor, verb="change")
+
+        def changed(record: TaskRecord) -> TaskRecord:
+            spec = specs.checked(specs.changed(record.spec, changes))
+            values = {**record.secret_values, **(changes.secret_values or {})}
+            specs.check_secrets(spec.secrets, values)
+            return lifecycle.change(record, spec, values, by=actor.name, now=self._clock())
+
+        await self._require_blobs([changed(record).spec])
+        return await self._view(await self._store.update(task_id, changed))
+
+    async def enqueue(self, task_id: str, queue_ref: str, actor: Actor) -> Task:
+        """Puts a draft at the end of a queue; a repeat is harmless. Raises NotFound, Forbidden, Conflict."""
+        queue = await self._find_queue(queue_ref)
+        return (await self._enqueue_all([task_id], queue, actor))[0]
+
+    async def enqueue_many(self, queue_id: str, task_ids: Sequence[str], actor: Actor) -> Sequence[Task]:
+        """Puts drafts at the end of a queue in this order, all or none. Raises as `enqueue`, TooLarge."""
+        return await self._enqueue_all(task_ids, await self._store.queue(queue_id), actor)
+
+    async def _enqueue_all(self, task_ids: Sequence[str], queue: QueueRecord, actor: Actor) -> Sequence[Task]:
+        self._require_room_and_number(len(task_ids))
+
+        def enqueued(record: TaskRecord) -> TaskRecord:
+            _require_allowed(record, actor, "enqueue")
+            return lifecycle.enqueue(record, queue.id, by=actor.name, now=self._clock())
+
+        records = await self._store.update_all(task_ids, enqueued)
+        self._announce_all(records)
+        return [task_view(record, queue.name) for record in records]
+
+    async def dequeue(self, task_id: str, actor: Actor) -> Task:
+        """Makes a queued or waiting task a draft again. Raises NotFound, Forbidden, Conflict."""
+        return await self._update(task_id, actor, "dequeue", lifecycle.dequeue)
+
+    async def stop(self, task_id: str, request: StopRequest, actor: Actor) -> Task:
+        """Cancels the task, at once or through its agent; with `requeue` it goes back to its place.
+
+        Raises NotFound, Forbidden, Conflict when it has ended otherwise.
+        """
+        cancel = partial(lifecycle.request_cancel, requeue=request.requeue)
+        view = await self._update(task_id, actor, "stop", cancel)
+        if view.state.active and view.run is not None:
+            self._claims.notify_directive(RunDirective(run=view.run.id, cancel=True))
+        return view
+
+    async def retry(self, task_id: str, actor: Actor) -> Task:
+        """Queues an ended task again, with fresh counters. Raises NotFound, Forbidden, Conflict."""
+        if self._disk is not None:
+            self._disk.require_room("retries are refused")
+        record = await self._allowed(task_id, actor, verb="retry")
+        if record.queue is not None:
+            await self._store.queue(record.queue)
+        return await self._update(task_id, actor, "retry", lifecycle.retry)
+
+    async def move(self, task_id: str, request: MoveRequest, actor: Actor) -> Entry:
+        """Changes its place in its queue. Raises NotFound, Forbidden, Invalid, Conflict when it is not queued."""
+        await self._allowed(task_id, actor, verb="move")
+        if (request.to is None) == (request.position is None):
+            raise Invalid("give either `to` or `position`, not both")
+        if request.position is not None and request.position < 0:
+            raise Invalid("position counts from 0, the next to be claimed")
+        to = request.to if request.to is not None else request.position
+        assert to is not None  # noqa: S101 -- for the type checker; said above
+        position = await self._store.move_entry(task_id, to)
+        return entry_view(await self._store.task(task_id), position)
+
+    async def delete(self, task_id: str, actor: Actor) -> None:
+        """Forgets a task that no worker holds, and its logs. Raises NotFound, Forbidden, Conflict."""
+        record = await self._allowed(task_id, actor, verb="delete")
+        await self._store.delete_task(task_id, _require_inactive)
+        for entry in record.runs:
+            await self._logs.delete(entry.run.id)
+        logger.info(
+            "task %s was deleted by %s", task_id, actor.name, extra={"action": "task_deleted", "task": task_id}
+        )
+
+    # --- Parts
+
+    async def _update(self, task_id: str, actor: Actor, verb: str, event: Callable[..., TaskRecord]) -> Task:
+        """Applies one of the lifecycle's events, called with the record, `by` and `now`."""
+
+        def change(record: TaskRecord) -> TaskRecord:
+            _require_allowed(record, actor, verb)
+            return event(record, by=actor.name, now=self._clock())
+
+        record = await self._store.update(task_id, change)
+        self._claims.announce(record)
+        return await self._view(record)
+
+    async def _allowed(self, task_id: str, actor: Actor, verb: str = "read") -> TaskRecord:
+        record = await self._store.task(task_id)
+        _require_allowed(record, actor, verb)
+        return record
+
+    async def _find_queue(self, ref: str) -> QueueRecord:
+        if is_id(ref):
+            try:
+                return await self._store.queue(ref)
+            except NotFound:
+                pass  # a name may look like an id
+        found = await self._store.queue_named(normalised(ref))
+        if found is None:
+            raise NotFound(unknown_queue(ref, [queue.name for queue in await self._store.queues()]))
+        return found
+
+    async def _queue_names(self) -> dict[str, str]:
+        return {queue.id: queue.name for queue in await self._store.queues()}
+
+    async def _view(self, record: TaskRecord) -> Task:
+        if record.queue is None:
+            return task_view(record, None)
+        try:
+            return task_view(record, (await self._store.queue(record.queue)).name)
+        except NotFound:
+            return task_view(record, None)
+
+
+_VERBS_OF_RUNS = frozenset({"read", "create", "enqueue", "stop"})
+
+
+def _require_allowed(record: TaskRecord, actor: Actor, verb: str) -> None:
+    if actor.kind is not TokenKind.RUN:
+        return
+    if record.spec.project != actor.project:
+        raise Forbidden(f"this run's token is for the project {actor.project!r}; task {record.id} is in another")
+    if verb not in _VERBS_OF_RUNS:
+        raise Forbidden(f"a run's token may read, create, enqueue and stop tasks, not {verb} them")
+
+
+def _in_project(spec: TaskSpec, actor: Actor) -> TaskSpec:
+    if actor.kind is not TokenKind.RUN or actor.project is None:
+        return spec
+    if normalised(spec.project) not in ("", actor.project):
+        raise Forbidden(f"this run's token creates tasks in the project {actor.project!r} alone")
+    return replace(spec, project=actor.project)
+
+
+def _confined(wanted: TaskFilter, actor: Actor) -> TaskFilter:
+    if actor.kind is not TokenKind.RUN:
+        return wanted
+    if wanted.project not in (None, actor.project):
+        raise Forbidden(f"this run's token is for the project {actor.project!r}")
+    return replace(wanted, project=actor.project)
+
+
+def _template(original: TaskRecord, changes: TaskChanges, actor: Actor) -> _Template:
+    spec = specs.changed(original.spec, changes)
+    own = original.owner == actor.owner
+    values = {**(original.secret_values if own else {}), **(changes.secret_values or {})}
+    missing = [name for name in spec.secrets if name not in values]
+    if missing:
+        raise Invalid(
+            f"the secrets {', '.join(missing)} belong to {original.created_by}: give your own values for them"
+        )
+    return _Template(spec=spec, secret_values=values)
+
+
+def _require_inactive(record: TaskRecord) -> None:
+    if record.state.active:
+        raise Conflict(f"task {record.id} is {record.state}: stop it first")
+
+
+def _candidates(found: Sequence[TaskRecord]) -> str:
+    shown = [f"{record.id[:12]} ({record.spec.name or 'no name'})" for record in found[:_CANDIDATES_SHOWN]]
+    return ", ".join(shown) + (" …" if len(found) > len(shown) else "")
