@@ -1,4 +1,4 @@
-"""The published description of the API, and the way to rewrite its snapshot in docs/reference."""
+"""The published description of the API."""
 
 from __future__ import annotations
 
