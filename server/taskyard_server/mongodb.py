@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import pymongo
 from bson.errors import BSONError
 from gridfs import AsyncGridFSBucket
-from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
+from pymongo import AsyncMongoClient, IndexModel, ReadPreference, WriteConcern
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
@@ -51,11 +51,15 @@ class Database:
         self._uri = uri
         self._client: AsyncMongoClient[Document] | None = None
         self._opened: AsyncDatabase[Document] | None = None
+        self._collections: dict[str, AsyncCollection[Document]] = {}
+        self._indexes: dict[str, Sequence[IndexModel]] = {}
+
+    def declare(self, name: str, indexes: Sequence[IndexModel]) -> None:
+        """Says which indexes a collection needs; they are made when the database is opened."""
+        self._indexes[name] = indexes
 
     async def open(self) -> None:
-        """Connects, unless it is. Raises StartRefused with the cure when this MongoDB is unfit."""
-        if self._client is not None:
-            return
+        """Connects and makes the indexes. Raises StartRefused with the cure when this MongoDB is unfit."""
         client = self._make_client()
         try:
             await self._refuse_unfit(client)
@@ -63,20 +67,20 @@ class Database:
             await client.close()
             raise
         self._client = client
-        # Named in the address, or `taskyard`.
-        self._opened = client.get_default_database(DEFAULT_DATABASE).with_options(
-            read_preference=ReadPreference.PRIMARY, write_concern=_MAJORITY
-        )
+        self._opened = self._durable(client)
 
     async def close(self) -> None:
         """Lets go; nothing happens when it is closed."""
         if self._client is not None:
             await self._client.close()
             self._client = self._opened = None
+            self._collections.clear()
 
     def collection(self, name: str) -> AsyncCollection[Document]:
         """A collection whose writes are durable, whatever the address says of them."""
-        return self._named[name]
+        if name not in self._collections:
+            self._collections[name] = self._named[name]
+        return self._collections[name]
 
     @property
     def files(self) -> AsyncGridFSBucket:
@@ -87,9 +91,10 @@ class Database:
         """All or nothing; `work` runs again after a conflict, and what it raises undoes everything."""
         with pymongo.timeout(_TRANSACTION_SECONDS):
             async with self._named.client.start_session() as session:
-                return await session.with_transaction(
+                answer: T = await session.with_transaction(
                     work, read_concern=ReadConcern("snapshot"), write_concern=_MAJORITY
                 )
+                return answer
 
     @property
     def _named(self) -> AsyncDatabase[Document]:
@@ -102,7 +107,7 @@ class Database:
         return self._uri.partition("://")[2].partition("/")[0].rpartition("@")[2]
 
     def _make_client(self) -> AsyncMongoClient[Document]:
-        patience = {
+        patience: dict[str, Any] = {
             name: value for name, value in _PATIENCE.items() if f"{name}=".lower() not in self._uri.lower()
         }
         try:
@@ -118,11 +123,18 @@ class Database:
             ) from None
         return client
 
+    def _durable(self, client: AsyncMongoClient[Document]) -> AsyncDatabase[Document]:
+        """The database named in the address, else `taskyard`."""
+        database = client.get_default_database(DEFAULT_DATABASE)
+        return database.with_options(read_preference=ReadPreference.PRIMARY, write_concern=_MAJORITY)
+
     async def _refuse_unfit(self, client: AsyncMongoClient[Document]) -> None:
         try:
             hello = await client.admin.command("hello")
             version = (await client.server_info())["version"]
-            await client.get_default_database(DEFAULT_DATABASE).command("listCollections", nameOnly=True)
+            self._refuse_kind(hello, version)
+            for name, indexes in self._indexes.items():
+                await self._durable(client)[name].create_indexes(indexes)
         except ServerSelectionTimeoutError as error:
             raise StartRefused(self._why_unreachable(client)) from error
         except ConfigurationError as error:
@@ -131,7 +143,6 @@ class Database:
             raise StartRefused(self._why_denied(error)) from error
         except PyMongoError as error:
             raise StartRefused(f"MongoDB at {self._address} does not answer: {error}") from error
-        self._refuse_kind(hello, version)
 
     def _refuse_kind(self, hello: Document, version: str) -> None:
         if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
@@ -161,7 +172,8 @@ class Database:
                 f"MongoDB at {self._address} refuses the user or the password: check them, name the database that"
                 " holds the user with ?authSource=admin, and give the user the role readWrite"
             )
-        return f"MongoDB at {self._address} refuses: {error.details or {}}".replace("{}", "no reason given")
+        reason = (error.details or {}).get("errmsg", "it does not say why")
+        return f"MongoDB at {self._address} cannot be prepared: {reason}"
 
 
 @contextmanager

@@ -93,4 +93,4 @@ def _in_mongo(url: str) -> Stores:
     store = MongoStore(url)
     database = store.database
     logs, blobs, samples = MongoLogs(database), MongoBlobs(database), MongoSamples(database)
-    return Stores(store=store, logs=logs, blobs=blobs, samples=samples, parts=(store,))
+    return Stores(store=store, logs=logs, blobs=blobs, samples=samples, parts=(store, blobs))

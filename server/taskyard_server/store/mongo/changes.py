@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from pymongo.asynchronous.change_stream import AsyncCollectionChangeStream
+from pymongo.asynchronous.change_stream import AsyncChangeStream
 from pymongo.errors import PyMongoError
 from taskyard.wire import TaskState
 
@@ -37,7 +37,7 @@ async def changes(tasks: Tasks) -> AsyncIterator[str]:
         await asyncio.sleep(_POLL_SECONDS)
 
 
-async def _watch(tasks: Tasks) -> AsyncCollectionChangeStream[Document]:
+async def _watch(tasks: Tasks) -> AsyncChangeStream[Document]:
     entries = {
         "operationType": {"$in": ["insert", "replace"]},
         "fullDocument.state": TaskState.QUEUED.value,
@@ -48,7 +48,7 @@ async def _watch(tasks: Tasks) -> AsyncCollectionChangeStream[Document]:
     return await tasks.collection.watch(pipeline, max_await_time_ms=int(_POLL_SECONDS * 1000))
 
 
-async def _queues_of(stream: AsyncCollectionChangeStream[Document]) -> AsyncIterator[str]:
+async def _queues_of(stream: AsyncChangeStream[Document]) -> AsyncIterator[str]:
     polled_at = time.monotonic()
     while stream.alive:
         change: Any = await stream.try_next()

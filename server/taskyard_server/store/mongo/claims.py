@@ -15,7 +15,7 @@ from taskyard_server.store.base import Change, Fits, TaskRecord
 from taskyard_server.store.mongo.documents import Found
 from taskyard_server.store.mongo.entries import Entries
 from taskyard_server.store.mongo.queues import Queues
-from taskyard_server.store.mongo.tasks import Tasks
+from taskyard_server.store.mongo.tasks import Tasks, Write
 
 _SEATS = 64
 
@@ -96,16 +96,21 @@ class Claims:
             found = await self._entries.firsts(queue_id, fitting, len(group)) if fitting else []
             for seat in group[len(found) :]:
                 del seat.queues[0]
-            await asyncio.gather(*(self._take(seat, entry) for seat, entry in zip(group, found, strict=False)))
+            await self._take([(seat, entry) for seat, entry in zip(group, found, strict=False)])
 
-    async def _take(self, seat: _Seat, entry: Found) -> None:
-        """Answers the seat; leaves it open when somebody else was faster."""
+    async def _take(self, pairs: Sequence[tuple[_Seat, Found]]) -> None:
+        """Answers the seats; leaves those open whose entry somebody else was faster to change."""
+        writes = {seat: write for seat, entry in pairs if (write := self._prepare(seat, entry)) is not None}
+        written = await self._tasks.write_each(list(writes.values()))
+        for (seat, write), done in zip(writes.items(), written, strict=True):
+            if done:
+                seat.settle(write.changed)
+
+    def _prepare(self, seat: _Seat, entry: Found) -> Write | None:
         if seat.answer.done():
-            return
+            return None
         try:
-            taken = await self._tasks.put(entry, seat.change(entry.record))
+            return self._tasks.prepare(entry, seat.change(entry.record))
         except Exception as error:  # noqa: BLE001 -- one claim's failure is not that of the others in the round
             seat.fail(error)
-        else:
-            if taken is not None:
-                seat.settle(taken)
+            return None

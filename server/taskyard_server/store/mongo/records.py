@@ -22,8 +22,8 @@ class Records(Generic[R]):
     def __init__(self, database: Database, name: str, codec: Codec[R], copies: Callable[[R], Document]) -> None:
         self._database = database
         self._name = name
-        self._codec = codec
-        self._copies = copies
+        self._codec: Codec[R] = codec
+        self._copies: Callable[[R], Document] = copies
 
     @property
     def collection(self) -> AsyncCollection[Document]:

@@ -52,6 +52,8 @@ class MongoStore:
 
     def __init__(self, uri: str) -> None:
         self.database = Database(uri)
+        for name, indexes in _INDEXES.items():
+            self.database.declare(name, indexes)
         gates = Gates(self.database)
         self._tasks = Tasks(self.database, gates, writer=uuid4().hex)
         self._entries = Entries(self._tasks)
@@ -63,16 +65,10 @@ class MongoStore:
 
     async def open(self) -> None:
         await self.database.open()
-        await self._prepare()
 
     async def close(self) -> None:
         await self._claims.close()
         await self.database.close()
-
-    @translating
-    async def _prepare(self) -> None:
-        for name, indexes in _INDEXES.items():
-            await self.database.collection(name).create_indexes(indexes)
 
     # --- tasks
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pymongo import DESCENDING, ReplaceOne
@@ -116,15 +116,28 @@ class Tasks:
             lambda session: self.collection.update_many(query, shift, session=session)
         )
 
+    def prepare(self, found: Found, changed: TaskRecord) -> Write:
+        """Raises TooLarge, and Invalid for text that is not Unicode."""
+        document = to_document(changed, version=found.version + 1, writer=self.writer)
+        return Write(found=found, changed=changed, document=document)
+
+    async def write_each(self, writes: Sequence[Write]) -> list[bool]:
+        """Sends the writes in one message; says of each whether it was done, or somebody else wrote before."""
+        if not writes:
+            return []
+        result = await self.collection.bulk_write([write.replacement for write in writes], ordered=False)
+        if result.matched_count == len(writes):
+            return [True] * len(writes)
+        ids = [write.changed.id for write in writes]
+        cursor = self.collection.find({"_id": {"$in": ids}}, {"version": 1, "writer": 1, "requests": 1})
+        stored = {document["_id"]: document async for document in cursor}
+        return [write.stands_in(stored.get(write.changed.id, {})) for write in writes]
+
     async def replace_all(self, changes: Sequence[tuple[Found, TaskRecord]], session: AsyncClientSession) -> None:
         """Replaces records that were read in the same transaction."""
-        writes = [
-            ReplaceOne({"_id": found.record.id, "version": found.version}, self._document(found, changed))
-            for found, changed in changes
-            if changed is not found.record
-        ]
+        writes = [self.prepare(found, changed) for found, changed in changes if changed is not found.record]
         if writes:
-            await self.collection.bulk_write(writes, session=session)
+            await self.collection.bulk_write([write.replacement for write in writes], session=session)
 
     async def last_rank(self, queue_id: str | None, session: AsyncClientSession | None = None) -> bytes | None:
         """The highest rank of a queue, also among the places that are held by tasks out of it."""
@@ -177,13 +190,9 @@ class Tasks:
 
     async def _replace(self, found: Found, changed: TaskRecord, session: AsyncClientSession | None) -> bool:
         """Writes unless somebody else wrote since the record was found."""
-        result = await self.collection.replace_one(
-            {"_id": found.record.id, "version": found.version}, self._document(found, changed), session=session
-        )
+        write = self.prepare(found, changed)
+        result = await self.collection.replace_one(write.condition, write.document, session=session)
         return result.matched_count == 1
-
-    def _document(self, found: Found, changed: TaskRecord) -> Document:
-        return to_document(changed, version=found.version + 1, writer=self.writer)
 
     async def _behind(self, task_id: str) -> Document:
         document = await self.collection.find_one({"_id": task_id}, {"created_at": 1})
@@ -194,6 +203,31 @@ class Tasks:
         at = document["created_at"]
         # The first condition alone bounds the search along the index.
         return {"created_at": {"$lte": at}, "$or": [{"created_at": {"$lt": at}}, {"_id": {"$lt": task_id}}]}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Write:
+    """A record that is to stand in the place of the one that was found."""
+
+    found: Found
+    changed: TaskRecord
+    document: Document
+
+    @property
+    def condition(self) -> Document:
+        """Nobody wrote since it was found."""
+        return {"_id": self.found.record.id, "version": self.found.version}
+
+    @property
+    def replacement(self) -> ReplaceOne[Document]:
+        """The write as part of a message."""
+        return ReplaceOne(self.condition, self.document)
+
+    def stands_in(self, stored: Document) -> bool:
+        """Whether it was done: it is what is stored, or the run that it created is."""
+        if (stored.get("version"), stored.get("writer")) == (self.document["version"], self.document["writer"]):
+            return True
+        return bool(self.changed.runs) and self.changed.runs[-1].request_id in stored.get("requests", [])
 
 
 class _Entrance:
