@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import difflib
 import heapq
 import logging
@@ -110,15 +111,7 @@ class Queues:
 
     async def find(self, ref: str) -> QueueRecord:
         """Finds a queue by id or name. Raises NotFound naming the nearest ones."""
-        if is_id(ref):
-            try:
-                return await self._store.queue(ref)
-            except NotFound:
-                pass  # a name may look like an id
-        record = await self._store.queue_named(normalised(ref))
-        if record is None:
-            raise NotFound(unknown_queue(ref, [queue.name for queue in await self._store.queues()]))
-        return record
+        return await find_queue(self._store, ref)
 
     async def change(self, queue_id: str, changes: QueueChanges, actor: Actor) -> Queue:
         """Renames, describes, pauses or resumes. Raises NotFound, Invalid, Conflict when the name is taken."""
@@ -184,7 +177,7 @@ class Queues:
         views = tuple(entry_view(record, offset + place) for place, record in enumerate(records))
         return EntryPage(entries=views, total=max(total, offset + len(views)) if views else total)
 
-    async def _described(self, records: Sequence[QueueRecord]) -> list[Queue]:
+    async def _described(self, records: Sequence[QueueRecord]) -> builtins.list[Queue]:
         counts = await self._store.counts()
         workers = [record.worker for record in await self._store.workers()]
         started = _started(await self._store.active())
@@ -199,7 +192,7 @@ class Queues:
     ) -> Queue:
         waiting = counts.get(TaskState.QUEUED, 0)
         watching = [worker for worker in workers if serves(worker, record.name)]
-        held = [self._clock() - started[worker.run] for worker in watching if worker.run in started]
+        held = [self._clock() - started[worker.run] for worker in watching if worker.run and worker.run in started]
         estimate = estimated_wait(
             waiting=waiting,
             idle_workers=sum(worker.run is None for worker in watching),
@@ -214,7 +207,7 @@ class Queues:
             estimated_wait_seconds=None if record.paused else estimate,
         )
 
-    async def _recent_run_seconds(self, queue_id: str) -> list[float]:
+    async def _recent_run_seconds(self, queue_id: str) -> builtins.list[float]:
         ended = TaskFilter(queue=queue_id, states=(TaskState.COMPLETED, TaskState.FAILED))
         runs = [record.runs[-1].run for record in await self._store.tasks(ended, limit=RECENT_RUNS) if record.runs]
         return [run.ended_at - run.claimed_at for run in runs if run.ended_at is not None and run.started_at]
@@ -247,7 +240,20 @@ def estimated_wait(
     return free_in[0] + rounds * usual
 
 
-def unknown_queue(ref: str, names: Sequence[str]) -> str:
+async def find_queue(store: Store, ref: str) -> QueueRecord:
+    """Finds a queue by id or name. Raises NotFound naming the nearest ones."""
+    if is_id(ref):
+        try:
+            return await store.queue(ref)
+        except NotFound:
+            pass  # a name may look like an id
+    record = await store.queue_named(normalised(ref))
+    if record is None:
+        raise NotFound(_unknown(ref, [queue.name for queue in await store.queues()]))
+    return record
+
+
+def _unknown(ref: str, names: Sequence[str]) -> str:
     """What to say of a queue that does not exist."""
     near = difflib.get_close_matches(ref, names, n=3, cutoff=0.5) or sorted(names)[:3]
     known = f"; the nearest are {', '.join(repr(name) for name in near)}" if near else ""

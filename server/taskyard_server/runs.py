@@ -443,6 +443,15 @@ class Runs:
                 bell.clear()
         return True
 
+    async def forget_logs(self, record: TaskRecord) -> None:
+        """Drops the logs of all runs of an ended task."""
+        for entry in record.runs:
+            await self._logs.delete(entry.run.id)
+
+    async def forget_samples(self, before: float) -> None:
+        """Drops measurements older than `before`."""
+        await self._samples.forget(before)
+
     async def _has_more(self, run_id: str, offset: int) -> bool:
         length = await self._logs.length(run_id)
         return length > offset or self._is_complete(await self.get(run_id), length)

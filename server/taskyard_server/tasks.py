@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ from taskyard_server.claims import Claims
 from taskyard_server.disk import Disk
 from taskyard_server.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge
 from taskyard_server.names import checked_id, is_id, normalised
-from taskyard_server.queues import unknown_queue
+from taskyard_server.queues import find_queue
 from taskyard_server.store.base import BlobStore, LogStore, QueueRecord, Store, TaskFilter, TaskRecord
 from taskyard_server.views import entry_view, task_view
 
@@ -53,7 +54,7 @@ class _Template:
 
 
 class Tasks:
-    """The verbs of tasks. A run's token acts inside its task's project alone: it reads, creates, enqueues, stops."""
+    """The verbs of tasks. A run's token reads, creates, enqueues and stops, inside its task's project alone."""
 
     def __init__(
         self,
@@ -83,7 +84,7 @@ class Tasks:
     async def create_many(self, new: Sequence[NewTask], actor: Actor) -> list[Task]:
         """Creates all or none, enqueued in the order given. Raises as `create`, TooLarge beyond MAX_BULK."""
         self._require_room_and_number(len(new))
-        queues = {task.queue: await self._find_queue(task.queue) for task in new if task.queue is not None}
+        queues = {task.queue: await find_queue(self._store, task.queue) for task in new if task.queue is not None}
         records = [self._drafted(task, queues.get(task.queue or ""), actor) for task in new]
         await self._require_blobs(record.spec for record in records)
         try:
@@ -193,7 +194,7 @@ class Tasks:
 
     async def events(
         self, *, since: float | None, task: str | None, kind: str | None, limit: int, actor: Actor
-    ) -> Sequence[TaskEvent]:
+    ) -> builtins.list[TaskEvent]:
         """Events since a time, oldest first; the first `limit` of them. Raises NotFound, Forbidden."""
         since = since or 0.0
         if task is not None:
@@ -236,14 +237,14 @@ class Tasks:
 
     async def enqueue(self, task_id: str, queue_ref: str, actor: Actor) -> Task:
         """Puts a draft at the end of a queue; a repeat is harmless. Raises NotFound, Forbidden, Conflict."""
-        queue = await self._find_queue(queue_ref)
+        queue = await find_queue(self._store, queue_ref)
         return (await self._enqueue_all([task_id], queue, actor))[0]
 
-    async def enqueue_many(self, queue_id: str, task_ids: Sequence[str], actor: Actor) -> Sequence[Task]:
+    async def enqueue_many(self, queue_id: str, task_ids: Sequence[str], actor: Actor) -> builtins.list[Task]:
         """Puts drafts at the end of a queue in this order, all or none. Raises as `enqueue`, TooLarge."""
         return await self._enqueue_all(task_ids, await self._store.queue(queue_id), actor)
 
-    async def _enqueue_all(self, task_ids: Sequence[str], queue: QueueRecord, actor: Actor) -> Sequence[Task]:
+    async def _enqueue_all(self, task_ids: Sequence[str], queue: QueueRecord, actor: Actor) -> builtins.list[Task]:
         self._require_room_and_number(len(task_ids))
 
         def enqueued(record: TaskRecord) -> TaskRecord:
@@ -317,17 +318,6 @@ class Tasks:
         record = await self._store.task(task_id)
         _require_allowed(record, actor, verb)
         return record
-
-    async def _find_queue(self, ref: str) -> QueueRecord:
-        if is_id(ref):
-            try:
-                return await self._store.queue(ref)
-            except NotFound:
-                pass  # a name may look like an id
-        found = await self._store.queue_named(normalised(ref))
-        if found is None:
-            raise NotFound(unknown_queue(ref, [queue.name for queue in await self._store.queues()]))
-        return found
 
     async def _queue_names(self) -> dict[str, str]:
         return {queue.id: queue.name for queue in await self._store.queues()}
