@@ -84,7 +84,7 @@ def _execute(argv: Sequence[str]) -> int:
     own, rest = _split(argv) if command == "run" else (list(argv), None)
     namespace = parser.parse_args(own)
     if rest is not None:
-        namespace.rest = rest
+        namespace.rest = [*namespace.rest, "--", *rest] if namespace.rest else rest
     try:
         return namespace.handler(namespace) or 0
     except ModuleNotFoundError as error:

@@ -8,7 +8,7 @@ import getpass
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeVar
 
 from taskyard.errors import UsageError
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-ARGUMENTS_SECTION = "Args"
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
 _SPAN_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -51,6 +50,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def changes(namespace: argparse.Namespace, task: Task) -> TaskChanges:
     """What the flags change in an existing task."""
+    from taskyard.submission import sections
     from taskyard.wire import TaskChanges
 
     spec = task.spec
@@ -61,7 +61,7 @@ def changes(namespace: argparse.Namespace, task: Task) -> TaskChanges:
         tags=tuple(namespace.tag) or None,
         resources=_if_changed(resources(namespace, spec.resources), spec.resources),
         policy=_if_changed(policy(namespace, spec.policy), spec.policy),
-        parameters=parameters(namespace.set, spec.parameters) or None,
+        parameters=sections(assignments(namespace.set, "--set", any_name=True), spec.parameters) or None,
         env=assignments(namespace.env, "--env") or None,
         secret_values=secrets(namespace.secret) or None,
     )
@@ -85,17 +85,6 @@ def policy(namespace: argparse.Namespace, base: Policy) -> Policy:
             raise UsageError("--retries: a number of retries is 0 or more")
         base = dataclasses.replace(base, retries=namespace.retries)
     return base
-
-
-def parameters(given: Iterable[str], known: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
-    """Reads `name=value` and `Section/name=value`; a name that the command line has keeps its slashes."""
-    sections: dict[str, dict[str, str]] = {}
-    for name, value in assignments(given, "--set", any_name=True).items():
-        section, slash, rest = name.partition("/")
-        if name in known.get(ARGUMENTS_SECTION, {}) or not (slash and section and rest):
-            section, rest = ARGUMENTS_SECTION, name
-        sections.setdefault(section, {})[rest] = value
-    return sections
 
 
 def assignments(given: Iterable[str], flag: str, *, any_name: bool = False) -> dict[str, str]:

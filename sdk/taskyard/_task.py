@@ -1,0 +1,372 @@
+"""`Task`: what Python programs use to create, enqueue, follow and compare tasks."""
+
+from __future__ import annotations
+
+import codecs
+import functools
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, overload
+
+from taskyard import wire
+from taskyard.client import Client
+from taskyard.config import connection
+from taskyard.errors import NotFound, UsageError
+from taskyard.submission import Wanted, sections, submit
+from taskyard.wire import TaskState
+
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 2.0
+LOG_CHUNK_BYTES = 1 << 20
+FOLLOW_PATIENCE_SECONDS = 600.0
+
+
+class Task:
+    """A task on the server. Its fields are those of the last answer; `status` and `reload()` ask again.
+
+    Server and token are found as the command line finds them. Every method raises the errors of
+    `taskyard.errors`; what cannot be reached for a moment is tried again inside.
+    """
+
+    def __init__(self, record: wire.Task, client: Client | None = None) -> None:
+        self._record = record
+        self._given_client = client
+
+    # --- making and finding
+
+    @classmethod
+    def create(
+        cls,
+        script: str = "",
+        *,
+        module: str = "",
+        executable: str = "",
+        args: Sequence[str] = (),
+        folder: str | Path = ".",
+        name: str = "",
+        project: str = "",
+        description: str = "",
+        tags: Iterable[str] = (),
+        queue: str | None = None,
+        gpus: int | None = None,
+        python: str | None = None,
+        packages: Iterable[str] = (),
+        requirements: str | Path | None = None,
+        manager: str = "uv",
+        parameters: Mapping[str, Any] | None = None,
+        env: Mapping[str, str] | None = None,
+        secrets: Mapping[str, str] | None = None,
+        include: Iterable[str] = (),
+        ship_code: bool = False,
+        timeout_seconds: float | None = None,
+        retries: int = 0,
+        client: Client | None = None,
+    ) -> Task:
+        """Captures the code in `folder` as it stands and makes a task of it, in `queue` where one is named.
+
+        Give exactly one of `script` (relative to `folder`), `module` and `executable`; `args` follow it.
+        """
+        wanted = Wanted(
+            command=_command(script, module, executable, args),
+            folder=Path(folder),
+            name=name,
+            project=project,
+            description=description,
+            tags=tuple(tags),
+            resources=wire.Resources(gpus=gpus),
+            python=python,
+            packages=tuple(packages),
+            requirements=Path(requirements) if requirements else None,
+            manager=wire.Manager(manager),
+            parameters=parameters or {},
+            env=dict(env or {}),
+            secret_values=dict(secrets or {}),
+            include=tuple(include),
+            ship_code=ship_code,
+            policy=wire.Policy(timeout_seconds=timeout_seconds, retries=retries),
+        )
+        client = client or _default_client()
+        return cls(submit(client, wanted, queue=queue), client)
+
+    @classmethod
+    def get(cls, ref: str, *, client: Client | None = None) -> Task:
+        """The task with this id, unique prefix of an id, or unique name. Raises NotFound."""
+        client = client or _default_client()
+        return cls(client.resolve_task(ref), client)
+
+    @classmethod
+    def list(
+        cls,
+        *,
+        states: Iterable[str] = (),
+        queue: str | None = None,
+        project: str | None = None,
+        tag: str | None = None,
+        name: str | None = None,
+        name_contains: str | None = None,
+        limit: int | None = 100,
+        client: Client | None = None,
+    ) -> Sequence[Task]:
+        """Tasks, newest first, at most `limit` of them; None for all. `queue` is a name or an id."""
+        client = client or _default_client()
+        pages = _pages(
+            client,
+            limit,
+            states=[TaskState(state) for state in states],
+            queue=_queue_id(client, queue) if queue else None,
+            project=project,
+            tag=tag,
+            name=name,
+            name_contains=name_contains,
+        )
+        return [cls(record, client) for record in pages]
+
+    # --- what it is
+
+    @property
+    def id(self) -> str:
+        """32 hexadecimal digits."""
+        return self._record.id
+
+    @property
+    def name(self) -> str:
+        """The name for people."""
+        return self._record.spec.name
+
+    @property
+    def project(self) -> str:
+        """The project that it belongs to."""
+        return self._record.spec.project
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Its tags."""
+        return self._record.spec.tags
+
+    @property
+    def parameters(self) -> dict[str, dict[str, str]]:
+        """Section → name → value; the section `Args` mirrors the command line."""
+        return {section: dict(values) for section, values in self._record.spec.parameters.items()}
+
+    @property
+    def record(self) -> wire.Task:
+        """The whole record as the server last answered it."""
+        return self._record
+
+    @property
+    def outcome(self) -> wire.Outcome | None:
+        """How its latest run ended; None while it has not."""
+        return self._record.run.outcome if self._record.run else None
+
+    @property
+    def status(self) -> TaskState:
+        """The state as of now: asks the server."""
+        return self.reload()._record.state
+
+    def reload(self) -> Task:
+        """Asks the server for the record, and returns the task itself."""
+        self._record = self._client.task(self.id)
+        return self
+
+    # --- what can be done with it
+
+    def enqueue(
+        self: Task | str | None = None,
+        queue: str | None = None,
+        *,
+        queue_name: str | None = None,
+        queue_id: str | None = None,
+        task: Task | str | None = None,
+        client: Client | None = None,
+    ) -> Task:
+        """Puts the task at the end of a queue: `task.enqueue("gpu")`, or for a task or an id
+        `Task.enqueue(task_or_id, queue_name="gpu")`, `Task.enqueue(task=…, queue_id=…)`.
+        """
+        chosen = self if self is not None else task
+        if chosen is None or (self is not None and task is not None):
+            raise UsageError("name one task to enqueue")
+        target = _one_of(queue=queue, queue_name=queue_name, queue_id=queue_id)
+        found = chosen if isinstance(chosen, Task) else Task.get(chosen, client=client)
+        found._record = found._client.enqueue(found.id, target)
+        return found
+
+    def dequeue(self) -> Task:
+        """Takes it out of its queue: it is a draft again."""
+        self._record = self._client.dequeue(self.id)
+        return self
+
+    def set_parameters(self, parameters: Mapping[str, Any]) -> Task:
+        """Merges into a draft's parameters: `{"lr": 0.1}`, `{"Model/depth": 3}`, `{"Model": {"depth": 3}}`."""
+        merged = sections(parameters, known=self._record.spec.parameters)
+        self._record = self._client.change_task(self.id, wire.TaskChanges(parameters=merged))
+        return self
+
+    def clone(
+        self,
+        *,
+        name: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        env: Mapping[str, str] | None = None,
+        tags: Iterable[str] | None = None,
+        queue: str | None = None,
+    ) -> Task:
+        """Copies it with changes, as a draft or into `queue`."""
+        changes = wire.TaskChanges(
+            name=name,
+            tags=None if tags is None else tuple(tags),
+            parameters=sections(parameters, known=self._record.spec.parameters) if parameters else None,
+            env=dict(env) if env else None,
+        )
+        request = wire.CloneRequest(changes=changes, queue=queue)
+        return Task(self._client.clone_task(self.id, request), self._client)
+
+    def stop(self, *, requeue: bool = False) -> Task:
+        """Asks for the end of its run; with `requeue` it goes back into its queue."""
+        self._record = self._client.stop_task(self.id, requeue=requeue)
+        return self
+
+    def retry(self) -> Task:
+        """Runs it once more after it ended."""
+        self._record = self._client.retry_task(self.id)
+        return self
+
+    def delete(self) -> None:
+        """Removes it with its runs and logs."""
+        self._client.delete_task(self.id)
+
+    def wait(self, timeout: float | None = None) -> Task:
+        """Waits until it has ended, see `outcome`. Raises TimeoutError after `timeout` seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause = FIRST_PAUSE_SECONDS
+        while not self.reload()._record.state.terminal:
+            left = pause if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(f"task {self.id} is {self._record.state} after {timeout} s")
+            time.sleep(min(pause, left))
+            pause = min(1.5 * pause, LONGEST_PAUSE_SECONDS)
+        return self
+
+    def explain(self) -> wire.Explanation:
+        """Why it waits, worker by worker."""
+        return self._client.explain(self.id)
+
+    # --- its output
+
+    @overload
+    def logs(
+        self, *, follow: Literal[False] = False, tail: int | None = None, attempt: int | None = None
+    ) -> str: ...
+
+    @overload
+    def logs(self, *, follow: Literal[True], attempt: int | None = None) -> Iterator[str]: ...
+
+    def logs(
+        self, *, follow: bool = False, tail: int | None = None, attempt: int | None = None
+    ) -> str | Iterator[str]:
+        """The log of the latest attempt or of the one named: as one text, or with `follow` its pieces as they
+        come, to the end of the run. Raises NotFound when there was no such attempt.
+        """
+        if follow:
+            return self._follow(attempt)
+        run_id = self._run_id(attempt)
+        if tail is not None:
+            return self._client.tail_log(run_id, tail).data.decode(errors="replace")
+        return b"".join(self._log(run_id)).decode(errors="replace")
+
+    def _follow(self, attempt: int | None) -> Iterator[str]:
+        self._wait_for_attempt(attempt or 1)
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        run_id = self._run_id(attempt)
+        for piece in self._client.follow_log(run_id, patience_seconds=FOLLOW_PATIENCE_SECONDS):
+            text = decoder.decode(piece) if isinstance(piece, bytes) else decoder.decode(b"", final=True)
+            if text:
+                yield text
+
+    def _log(self, run_id: str) -> Iterator[bytes]:
+        offset = 0
+        while True:
+            part = self._client.read_log(run_id, offset=offset, limit=LOG_CHUNK_BYTES)
+            yield part.data
+            offset = part.offset + len(part.data)
+            if not part.data or offset >= part.length:
+                return
+
+    def _wait_for_attempt(self, number: int) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        while self.reload()._record.run_count < number and not self._record.state.terminal:
+            time.sleep(pause)
+            pause = min(1.5 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _run_id(self, attempt: int | None) -> str:
+        run_count = self.reload()._record.run_count
+        number = attempt or run_count
+        if not 1 <= number <= run_count:
+            raise NotFound(404, "not_found", f"task {self.id} has had {run_count} attempts")
+        return f"{self.id}.{number}"
+
+    # --- parts
+
+    @property
+    def _client(self) -> Client:
+        if self._given_client is None:
+            self._given_client = _default_client()
+        return self._given_client
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Task) and other.id == self.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __repr__(self) -> str:
+        return f"<Task {self.id} {self.name!r} {self._record.state}>"
+
+
+def _default_client() -> Client:
+    """One client per process: connections do not survive a fork."""
+    return _client_of_process(os.getpid())
+
+
+@functools.lru_cache(maxsize=1)
+def _client_of_process(_pid: int) -> Client:
+    return Client.of(connection())
+
+
+def _pages(client: Client, limit: int | None, **wanted: Any) -> Iterator[wire.Task]:
+    before, left = None, limit
+    while left is None or left > 0:
+        page = client.tasks(**wanted, before=before, limit=None if left is None else min(left, 100))
+        yield from page.tasks
+        before = page.cursor
+        if before is None:
+            return
+        left = None if left is None else left - len(page.tasks)
+
+
+def _queue_id(client: Client, ref: str) -> str:
+    for queue in client.queues():
+        if ref in (queue.name, queue.id):
+            return queue.id
+    raise UsageError(f"there is no queue {ref!r}")
+
+
+def _one_of(**names: str | None) -> str:
+    given = [value for value in names.values() if value is not None]
+    if len(given) != 1:
+        raise UsageError(f"name one queue: by {', '.join(names)}")
+    return given[0]
+
+
+def _command(script: str, module: str, executable: str, args: Sequence[str]) -> wire.Command:
+    kinds = {
+        wire.CommandKind.SCRIPT: script,
+        wire.CommandKind.MODULE: module,
+        wire.CommandKind.EXECUTABLE: executable,
+    }
+    given = [(kind, target) for kind, target in kinds.items() if target]
+    if len(given) != 1:
+        raise UsageError("give exactly one of script, module and executable")
+    kind, target = given[0]
+    return wire.Command(kind=kind, target=target, args=tuple(map(str, args)))

@@ -1,0 +1,281 @@
+"""`run`: plans a task from what stands in this folder, submits it, and follows it where that is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from taskyard.cli import changes, output
+from taskyard.cli.logs import follow_run, wait_for_run
+from taskyard.cli.session import add_command, confirmed, find_queue, open_client, remember_task
+from taskyard.cli.settings import RUN_SETTINGS
+from taskyard.config import add_settings, find_project_file, resolve, user_file, user_folder
+from taskyard.errors import TaskyardError, UsageError
+
+if TYPE_CHECKING:
+    from taskyard.client import Client
+    from taskyard.submission import Prepared, Wanted
+    from taskyard.wire import Outcome, Queue, Task, Worker
+
+EXIT_TIMEOUT = 124
+EXIT_TASKYARD = 125
+EXIT_CANCELLED = 130
+SIGNAL_BASE = 128
+LARGE_UPLOAD_BYTES = 10_000_000
+SHOWN_FILES = 3
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds `run`."""
+    parser = add_command(
+        subparsers,
+        "run",
+        "run a command on one of your machines",
+        run,
+        usage="taskyard run [options] -- COMMAND …",
+    )
+    add_settings(parser, RUN_SETTINGS)
+    changes.add_flags(parser)
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--requirements", type=Path, metavar="FILE", help="the file that says what to install")
+    source.add_argument(
+        "--package", nargs="+", action="extend", default=[], metavar="P", help="packages to install instead"
+    )
+    parser.add_argument(
+        "--include", action="append", default=[], metavar="GLOB", help="send these files though they look secret"
+    )
+    parser.add_argument("--ship-code", action="store_true", help="send the whole tree, not what the remote lacks")
+    parser.add_argument("--yes", action="store_true", help="never ask")
+    parser.add_argument("--wait", action="store_true", help="follow it, and exit as it does")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="COMMAND", help="python train.py --lr 0.01")
+
+
+def run(namespace: argparse.Namespace) -> int:
+    """Submits the command; with `--wait` returns what the command returned."""
+    try:
+        with open_client(namespace) as client:
+            task = _submit(client, namespace)
+            return _follow(client, task) if namespace.wait else 0
+    except UsageError:
+        raise
+    except TaskyardError as error:
+        if not namespace.wait:
+            raise
+        output.note(f"taskyard: {error}")
+        return EXIT_TASKYARD
+
+
+def _submit(client: Client, namespace: argparse.Namespace) -> Task:
+    from taskyard.submission import prepare, submit_prepared
+
+    settings = resolve(RUN_SETTINGS, namespace, project_file=find_project_file(Path.cwd()), user_file=user_file())
+    wanted = _wanted(namespace, settings)
+    queue = find_queue(client, settings["queue"])
+    with prepare(wanted, memory=user_folder()) as prepared:
+        workers = client.workers()
+        for line in plan(prepared, queue, workers):
+            output.note(line)
+        questions = unusual(prepared, queue, workers)
+        if questions and not confirmed(f"{'; '.join(questions)}. Submit it?", yes=namespace.yes):
+            raise TaskyardError("nothing was submitted")
+        task = submit_prepared(client, prepared, queue=queue.id)
+    remember_task(client.server, task.id)
+    _print_submitted(task, namespace)
+    return task
+
+
+def _wanted(namespace: argparse.Namespace, settings: Any) -> Wanted:
+    from taskyard.submission import Wanted, read_command
+    from taskyard.wire import Manager, Policy, Resources
+
+    if not namespace.rest:
+        raise UsageError("say what to run, like: taskyard run -- python train.py --lr 0.01")
+    command, python = read_command(namespace.rest)
+    return Wanted(
+        command=command,
+        folder=Path.cwd(),
+        name=namespace.name or "",
+        project=settings["project"],
+        description=namespace.description or "",
+        tags=tuple(namespace.tag),
+        resources=changes.resources(namespace, Resources(gpus=None)),
+        policy=changes.policy(namespace, Policy()),
+        python=settings["python"] or python,
+        packages=tuple(namespace.package),
+        requirements=namespace.requirements,
+        manager=Manager(settings["manager"]),
+        parameters=changes.assignments(namespace.set, "--set", any_name=True),
+        env=changes.assignments(namespace.env, "--env"),
+        secret_values=changes.secrets(namespace.secret),
+        include=tuple(namespace.include),
+        ship_code=namespace.ship_code,
+    )
+
+
+# --- the plan
+
+
+def plan(prepared: Prepared, queue: Queue, workers: list[Worker]) -> Iterator[str]:
+    """What will be done, line by line."""
+    spec, summary = prepared.spec, prepared.snapshot.summary
+    command = (*spec.command.python_args, spec.command.target, *spec.command.args)
+    yield f"command       {shlex.join(command)}  in {spec.code.working_dir}"
+    yield f"code          {_source(prepared)}"
+    yield f"changes       {_changes(prepared)}"
+    if summary.left_out:
+        names = ", ".join(summary.left_out[:SHOWN_FILES])
+        more = f" and {len(summary.left_out) - SHOWN_FILES} more" if len(summary.left_out) > SHOWN_FILES else ""
+        yield f"left out      {output.clean(names)}{more}: they look secret; --include sends them"
+    if summary.included:
+        yield f"included      {output.clean(', '.join(summary.included))}"
+    yield f"requirements  {prepared.requirements_origin}"
+    yield f"python        {prepared.python_origin}, built by {spec.environment.manager}"
+    yield f"queue         {_place(queue)}"
+    yield from _fitting(prepared, queue, workers)
+
+
+def unusual(prepared: Prepared, queue: Queue, workers: list[Worker]) -> list[str]:
+    """What a person should have seen before it is submitted."""
+    summary = prepared.snapshot.summary
+    found = []
+    if summary.first_upload and summary.untracked:
+        count, size = len(summary.untracked), output.size(summary.untracked_bytes)
+        found.append(f"{count} untracked file{'s' * (count > 1)} ({size}) will be uploaded for the first time")
+    if summary.upload_bytes > LARGE_UPLOAD_BYTES:
+        found.append(f"{output.size(summary.upload_bytes)} will be uploaded")
+    if not any(_misfit(worker, queue, prepared.spec.resources.gpus) is None for worker in workers):
+        found.append(f"no worker can take it from {queue.name!r} now")
+    return found
+
+
+def _source(prepared: Prepared) -> str:
+    summary = prepared.snapshot.summary
+    if summary.commit is None:
+        return f"{prepared.snapshot.root} as an archive, {output.size(summary.upload_bytes)}"
+    where = output.clean(summary.repository or prepared.snapshot.root)
+    branch = f" ({output.clean(summary.branch)})" if summary.branch else ""
+    whole = ", sent whole" if summary.whole else ""
+    return f"{where}@{summary.commit[:12]}{branch}{whole}"
+
+
+def _changes(prepared: Prepared) -> str:
+    summary = prepared.snapshot.summary
+    counts = {word: getattr(summary, word) for word in ("new", "modified", "deleted", "renamed")}
+    words = [f"{count} {word}" for word, count in counts.items() if count]
+    if summary.untracked:
+        largest = ", ".join(
+            f"{output.clean(file.path)} {output.size(file.size)}" for file in summary.untracked[:SHOWN_FILES]
+        )
+        more = ", …" if len(summary.untracked) > SHOWN_FILES else ""
+        words.append(
+            f"{len(summary.untracked)} of them untracked, {output.size(summary.untracked_bytes)}: {largest}{more}"
+        )
+    upload = f"; {output.size(summary.upload_bytes)} to upload" if summary.upload_bytes else ""
+    return (", ".join(words) or "none") + upload
+
+
+def _place(queue: Queue) -> str:
+    wait = queue.estimated_wait_seconds
+    guess = f", about {output.duration(wait)} to wait" if wait else ""
+    paused = ", which is paused" if queue.paused else ""
+    return f"{output.clean(queue.name)}{paused}, {queue.waiting} before it{guess}"
+
+
+def _fitting(prepared: Prepared, queue: Queue, workers: list[Worker]) -> Iterator[str]:
+    """The workers that can take it, and why the other ones of its queue cannot."""
+    gpus = prepared.spec.resources.gpus
+    fitting = [worker for worker in workers if _misfit(worker, queue, gpus) is None]
+    names = ", ".join(output.clean(worker.name) for worker in fitting)
+    yield f"workers       {names or 'none that can take it now'}"
+    for worker in workers:
+        reason = _misfit(worker, queue, gpus)
+        if reason and queue.name in worker.queues:
+            yield f"              {output.clean(worker.name)} cannot: {reason}"
+    if not any(queue.name in worker.queues for worker in workers):
+        name = shlex.quote(output.clean(queue.name))
+        yield f"              start one with: taskyard agent daemon --queue {name}"
+
+
+def _misfit(worker: Worker, queue: Queue, gpus: int | None) -> str | None:
+    """Why the worker cannot take it; None when it can."""
+    if queue.name not in worker.queues:
+        return f"does not watch {queue.name}"
+    if worker.state in ("stopped", "lost", "draining", "paused"):
+        return f"{worker.state} {worker.paused_reason}".strip()
+    if gpus is not None and gpus > len(worker.gpus):
+        return f"has {len(worker.gpus)} GPUs"
+    return None
+
+
+# --- afterwards
+
+
+def _print_submitted(task: Task, namespace: argparse.Namespace) -> None:
+    short = task.id[:8]
+    if namespace.json and not namespace.wait:
+        output.print_json(task)
+        return
+    print(task.id, file=sys.stderr if namespace.wait else sys.stdout, flush=True)
+    if not namespace.wait:
+        output.note(f"taskyard logs -f {short}    follows it\ntaskyard explain {short}    says why it waits")
+        output.note(f"taskyard stop {short}       ends it")
+
+
+def _follow(client: Client, task: Task) -> int:
+    """Prints the log of every attempt until the task has ended; returns its exit code."""
+    number = 0
+    try:
+        while True:
+            task = wait_for_run(client, task, after=number)
+            if task.run is None or task.run.number <= number:
+                break
+            number = task.run.number
+            ended = follow_run(client, task.run.id)
+            task = client.task(task.id)
+            if task.state.terminal or task.state == "draft":
+                return _explained(ended.outcome, task)
+            output.note(
+                f"taskyard: attempt {number} ended ({_words(ended.outcome)}); the task is {task.state} again"
+            )
+    except KeyboardInterrupt:
+        output.note(f"\nThe task goes on. Follow it again: taskyard logs -f {task.id[:8]}")
+        output.note(f"Stop it: taskyard stop {task.id[:8]}")
+        return EXIT_CANCELLED
+    return _explained(task.run.outcome if task.run else None, task)
+
+
+def _explained(outcome: Outcome | None, task: Task) -> int:
+    """Says in a line how it ended, unless it ended well, and returns the exit code."""
+    code = exit_code(outcome, task)
+    if code:
+        output.note(f"taskyard: {task.id[:8]} {task.state}: {_words(outcome)}; see: taskyard story {task.id[:8]}")
+    return code
+
+
+def exit_code(outcome: Outcome | None, task: Task) -> int:
+    """The script's own code, 128 and the signal, or what became of it otherwise."""
+    if task.state in ("cancelled", "draft"):
+        return EXIT_CANCELLED
+    if outcome is None:
+        return EXIT_TASKYARD
+    if outcome.reason == "timeout":
+        return EXIT_TIMEOUT
+    if outcome.reason == "exit" and outcome.exit_code is not None:
+        return outcome.exit_code
+    if outcome.reason == "signal" and outcome.signal is not None:
+        return SIGNAL_BASE + outcome.signal
+    return EXIT_TASKYARD
+
+
+def _words(outcome: Outcome | None) -> str:
+    if outcome is None:
+        return "without an outcome"
+    if outcome.reason == "exit":
+        return f"exit code {outcome.exit_code}"
+    if outcome.signal is not None:
+        return f"signal {outcome.signal}"
+    return output.clean(f"{outcome.reason}: {outcome.message}" if outcome.message else outcome.reason)

@@ -1,0 +1,208 @@
+"""From a command in a folder to a task on the server: capture, requirements, parameters, upload."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from taskyard.errors import UsageError
+from taskyard.wire import (
+    Command,
+    CommandKind,
+    Environment,
+    Manager,
+    NewTask,
+    Policy,
+    Resources,
+    Task,
+    TaskSpec,
+)
+
+if TYPE_CHECKING:
+    from taskyard.client import Client
+    from taskyard.snapshot import Snapshot
+
+ARGUMENTS_SECTION = "Args"
+_VERSIONED_PYTHON = re.compile(r"python(\d+\.\d+)(?:\.exe)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What somebody wants to run, and how."""
+
+    command: Command
+    folder: Path
+    name: str = ""
+    project: str = ""
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    resources: Resources = field(default_factory=lambda: Resources(gpus=None))
+    policy: Policy = field(default_factory=Policy)
+    python: str | None = None
+    packages: tuple[str, ...] = ()
+    requirements: Path | None = None
+    manager: Manager = Manager.UV
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+    secret_values: Mapping[str, str] = field(default_factory=dict, repr=False)
+    include: tuple[str, ...] = ()
+    ship_code: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A task that is ready to be submitted; a context manager that removes the captured files."""
+
+    spec: TaskSpec
+    secret_values: Mapping[str, str] = field(repr=False)
+    snapshot: Snapshot
+    requirements_origin: str
+    """What is installed and which file says so."""
+    python_origin: str
+
+    def __enter__(self) -> Prepared:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.snapshot.close()
+
+
+def submit(client: Client, wanted: Wanted, *, queue: str | None = None) -> Task:
+    """Captures, uploads and creates, in one go. Raises UsageError and what `Transport.request` raises."""
+    with prepare(wanted) as prepared:
+        return submit_prepared(client, prepared, queue=queue)
+
+
+def prepare(wanted: Wanted, *, memory: Path | None = None) -> Prepared:
+    """Captures the code and finds out what it needs; nothing is sent. Raises UsageError.
+
+    `memory` is the user's folder in which it is remembered what was uploaded before.
+    """
+    from taskyard.snapshot import capture
+
+    command = _in_folder(wanted.command, wanted.folder)
+    snapshot = capture(wanted.folder, include=wanted.include, ship_code=wanted.ship_code, memory=memory)
+    try:
+        environment, origin, python_origin = _environment(wanted, command, snapshot.root)
+        spec = TaskSpec(
+            name=wanted.name or _name(command),
+            project=wanted.project or snapshot.root.name,
+            description=wanted.description,
+            tags=wanted.tags,
+            code=snapshot.code,
+            command=command,
+            environment=environment,
+            resources=wanted.resources,
+            policy=wanted.policy,
+            parameters=_parameters(command, wanted.parameters),
+            env=dict(wanted.env),
+            secrets=tuple(wanted.secret_values),
+        )
+    except BaseException:
+        snapshot.close()
+        raise
+    return Prepared(
+        spec=spec,
+        secret_values=wanted.secret_values,
+        snapshot=snapshot,
+        requirements_origin=origin,
+        python_origin=python_origin,
+    )
+
+
+def submit_prepared(client: Client, prepared: Prepared, *, queue: str | None = None) -> Task:
+    """Uploads what the server lacks, then creates and enqueues in one request."""
+    for digest, path in prepared.snapshot.blobs.items():
+        client.put_blob(digest, path)
+    new = NewTask(id=uuid.uuid4().hex, spec=prepared.spec, queue=queue, secret_values=dict(prepared.secret_values))
+    task = client.create_task(new)
+    prepared.snapshot.uploaded()
+    return task
+
+
+# --- commands
+
+
+def read_command(words: Sequence[str]) -> tuple[Command, str | None]:
+    """Reads what stands behind `run --`, and the version that a name like `python3.11` asks for.
+
+    `-m package` without `python` before it means the same. Raises UsageError.
+    """
+    from taskyard import arguments
+
+    name = PurePosixPath(words[0].replace("\\", "/")).name if words else ""
+    asked = _VERSIONED_PYTHON.fullmatch(name)
+    command = arguments.read_command(["python", *words] if name == "-m" else words)
+    return command, asked[1] if asked else None
+
+
+def _in_folder(command: Command, folder: Path) -> Command:
+    """The command with its script relative to the folder, checked to be there."""
+    if command.kind is not CommandKind.SCRIPT:
+        return command
+    path = (folder / command.target).absolute()
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist; name a script that is there, relative to the current folder")
+    target = Path(os.path.relpath(path, folder.absolute())).as_posix()
+    return dataclasses.replace(command, target=target)
+
+
+def _name(command: Command) -> str:
+    """What the task is called when nobody says: the script's, module's or program's name."""
+    name = PurePosixPath(command.target).name
+    return name.removesuffix(".py") if command.kind is CommandKind.SCRIPT else name
+
+
+# --- parameters
+
+
+def sections(given: Mapping[str, Any], known: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+    """Sorts `{"lr": 1}`, `{"Model/depth": 3}` and `{"Model": {"depth": 3}}` into sections of strings.
+
+    A bare name belongs to the command line, and so does one with a slash that the command line has, be it
+    written there with dashes or underscores.
+    """
+    arguments = {_plain(name): name for name in known.get(ARGUMENTS_SECTION, {})}
+    sorted_in: dict[str, dict[str, str]] = {}
+    for name, value in given.items():
+        if isinstance(value, Mapping):
+            sorted_in.setdefault(name, {}).update({key: str(item) for key, item in value.items()})
+            continue
+        section, slash, rest = name.partition("/")
+        if _plain(name) in arguments or not (slash and section and rest):
+            section, rest = ARGUMENTS_SECTION, name
+        if section == ARGUMENTS_SECTION:
+            rest = arguments.get(_plain(rest), rest)
+        sorted_in.setdefault(section, {})[rest] = str(value)
+    return sorted_in
+
+
+def _plain(name: str) -> str:
+    return name.lstrip("-").replace("-", "_")
+
+
+def _parameters(command: Command, given: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """The command line's own parameters with the given ones over them."""
+    from taskyard import arguments
+
+    parameters = {ARGUMENTS_SECTION: dict(arguments.parse(command.args))}
+    for section, values in sections(given, parameters).items():
+        parameters.setdefault(section, {}).update(values)
+    return {section: values for section, values in parameters.items() if values}
+
+
+# --- environment
+
+
+def _environment(wanted: Wanted, command: Command, root: Path) -> tuple[Environment, str, str]:
+    """The environment, where its requirements come from, and where its interpreter comes from."""
+    raise NotImplementedError
