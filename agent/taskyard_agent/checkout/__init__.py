@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,26 +12,48 @@ from pathlib import Path
 
 from taskyard.wire import Code
 
+from taskyard_agent.errors import RunFailed
+
+from . import archive, gitdir, pool
+from .address import Address, parse, routes
+from .credentials import network
+from .failure import GitFailed, of_system, refused
+from .git import Git
+from .gitdir import Head
+from .mirror import ACCESS_ADVICE, Log, Mirror, check_digest, mirror_of
+from .pool import Slot, TreeState
 from .settings import CheckoutSettings
+from .submodules import DEEPEST, address_of, named_in
+from .tree import Filling, apply_patch, working_folder
 
 __all__ = ["CheckoutSettings", "RepositoryCheck", "Tree", "check_repository", "prepare"]
+
+COMMIT = re.compile(r"^(?:[0-9a-f]{40}|[0-9a-f]{64})$")
+DIGEST = re.compile(r"^[0-9a-f]{64}$")
+BRANCH_REFUSED = re.compile(r"^-|\.\.|@\{|^@$|//|/$|\.$|[\x00-\x20\x7f~^:?*\[\\]|(?:^|/)\.|\.lock(?:/|$)|^/")
+"""The rules of `git check-ref-format --branch`."""
 
 
 class Tree:
     """A checked-out tree that belongs to one run until it is released."""
 
-    root: Path
-    """Top of the tree."""
-    work: Path
-    """The command's working folder inside it."""
-    lock_fd: int | None
-    """Lock to be inherited by the run's keeper: the tree is not reused while any process holds it."""
-    reads: tuple[Path, ...]
-    """Folders outside the tree that its `.git` reads: a container mounts them read-only at the same place."""
+    def __init__(self, slot: Slot, work: Path, reads: tuple[Path, ...], spare: int) -> None:
+        self.root = slot.tree
+        """Top of the tree."""
+        self.work = work
+        """The command's working folder inside it."""
+        self.lock_fd: int | None = slot.lock
+        """Lock to be inherited by the run's keeper: the tree is not reused while any process holds it."""
+        self.reads = reads
+        """Folders outside the tree that its `.git` reads: a container mounts them read-only at the same place."""
+        self._slot = slot
+        self._spare = spare
 
     def release(self) -> None:
-        """Gives the tree back to the pool, once the run's processes are gone."""
-        raise NotImplementedError
+        """Gives the tree back to the pool, once the run's processes are gone. A repeat does nothing."""
+        if self.lock_fd is not None:
+            self.lock_fd = None
+            self._slot.release(self._spare)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +80,206 @@ def prepare(
 
     Raises RunFailed in phase checkout, and RunStopped within a second once `cancelled` is set.
     """
-    raise NotImplementedError
+    git = Git(git_dir=settings.folder, environ=settings.environ, cancelled=cancelled)
+    order = _Order(code=code, settings=settings, fetch_blob=fetch_blob, log=log, git=git)
+    _check(code)
+    try:
+        return _from_archive(order, code.archive) if code.archive else _from_repository(order)
+    except GitFailed as failure:
+        raise failure.translated("the code cannot be checked out", "submit again with --ship-code") from failure
+    except OSError as error:
+        raise of_system(error) from error
 
 
 def check_repository(url: str, settings: CheckoutSettings) -> RepositoryCheck:
     """Asks the repository for its branches with the credentials that a run would use."""
-    raise NotImplementedError
+    git = Git(git_dir=settings.folder, environ=settings.environ, cancelled=threading.Event())
+    words: list[str] = []
+    try:
+        settings.folder.mkdir(parents=True, exist_ok=True)
+        for route in routes(parse(url, settings), settings):
+            with network(git, route, settings) as connected:
+                try:
+                    connected.run("ls-remote", "--", route.address.url, "HEAD", seconds=60)
+                except GitFailed as failure:
+                    words.append(f"{route.described}: {failure.words}")
+                    continue
+            return RepositoryCheck(url=url, reachable=True, detail=f"reads {route.described}")
+    except (RunFailed, OSError) as error:
+        return RepositoryCheck(url=url, reachable=False, detail=str(error), advice=ACCESS_ADVICE)
+    return RepositoryCheck(url=url, reachable=False, detail="\n".join(words), advice=ACCESS_ADVICE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Order:
+    code: Code
+    settings: CheckoutSettings
+    fetch_blob: Callable[[str, Path], None]
+    log: Log
+    git: Git
+
+    @property
+    def whole(self) -> bool:
+        """Whether the uploaded pack is all there is to know."""
+        return self.code.pack is not None and not self.code.pack.needs
+
+
+def _check(code: Code) -> None:
+    """The server has checked the same; the agent trusts nobody with what goes to git."""
+    pack = code.pack
+    commits = [code.commit, *((pack.commit, *pack.needs) if pack else ())]
+    for commit in filter(None, commits):
+        if not COMMIT.match(commit):
+            raise refused(f"{commit!r} is not a commit's full id", "give all its hexadecimal digits")
+    for digest in filter(None, (code.archive, pack.blob if pack else None)):
+        if not DIGEST.match(digest):
+            raise refused(f"{digest!r} is not a SHA-256", "submit the task again")
+    if code.branch is not None and BRANCH_REFUSED.search(code.branch or "-"):
+        raise refused(f"{code.branch!r} is not a branch's name", "correct it")
+    if not (code.repository or code.archive or (pack and not pack.needs)):
+        raise refused(
+            "the task names no code", "submit it from a folder with `taskyard run`, or give a repository"
+        )
+
+
+# --- From git --------------------------------------------------------------------------------------------
+
+
+def _from_repository(order: _Order) -> Tree:
+    code = order.code
+    address = parse(code.repository, order.settings) if code.repository and not order.whole else None
+    mirror, commit = _obtain(order, address)
+    slot = pool.acquire(order.settings.folder / "trees" / mirror.key, commit)
+    try:
+        return _fill(order, slot, mirror, commit, address)
+    except BaseException:
+        os.close(slot.lock)
+        raise
+
+
+def _obtain(order: _Order, address: Address | None) -> tuple[Mirror, str]:
+    """Makes sure that the mirror holds the commit to check out; a lock is taken only where it does not."""
+    code, pack = order.code, order.code.pack
+    commit = pack.commit if pack else code.commit
+    mirror = mirror_of(address, commit or "", order.settings, order.git, order.log)
+    if commit is not None and mirror.has(commit):
+        return mirror, commit
+    with mirror.changing(commit or "") as held:
+        if commit is None:
+            return mirror, held.tip(_known(address), code.branch)
+        if held.has(commit):
+            return mirror, commit
+        if pack is None or pack.needs:
+            held.fetch_commits(_known(address), pack.needs if pack else (commit,), code.branch)
+        if pack is not None:
+            held.add_pack(pack, code.commit, order.fetch_blob)
+    return mirror, commit
+
+
+def _fill(order: _Order, slot: Slot, mirror: Mirror, commit: str, address: Address | None) -> Tree:
+    code = order.code
+    known = slot.state
+    slot.record(TreeState(submodules=known.submodules))
+    top = _filling(order, slot, mirror, slot.tree, slot.git_dir, address)
+    _fill_in_spite(top, slot, commit, known.submodules)
+    modules = _fill_submodules(order, slot, top, commit) if (slot.tree / ".gitmodules").exists() else []
+    if code.patch:
+        top.apply(code.patch)
+    head = code.commit if code.commit and (code.commit == commit or mirror.has(code.commit)) else commit
+    top.give_to_task(Head(commit=head, branch=code.branch, origin=address.url if address else None))
+    slot.record(TreeState(commit=commit, submodules=tuple(path for path, _ in modules)))
+    reads = dict.fromkeys([mirror.path, *(module.path for _, module in modules)])
+    return Tree(slot, working_folder(slot.tree, code), tuple(reads), order.settings.spare_trees)
+
+
+def _fill_in_spite(filling: Filling, slot: Slot, commit: str, submodules: tuple[str, ...]) -> None:
+    """A tree that a task left in no state to be cleaned is thrown away, and made anew."""
+    try:
+        for path in submodules:
+            gitdir.remove(_inside(slot.tree, path) / ".git")
+        _inside(slot.tree, ".git")
+        filling.fill(commit)
+    except (GitFailed, OSError):
+        slot.empty()
+        filling.fill(commit)
+
+
+def _inside(tree: Path, path: str) -> Path:
+    """The place of `path` in a tree. Raises GitFailed where a task put a link on the way to it."""
+    place = tree
+    for part in ("", *Path(path).parts):
+        place = place / part
+        if place.is_symlink():
+            raise GitFailed(f"{place} was replaced by a link")
+    return place
+
+
+def _fill_submodules(order: _Order, slot: Slot, top: Filling, commit: str) -> list[tuple[str, Mirror]]:
+    """Fills the submodules, and theirs; returns each one's path in the tree, and its mirror."""
+    filled: list[tuple[str, Mirror]] = []
+    waiting = [("", 1, top, commit)]
+    while waiting:
+        prefix, depth, parent, at = waiting.pop()
+        for submodule in named_in(parent.git, at):
+            if depth > DEEPEST:
+                raise refused(f"{prefix} is a submodule more than {DEEPEST} deep", "submit with --ship-code")
+            path = f"{prefix}{submodule.path}"
+            address = address_of(submodule, parent.address, order.settings)
+            mirror = _obtain_submodule(order, address, submodule.commit)
+            place = _inside(slot.tree, path)
+            filled.append((path, mirror))
+            slot.record(TreeState(submodules=tuple(path for path, _ in filled)))
+            filling = _filling(order, slot, mirror, place, slot.module_git_dir(path), address)
+            filling.fill(submodule.commit)
+            filling.give_to_task(Head(commit=submodule.commit, origin=address.url))
+            waiting.append((f"{path}/", depth + 1, filling, submodule.commit))
+    return filled
+
+
+def _obtain_submodule(order: _Order, address: Address, commit: str) -> Mirror:
+    mirror = mirror_of(address, commit, order.settings, order.git, order.log)
+    if not mirror.has(commit):
+        with mirror.changing(commit) as held:
+            held.fetch_commits(address, (commit,), None)
+    return mirror
+
+
+def _filling(
+    order: _Order, slot: Slot, mirror: Mirror, tree: Path, git_dir: Path, address: Address | None
+) -> Filling:
+    return Filling(
+        mirror=mirror,
+        git_dir=git_dir,
+        tree=tree,
+        address=address,
+        locks=(slot.lock,),
+        settings=order.settings,
+        log=order.log,
+    )
+
+
+def _known(address: Address | None) -> Address:
+    if address is None:
+        raise refused("the task names no repository to fetch its commit from", "submit again with --ship-code")
+    return address
+
+
+# --- From an archive -------------------------------------------------------------------------------------
+
+
+def _from_archive(order: _Order, digest: str) -> Tree:
+    slot = pool.acquire(order.settings.folder / "trees" / "archives", digest)
+    try:
+        slot.empty()
+        with tempfile.TemporaryDirectory(prefix="incoming-", dir=slot.folder) as folder:
+            file = Path(folder) / "folder.tar.gz"
+            order.fetch_blob(digest, file)
+            check_digest(file, digest)
+            slot.tree.mkdir()
+            archive.unpack(file, slot.tree, order.settings)
+        if order.code.patch:
+            apply_patch(order.git.at(slot.git_dir, slot.tree), order.code.patch)
+        return Tree(slot, working_folder(slot.tree, order.code), (), order.settings.spare_trees)
+    except BaseException:
+        os.close(slot.lock)
+        raise

@@ -21,8 +21,6 @@ class CheckoutSettings:
     ssh_command: tuple[str, ...] = ("ssh",)
     allow_file: bool = False
     """Whether a task may name a repository by a path of this machine."""
-    allow_http: bool = False
-    """Whether a task may name a repository over plain HTTP."""
     allow_filters: bool = False
     """Whether git LFS may fetch and write files during the checkout."""
     submodule_hosts: tuple[str, ...] = ()

@@ -1,0 +1,85 @@
+"""What a failed git means: the task's fault or the machine's, and what to do next."""
+
+from __future__ import annotations
+
+import errno
+import re
+
+from taskyard.wire import Phase, Reason
+
+from taskyard_agent.errors import RunFailed
+
+DISK = re.compile(
+    r"No space left|Disk quota exceeded|Read-only file system|Input/output error|Too many open files|"
+    r"Cannot allocate memory|out of memory",
+    re.IGNORECASE,
+)
+HOST = re.compile(
+    r"Could not resolve|Name or service not known|Temporary failure in name|Network is unreachable|No route to host"
+    r"|Connection (?:refused|timed out|reset|closed)|Operation timed out|Failed to connect|Couldn't connect"
+    r"|returned error: (?:5\d\d|429)|RPC failed|early EOF|unexpected disconnect|Operation too slow|Empty reply"
+    r"|Broken pipe|SSL|gnutls|banner exchange",
+    re.IGNORECASE,
+)
+ACCESS = re.compile(
+    r"Authentication failed|could not read (?:Username|Password)|Permission denied|Host key verification|"
+    r"returned error: 40[13]|Access denied|not found|does not appear to be a git|does not exist|unauthori[sz]ed",
+    re.IGNORECASE,
+)
+GONE = re.compile(
+    r"not our ref|unadvertised object|couldn't find remote ref|no such remote ref|did not send all", re.IGNORECASE
+)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENOMEM)
+
+
+class GitFailed(Exception):
+    """Git ended with an error; `words` are its own, credentials masked."""
+
+    def __init__(self, words: str, *, timed_out: bool = False) -> None:
+        super().__init__(words)
+        self.words = words
+        self.timed_out = timed_out
+
+    @property
+    def of_disk(self) -> bool:
+        """The machine's storage or memory failed."""
+        return DISK.search(self.words) is not None
+
+    @property
+    def of_host(self) -> bool:
+        """The repository's host could not be reached, or broke off."""
+        refused_first = ACCESS.search(self.words) is not None and "returned error: 5" not in self.words
+        return self.timed_out or (HOST.search(self.words) is not None and not refused_first)
+
+    @property
+    def of_access(self) -> bool:
+        """The host was reached and said no; another way may be open."""
+        return not self.of_host and ACCESS.search(self.words) is not None
+
+    @property
+    def of_commit(self) -> bool:
+        """The host has no such commit, or does not give it out by its name."""
+        return GONE.search(self.words) is not None
+
+    def translated(self, what: str, advice: str) -> RunFailed:
+        """This failure as the run's: the machine's where it is, else the task's with `advice`."""
+        if self.of_disk:
+            return of_machine(Reason.DISK, f"{what}: {self.words}")
+        if self.of_host:
+            return of_machine(Reason.GIT_HOST, f"{what}: the host cannot be reached\n{self.words}")
+        return refused(f"{what}:\n{self.words}", advice)
+
+
+def refused(what: str, advice: str) -> RunFailed:
+    """The task's own fault."""
+    return RunFailed(Phase.CHECKOUT, Reason.CHECKOUT, f"{what}\nWhat to do: {advice}")
+
+
+def of_machine(reason: Reason, message: str) -> RunFailed:
+    """The machine's fault, which another machine may not have."""
+    return RunFailed(Phase.CHECKOUT, reason, message, infrastructure=True)
+
+
+def of_system(error: OSError) -> RunFailed:
+    """A failure of the machine's file system."""
+    return of_machine(Reason.DISK, f"the agent's folder cannot be used: {error}")

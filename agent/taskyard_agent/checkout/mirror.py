@@ -1,0 +1,209 @@
+"""Mirrors: one bare repository for each that tasks come from, only ever added to, and never a task's to write."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from taskyard.wire import Pack, Reason
+
+from taskyard_agent.errors import RunFailed
+
+from .address import Address, Route, routes
+from .credentials import network
+from .failure import GitFailed, of_machine, refused
+from .git import Git
+from .lock import locked
+from .settings import CheckoutSettings
+
+TOLERATED = (
+    *("zeroPaddedFilemode", "missingSpaceBeforeDate", "missingSpaceBeforeEmail", "missingNameBeforeEmail"),
+    *("badTimezone", "badFilemode"),
+)
+"""Blemishes of old histories that harm nobody; every other finding of fsck refuses the objects."""
+MANY_PACKS = 16
+SHIP_CODE = "push the commit, or submit again with --ship-code, which sends the code itself"
+ACCESS_ADVICE = (
+    "let the operator give this agent a key or a token for the host (docs/howto/private-repositories.md; "
+    "`taskyard agent doctor --repo URL` tries it), or submit with --ship-code"
+)
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mirror:
+    """The objects of one repository on this machine."""
+
+    key: str
+    settings: CheckoutSettings
+    git: Git
+    """Git on the mirror."""
+    log: Log
+
+    @property
+    def path(self) -> Path:
+        """The bare repository."""
+        return self.git.git_dir
+
+    @property
+    def objects(self) -> Path:
+        """What trees borrow from."""
+        return self.path / "objects"
+
+    def has(self, commit: str) -> bool:
+        """Whether the commit is here. Packs appear whole, so everything that it needs is here too."""
+        return self.path.is_dir() and self.git.ask("cat-file", "-e", f"{commit}^{{commit}}")
+
+    @contextlib.contextmanager
+    def changing(self, commit: str) -> Iterator[Mirror]:
+        """Waits for the mirror's one lock and yields the mirror to add to. `commit` tells the object format."""
+        lock = self.path.with_name(f"{self.path.name}.lock")
+        with locked(lock, self.git.cancelled) as descriptor:
+            held = Mirror(key=self.key, settings=self.settings, git=self._git_with(descriptor), log=self.log)
+            if self.path.is_dir():
+                held._remove_leftovers()
+            else:
+                held._create("sha256" if len(commit) == 64 else "sha1")
+            yield held
+
+    def tip(self, address: Address, branch: str | None) -> str:
+        """Fetches a branch (None: the remote's own head) and returns the commit that it names now."""
+        ref = f"refs/taskyard/tip-{_short(branch or 'HEAD')}"
+        try:
+            self._fetch(address, [f"+{f'refs/heads/{branch}' if branch else 'HEAD'}:{ref}"])
+        except GitFailed as failure:
+            raise failure.translated(
+                f"{address.url} has no branch {branch or 'HEAD'}", "name one it has"
+            ) from failure
+        return self.git.line("rev-parse", "--verify", f"{ref}^{{commit}}")
+
+    def fetch_commits(self, address: Address, commits: Sequence[str], branch: str | None) -> None:
+        """Fetches the commits that are absent. Raises RunFailed where the remote does not have them."""
+        absent = [commit for commit in commits if not self.has(commit)]
+        if not absent:
+            return
+        ref = f"refs/taskyard/{_short(branch or 'detached')}"
+        try:
+            self._fetch(address, [f"+{commit}:{ref}-{index}" for index, commit in enumerate(absent)])
+        except GitFailed:
+            # Some hosts give out only what a branch or a tag points to.
+            self._fetch(address, ["+refs/heads/*:refs/taskyard/heads/*", "+refs/tags/*:refs/tags/*"])
+        gone = [commit for commit in absent if not self.has(commit)]
+        if gone:
+            raise refused(f"commit {gone[0]} is not in {address.url} (any more, or not yet)", SHIP_CODE)
+
+    def add_pack(self, pack: Pack, head: str | None, fetch_blob: Callable[[str, Path], None]) -> None:
+        """Downloads a pack and adds its objects, each of them checked. Raises RunFailed."""
+        if head and not pack.needs and not self.has(head):
+            self._cut_history_at(head)
+        with tempfile.TemporaryDirectory(prefix="incoming-", dir=self.path) as folder:
+            file = Path(folder) / "snapshot.pack"
+            fetch_blob(pack.blob, file)
+            check_digest(file, pack.blob)
+            strict = "--strict=" + ",".join(f"{name}=ignore" for name in TOLERATED)
+            try:
+                self.git.run("index-pack", "--stdin", "--fix-thin", strict, stdin=file)
+            except GitFailed as failure:
+                raise failure.translated(
+                    "the uploaded snapshot cannot be used", "submit the task again"
+                ) from failure
+        if not self.has(pack.commit):
+            raise refused(f"the uploaded pack does not hold commit {pack.commit}", "submit the task again")
+        self._gather()
+
+    def _fetch(self, address: Address, refspecs: Sequence[str]) -> None:
+        """Fetches over the first way that is open. Raises GitFailed where the host has no such commit or branch,
+        RunFailed where no way is open."""
+        failures: list[tuple[Route, GitFailed]] = []
+        for route in routes(address, self.settings):
+            try:
+                return self._fetch_over(route, refspecs)
+            except GitFailed as failure:
+                if failure.of_commit:
+                    raise
+                if not (failure.of_access or failure.of_host):
+                    raise failure.translated(f"cannot fetch {route.described}", SHIP_CODE) from failure
+                failures.append((route, failure))
+        raise no_way(failures)
+
+    def _fetch_over(self, route: Route, refspecs: Sequence[str]) -> None:
+        began = time.monotonic()
+        self.log(f"fetching {route.described}")
+        checks = {f"fetch.fsck.{name}": "ignore" for name in TOLERATED}
+        with network(self.git, route, self.settings) as git:
+            config = {**git.config, **checks, "fetch.fsckObjects": "true"}
+            git.with_access(git.env, config, git.secrets).run(
+                *("fetch", "--progress", "--no-recurse-submodules", "--no-write-fetch-head", "--force"),
+                *("--", route.address.url, *refspecs),
+                seconds=self.settings.fetch_seconds,
+                progress=self.log,
+            )
+        self.log(f"fetched in {time.monotonic() - began:.1f} s")
+
+    def _git_with(self, descriptor: int) -> Git:
+        return self.git.at(self.path, locks=(descriptor,))
+
+    def _create(self, object_format: str) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix="new-", dir=self.path.parent))
+        self.git.at(building).run("init", "-q", "--bare", "--template=", f"--object-format={object_format}")
+        building.rename(self.path)
+
+    def _remove_leftovers(self) -> None:
+        """What a killed git left: with the mirror's lock held, nobody else can be at work here."""
+        leftovers = [*self.path.glob("*.lock"), *self.path.glob("objects/pack/tmp_*")]
+        for path in (*leftovers, *(self.path / "refs").rglob("*.lock")):
+            path.unlink(missing_ok=True)
+        for folder in self.path.glob("incoming-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _cut_history_at(self, commit: str) -> None:
+        """Marks a commit whose parents will not come: a whole pack holds no history."""
+        shallow = self.path / "shallow"
+        lines = set(shallow.read_text().split()) if shallow.exists() else set()
+        new = self.path / "shallow.lock"
+        new.write_text("".join(f"{line}\n" for line in sorted({*lines, commit})))
+        new.replace(shallow)
+
+    def _gather(self) -> None:
+        """Joins small packs into larger ones: each pack makes every look-up slower."""
+        if len(list(self.objects.glob("pack/*.pack"))) > MANY_PACKS:
+            self.git.run("repack", "--geometric=2", "-d", "-q")
+
+
+def mirror_of(address: Address | None, commit: str, settings: CheckoutSettings, git: Git, log: Log) -> Mirror:
+    """The mirror of a repository; None: the one for code that was shipped whole."""
+    key = address.key if address else "shipped"
+    key = f"{key}-sha256" if len(commit) == 64 else key
+    return Mirror(key=key, settings=settings, git=git.at(settings.folder / "mirrors" / key), log=log)
+
+
+def _short(name: str) -> str:
+    """A branch's name as part of a reference: `a` and `a/b` cannot both be files."""
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+
+
+def no_way(failures: Sequence[tuple[Route, GitFailed]]) -> RunFailed:
+    """What it means that every way failed: the task's fault as soon as one host answered with a no."""
+    words = "\n".join(f"{route.described}: {failure.words}" for route, failure in failures)
+    if any(failure.of_access for _, failure in failures):
+        return refused(f"the repository refuses this agent:\n{words}", ACCESS_ADVICE)
+    return of_machine(Reason.GIT_HOST, f"the repository's host cannot be reached:\n{words}")
+
+
+def check_digest(file: Path, expected: str) -> None:
+    hashed = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            hashed.update(block)
+    if hashed.hexdigest() != expected:
+        raise of_machine(
+            Reason.DISK, f"the snapshot arrived damaged: its SHA-256 is {hashed.hexdigest()}, not {expected}"
+        )

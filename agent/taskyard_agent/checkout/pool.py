@@ -1,0 +1,121 @@
+"""The pool of trees: each is one run's until it is released, and then made like new for the next."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from . import gitdir
+from .lock import try_lock
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TreeState:
+    """What stands in a tree since its last use."""
+
+    commit: str = ""
+    submodules: tuple[str, ...] = ()
+
+
+class Slot:
+    """One place for a tree; exclusively ours while its lock is held by us or by what we started."""
+
+    def __init__(self, folder: Path, lock: int) -> None:
+        self.folder = folder
+        self.lock = lock
+
+    @property
+    def tree(self) -> Path:
+        """What the task sees."""
+        return self.folder / "tree"
+
+    @property
+    def git_dir(self) -> Path:
+        """The agent's own git directory of the tree, out of the task's sight."""
+        return self.folder / "git"
+
+    def module_git_dir(self, path: str) -> Path:
+        """The agent's own git directory of a submodule's tree."""
+        return self.folder / "modules" / path.replace("%", "%25").replace("/", "%2F")
+
+    @property
+    def state(self) -> TreeState:
+        """As it was last recorded; empty when it cannot be read."""
+        return _read_state(self.folder)
+
+    def record(self, state: TreeState) -> None:
+        """Written before the tree is changed, so that a crash never leaves less known than there is."""
+        new = self.folder / "state.new"
+        new.write_text(json.dumps(asdict(state)))
+        new.replace(self.folder / "state.json")
+
+    def empty(self) -> None:
+        """Removes everything that stands here."""
+        gitdir.remove(self.folder)
+        self.folder.mkdir(parents=True)
+
+    def release(self, spare: int) -> None:
+        """Gives the place back, or up where there are enough unused ones."""
+        try:
+            if len(_folders(self.folder.parent)) > spare and _unused(self.folder, besides=spare):
+                gitdir.remove(self.folder)
+        except OSError as error:
+            logger.warning("cannot remove %s: %s", self.folder, error, extra={"action": "tree_kept"})
+        finally:
+            os.close(self.lock)
+
+
+def acquire(pool: Path, commit: str) -> Slot:
+    """Takes an unused place, best one that holds `commit` already, else makes a new one."""
+    pool.mkdir(parents=True, exist_ok=True)
+    for folder in sorted(_folders(pool), key=lambda folder: _read_state(folder).commit != commit):
+        lock = try_lock(_lock_file(folder))
+        if lock is not None:
+            return Slot(folder, lock)
+    return _new(pool)
+
+
+def _new(pool: Path) -> Slot:
+    number = 0
+    while True:
+        folder = pool / str(number)
+        number += 1
+        if folder.exists() or (lock := try_lock(_lock_file(folder))) is None:
+            continue
+        folder.mkdir(exist_ok=True)
+        return Slot(folder, lock)
+
+
+def _unused(folder: Path, *, besides: int) -> bool:
+    """Whether `besides` other places of the pool are unused."""
+    with contextlib.ExitStack() as stack:
+        return sum(_free(other, stack) for other in _folders(folder.parent) if other != folder) >= besides
+
+
+def _free(folder: Path, stack: contextlib.ExitStack) -> bool:
+    lock = try_lock(_lock_file(folder))
+    if lock is not None:
+        stack.callback(os.close, lock)
+    return lock is not None
+
+
+def _folders(pool: Path) -> list[Path]:
+    return sorted(folder for folder in pool.iterdir() if folder.is_dir())
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
+
+
+def _read_state(folder: Path) -> TreeState:
+    try:
+        read = json.loads((folder / "state.json").read_text())
+        return TreeState(commit=str(read["commit"]), submodules=tuple(map(str, read["submodules"])))
+    except (OSError, ValueError, KeyError, TypeError):
+        return TreeState()
