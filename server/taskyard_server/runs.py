@@ -38,7 +38,7 @@ from taskyard_server.disk import Disk
 from taskyard_server.errors import Conflict, Forbidden, Invalid, NotFound, Stale
 from taskyard_server.matching import Offer
 from taskyard_server.names import normalised
-from taskyard_server.store.base import LogStore, RunRecord, SampleStore, Store, TaskRecord
+from taskyard_server.store.base import LogStore, RunRecord, SampleStore, Store, TaskRecord, WorkerRecord
 from taskyard_server.views import task_view
 
 logger = logging.getLogger(__name__)
@@ -336,7 +336,7 @@ class Runs:
         return run
 
     async def _count(self, run: Run, outcome: Outcome) -> None:
-        def counted(known: workers.WorkerRecord | None) -> workers.WorkerRecord:
+        def counted(known: WorkerRecord | None) -> WorkerRecord:
             if known is None:
                 raise NotFound(f"worker {run.worker} never reported")
             return workers.counted(known, outcome)

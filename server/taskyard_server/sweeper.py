@@ -218,10 +218,11 @@ class _Housekeeping:
             )
         except NotFound:
             page = []  # somebody deleted the task of the cursor: begin again
-        self._cursor = None
-        for record in page:
-            if not await self._forget_old(record, now) and len(page) == HOUSEKEEPING_TASKS:
-                self._cursor = record.id
+        kept = [record for record in page if not await self._forget_old(record, now)]
+        if len(page) < HOUSEKEEPING_TASKS:
+            self._cursor = None
+        elif kept:
+            self._cursor = kept[-1].id
 
     async def _forget_old(self, record: TaskRecord, now: float) -> bool:
         """Returns whether the task itself is gone."""
