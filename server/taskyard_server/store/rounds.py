@@ -54,7 +54,8 @@ class Rounds(Generic[J]):
         self._thread.join()
 
     async def ask(self, job: J) -> Any:
-        """Returns the job's value or raises its error. A job whose caller is cancelled before its round is left out."""
+        """Returns the job's value or raises its error. A job whose caller is cancelled before its round is left
+        out."""
         if self._stopping:
             raise Unavailable("the server is stopping: try again")
         future = asyncio.get_running_loop().create_future()

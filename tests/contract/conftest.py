@@ -1,0 +1,96 @@
+"""Every backend behind the same fixtures: a test that names `store`, `logs`, `blobs` or `samples` runs on each."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from taskyard_server.store import Stores, open_store
+from taskyard_server.store.base import BlobStore, LogStore, QueueRecord, SampleStore, Store
+
+from tests.support.records import queue as new_queue
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backend:
+    """A place that stores can be opened on, again and again."""
+
+    url: str
+    data: Path
+
+    def stores(self) -> Stores:
+        """As a server that starts would have them; still to be opened."""
+        return open_store(self.url, self.data)
+
+
+@pytest.fixture(scope="session")
+def mongo_uri() -> Iterator[str]:
+    """A running MongoDB. Without one the tests that need it are skipped, but fail in continuous integration."""
+    pytest.importorskip("pymongo")
+    from tests.support.mongod import mongod
+
+    try:
+        with mongod() as uri:
+            yield uri
+    except pytest.skip.Exception as absent:
+        if os.environ.get("CI"):
+            pytest.fail(f"continuous integration tests both stores: {absent}")
+        raise
+
+
+@pytest.fixture(params=["sqlite", pytest.param("mongodb", marks=pytest.mark.mongo)])
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
+    if request.param == "sqlite":
+        yield Backend(url=f"sqlite://{tmp_path}/data/control.db", data=tmp_path / "data")
+        return
+    uri, name = request.getfixturevalue("mongo_uri"), f"test_{uuid.uuid4().hex}"
+    yield Backend(url=urlsplit(uri)._replace(path=f"/{name}").geturl(), data=tmp_path / "data")
+    _drop(uri, name)
+
+
+def _drop(uri: str, name: str) -> None:
+    from pymongo import MongoClient
+
+    with MongoClient[dict[str, object]](uri) as client:
+        client.drop_database(name)
+
+
+@pytest.fixture
+async def stores(backend: Backend) -> AsyncIterator[Stores]:
+    opened = backend.stores()
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def store(stores: Stores) -> Store:
+    return stores.store
+
+
+@pytest.fixture
+def logs(stores: Stores) -> LogStore:
+    return stores.logs
+
+
+@pytest.fixture
+def blobs(stores: Stores) -> BlobStore:
+    return stores.blobs
+
+
+@pytest.fixture
+def samples(stores: Stores) -> SampleStore:
+    return stores.samples
+
+
+@pytest.fixture
+async def queue(store: Store) -> QueueRecord:
+    """An empty queue."""
+    record = new_queue()
+    await store.add_queue(record)
+    return record

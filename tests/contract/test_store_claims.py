@@ -1,0 +1,174 @@
+"""Claiming: each entry once, in order, at a cost that does not grow."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from taskyard.wire import TaskState
+from taskyard_server.errors import Conflict
+from taskyard_server.store.base import Candidate, QueueRecord, Store, TaskRecord
+
+from tests.support.records import any_fits, at_most, fill, prepare, put_back, queue, queued
+
+
+async def test_a_claim_takes_the_first_entry_and_returns_it_changed(store: Store, queue: QueueRecord) -> None:
+    first, _ = await fill(store, [queued(queue.id), queued(queue.id)])
+
+    claimed = await store.claim([queue.id], any_fits, prepare(request_id="request"))
+
+    assert claimed == await store.task(first)
+    assert claimed.state is TaskState.PREPARING
+    assert claimed.runs[0].request_id == "request"
+
+
+async def test_nothing_is_claimed_where_nothing_is_queued(store: Store, queue: QueueRecord) -> None:
+    assert await store.claim([queue.id, "no queue"], any_fits, prepare()) is None
+
+
+async def test_concurrent_claims_hand_out_each_entry_exactly_once(store: Store, queue: QueueRecord) -> None:
+    tasks = await fill(store, [queued(queue.id, gpus=index % 3) for index in range(200)])
+
+    claims = await asyncio.gather(*(store.claim([queue.id], any_fits, prepare()) for _ in range(230)))
+
+    taken = [claim.id for claim in claims if claim is not None]
+    assert sorted(taken) == sorted(tasks)
+
+
+async def test_claims_on_two_queues_at_once_hand_out_each_entry_exactly_once(store: Store) -> None:
+    one, other = queue("one"), queue("other")
+    for record in (one, other):
+        await store.add_queue(record)
+    tasks = await fill(store, [queued(where.id) for _ in range(40) for where in (one, other)])
+    ways = [[one.id, other.id], [other.id, one.id]]
+
+    claims = await asyncio.gather(*(store.claim(ways[index % 2], any_fits, prepare()) for index in range(100)))
+
+    assert sorted(claim.id for claim in claims if claim is not None) == sorted(tasks)
+
+
+async def test_entries_of_different_shapes_are_claimed_in_the_order_of_the_queue(
+    store: Store, queue: QueueRecord
+) -> None:
+    tasks = await fill(store, [queued(queue.id, gpus=gpus) for gpus in (2, 0, 1, 0, 2, 1)])
+
+    taken = [await store.claim([queue.id], any_fits, prepare()) for _ in tasks]
+
+    assert [claim.id for claim in taken if claim is not None] == tasks
+
+
+async def test_an_entry_that_does_not_fit_is_passed_over_and_keeps_its_place(
+    store: Store, queue: QueueRecord
+) -> None:
+    large, small = await fill(store, [queued(queue.id, gpus=8), queued(queue.id, gpus=1)])
+
+    first = await store.claim([queue.id], at_most(1), prepare())
+    second = await store.claim([queue.id], at_most(8), prepare())
+
+    assert first is not None
+    assert second is not None
+    assert [first.id, second.id] == [small, large]
+
+
+async def test_queues_are_tried_in_the_order_given(store: Store) -> None:
+    low, high = queue("low"), queue("high")
+    for record in (low, high):
+        await store.add_queue(record)
+    in_low, in_high = await fill(store, [queued(low.id), queued(high.id)])
+
+    claims = [await store.claim([high.id, low.id], any_fits, prepare()) for _ in range(2)]
+
+    assert [claim.id for claim in claims if claim is not None] == [in_high, in_low]
+
+
+async def test_a_later_queue_is_served_when_nothing_in_an_earlier_one_fits(store: Store) -> None:
+    large, small = queue("large"), queue("small")
+    for record in (large, small):
+        await store.add_queue(record)
+    _, fitting = await fill(store, [queued(large.id, gpus=8), queued(small.id)])
+
+    claim = await store.claim([large.id, small.id], at_most(0), prepare())
+
+    assert claim is not None
+    assert claim.id == fitting
+
+
+async def test_a_paused_queue_is_passed_over_until_it_is_resumed(store: Store) -> None:
+    paused = queue("paused", paused=True)
+    await store.add_queue(paused)
+    (task,) = await fill(store, [queued(paused.id)])
+
+    before = await store.claim([paused.id], any_fits, prepare())
+    await store.update_queue(paused.id, lambda record: replace(record, paused=False))
+    after = await store.claim([paused.id], any_fits, prepare())
+
+    assert before is None
+    assert after is not None
+    assert after.id == task
+
+
+async def test_a_claim_sees_what_a_shape_requires_and_avoids(store: Store, queue: QueueRecord) -> None:
+    await fill(store, [queued(queue.id, gpus=2, avoid=("host:gpu0",))])
+    seen: list[Candidate] = []
+
+    await store.claim([queue.id], lambda candidate: bool(seen.append(candidate)), prepare())
+
+    assert [(candidate.resources.gpus, candidate.avoid) for candidate in seen] == [(2, ("host:gpu0",))]
+
+
+async def test_an_entry_that_comes_back_is_claimed_again_before_those_behind_it(
+    store: Store, queue: QueueRecord
+) -> None:
+    first, second = await fill(store, [queued(queue.id), queued(queue.id)])
+    await store.claim([queue.id], any_fits, prepare())
+    await store.update(first, put_back)
+
+    claims = [await store.claim([queue.id], any_fits, prepare()) for _ in range(2)]
+
+    assert [claim.id for claim in claims if claim is not None] == [first, second]
+
+
+async def test_a_new_entry_stands_behind_one_that_was_claimed_and_may_come_back(
+    store: Store, queue: QueueRecord
+) -> None:
+    (first,) = await fill(store, [queued(queue.id)])
+    await store.claim([queue.id], any_fits, prepare())
+    (second,) = await fill(store, [queued(queue.id)])
+
+    await store.update(first, put_back)
+
+    assert [record.id for record in await store.entries(queue.id)] == [first, second]
+
+
+async def test_what_a_claim_raises_leaves_the_entry_in_its_place(store: Store, queue: QueueRecord) -> None:
+    (task,) = await fill(store, [queued(queue.id)])
+
+    def refuse(record: TaskRecord) -> TaskRecord:
+        raise Conflict("not now")
+
+    with pytest.raises(Conflict, match="not now"):
+        await store.claim([queue.id], any_fits, refuse)
+    assert (await store.task(task)).state is TaskState.QUEUED
+
+
+async def test_a_run_is_found_by_the_request_that_claimed_it(store: Store, queue: QueueRecord) -> None:
+    (task,) = await fill(store, [queued(queue.id)])
+    for request in ("first", "second"):
+        await store.claim([queue.id], any_fits, prepare(request_id=request))
+        await store.update(task, put_back)
+
+    found = [await store.run_of_request(request) for request in ("first", "second", "third")]
+
+    assert [record and record.id for record in found] == [task, task, None]
+
+
+async def test_only_the_latest_run_is_found_by_its_report_token(store: Store, queue: QueueRecord) -> None:
+    (task,) = await fill(store, [queued(queue.id)])
+    for report in ("old", "new"):
+        await store.claim([queue.id], any_fits, prepare(report_hash=report))
+        await store.update(task, put_back)
+
+    found = [await store.task_of_report_token(report) for report in ("old", "new", "none")]
+
+    assert [record and record.id for record in found] == [None, task, None]
