@@ -7,7 +7,8 @@
 `data.csv`, all after `--`       1 = data.csv: positionals are numbered
 
 Without the script's own parser `--amp data.csv` could be a flag and a positional or an option with its value;
-it is read as the latter; `--no-amp` is always a flag. A reading that is wrong does no harm while that parameter is not changed.
+it is read as the latter, and `--no-amp` always as a flag. A wrong reading does no harm while that parameter is
+not changed.
 """
 
 from __future__ import annotations
