@@ -1,6 +1,8 @@
-"""A control group of its own for each run, where the agent may make one (version 2, `Delegate=yes`).
+"""A control group of its own for each keeper and its run, where the agent may make one (`Delegate=yes`).
 
-Standard library alone: the keeper makes it, the daemon ends what a killed keeper left in it.
+Version 2 alone. The keeper enters it before it knows its run, because the move takes the kernel 15 ms, in which
+nothing on the machine can fork. The daemon removes it, and first ends what a killed keeper left in it.
+Standard library alone: the keeper uses it too.
 """
 
 from __future__ import annotations
@@ -11,17 +13,27 @@ import signal
 from taskyard_agent.processes import LINUX, signal_all
 
 
-def make(run_id: str) -> str:
-    """Makes the run's group below this process's own; returns its folder, empty where that is not possible."""
+def enter(name: str) -> str:
+    """Moves this process into a new group below its own; returns its folder, empty where that is not possible."""
     parent = _own_folder()
     if not parent or not os.access(parent, os.W_OK):
         return ""
-    folder = os.path.join(parent, f"taskyard-{run_id.replace('/', '_')}")
+    folder = os.path.join(parent, name)
     try:
         os.mkdir(folder)
     except OSError:
         return ""
+    if not _write(folder, "cgroup.procs", str(os.getpid())):
+        remove(folder)
+        return ""
     return folder
+
+
+def leave(folder: str) -> None:
+    """Moves this process back and removes the group."""
+    if folder:
+        _write(os.path.dirname(folder), "cgroup.procs", str(os.getpid()))
+        remove(folder)
 
 
 def _own_folder() -> str:
@@ -39,13 +51,10 @@ def _own_folder() -> str:
     return os.path.normpath(mount_point + "/" + below)
 
 
-def join(folder: str, pid: int) -> bool:
-    """Moves a process, and with it all its future children, into the group."""
-    return bool(folder) and _write(folder, "cgroup.procs", str(pid))
-
-
 def members(folder: str) -> set[int]:
     """The processes of the group."""
+    if not folder:
+        return set()
     try:
         with open(os.path.join(folder, "cgroup.procs"), encoding="ascii") as file:
             return {int(line) for line in file}

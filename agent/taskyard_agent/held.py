@@ -13,6 +13,7 @@ import os
 import secrets
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -27,7 +28,7 @@ from taskyard_agent import cgroups, masking, processes
 from taskyard_agent.errors import RunFailed
 from taskyard_agent.processes import ProcessIdentity, boot_clock
 
-__all__ = ["Cause", "ExitRecord", "HeldRun", "KeeperRefused", "Launch", "boot_clock"]
+__all__ = ["Cause", "ExitRecord", "HeldRun", "KeeperRefused", "Launch", "WarmKeeper", "boot_clock"]
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +89,48 @@ class ExitRecord:
     message: str = ""
 
 
+class WarmKeeper:
+    """A keeper that has started and waits for its run: made while the environment is, it is ready when that is.
+
+    One that is never given a run ends when it is closed, or when the daemon ends.
+    """
+
+    def __init__(self) -> None:
+        self._socket, inside = socket.socketpair()
+        self._socket.settimeout(START_SECONDS)
+        packages = Path(__file__).resolve().parent.parent
+        argv = [sys.executable, "-I", "-S", "-c", KEEPER, str(packages)]
+        with inside:
+            # The first process forks the keeper and ends: no keeper is ever a child that somebody must reap.
+            self._first = subprocess.Popen(
+                argv, stdin=inside.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", env={}
+            )
+
+    def give(self, record: bytes, lock_fds: Sequence[int]) -> dict[str, Any]:
+        """Hands over the launch record and copies of the locks; returns the answer. Raises OSError."""
+        sent = socket.send_fds(self._socket, [record], lock_fds)
+        self._socket.sendall(record[sent:])
+        self._socket.shutdown(socket.SHUT_WR)
+        pieces = []
+        while piece := self._socket.recv(4096):
+            pieces.append(piece)
+        if not pieces:
+            raise ConnectionResetError("it ended without an answer")
+        answer: dict[str, Any] = json.loads(b"".join(pieces))
+        return answer
+
+    def close(self) -> None:
+        """Lets go of the keeper: one without a run ends."""
+        self._socket.close()
+        self._first.wait()
+
+    def __enter__(self) -> WarmKeeper:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
 @dataclass(frozen=True, kw_only=True)
 class HeldRun:
     """A run's process, held by a keeper. Every method may be called from any thread."""
@@ -100,28 +143,32 @@ class HeldRun:
     cgroup: str = ""
 
     @classmethod
-    def start(cls, run_dir: Path, launch: Launch, lock_fds: Sequence[int] = ()) -> HeldRun:
-        """Starts a keeper and, through it, the command; returns once the command runs.
+    def start(
+        cls, run_dir: Path, launch: Launch, lock_fds: Sequence[int] = (), *, keeper: WarmKeeper | None = None
+    ) -> HeldRun:
+        """Starts the command through a keeper; returns once the command runs. A warm keeper saves 20 ms.
 
-        The keeper inherits `lock_fds` (the caller closes its own copies afterwards, and never unlocks them).
+        The keeper gets copies of `lock_fds` (the caller closes its own afterwards, and never unlocks them).
         A command that cannot be started is an exit record with the cause NOT_STARTED. Raises KeeperRefused
         when the run has, or had, a keeper, RunFailed when the machine cannot hold a run.
         """
         ticket = secrets.token_hex(8)
         (run_dir / "ticket").write_text(ticket, encoding="ascii")
-        record = {**dataclasses.asdict(launch), "locks": list(lock_fds), "ticket": ticket}
-        try:
-            _raise_refusal(_spawn_keeper(run_dir, json.dumps(record).encode(), lock_fds))
-        except subprocess.TimeoutExpired:
-            return cls._adopt_slow_keeper(run_dir)
+        record = {**dataclasses.asdict(launch), "run_dir": str(run_dir.absolute()), "ticket": ticket}
+        with keeper or WarmKeeper() as warm:
+            try:
+                answer = warm.give(json.dumps(record).encode(), lock_fds)
+            except OSError as error:
+                return cls._adopt_silent_keeper(run_dir, error)
+        _raise_refusal(answer)
         return _read_identity(run_dir)
 
     @classmethod
-    def _adopt_slow_keeper(cls, run_dir: Path) -> HeldRun:
+    def _adopt_silent_keeper(cls, run_dir: Path, error: OSError) -> HeldRun:
         held = cls.adopt(run_dir)
         if held is None:
-            message = f"no keeper started within {START_SECONDS:.0f} s: is this machine overloaded?"
-            raise RunFailed(Phase.RUNNING, Reason.INTERNAL, message, infrastructure=True)
+            message = f"the keeper did not answer ({error}): was it killed, or is this machine overloaded?"
+            raise RunFailed(Phase.RUNNING, Reason.INTERNAL, message, infrastructure=True) from error
         return held
 
     @classmethod
@@ -157,6 +204,8 @@ class HeldRun:
             if left is not None and left <= 0:
                 return False
             self._wait_once(left)
+        if self.exit_record():
+            cgroups.remove(self.cgroup)
         return True
 
     def _wait_once(self, left: float | None) -> None:
@@ -255,32 +304,6 @@ def _open_process(pid: int) -> int | None:
         return os.pidfd_open(pid)
     except (AttributeError, OSError):  # not Linux, or no such process
         return None
-
-
-# --- Starting --------------------------------------------------------------------------------------------
-
-
-def _spawn_keeper(run_dir: Path, record: bytes, lock_fds: Sequence[int]) -> dict[str, Any]:
-    """Starts a keeper, gives it the launch record, and returns its answer."""
-    packages = Path(__file__).resolve().parent.parent
-    with open(run_dir / "keeper.log", "ab") as errors:
-        starter = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", KEEPER, str(packages), str(run_dir)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            cwd="/",
-            env={},
-            pass_fds=lock_fds,
-        )
-    with starter:
-        answer, _ = starter.communicate(record, timeout=START_SECONDS)
-    return json.loads(answer) if answer else {"failed": _last_words(run_dir), "errno": None}
-
-
-def _last_words(run_dir: Path) -> str:
-    lines = (run_dir / "keeper.log").read_text(encoding="utf-8", errors="replace").splitlines()
-    return f"its keeper did not start: {lines[-1] if lines else 'it ended without a word'}"
 
 
 def _raise_refusal(answer: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """The keeper: holds one run's command, so that a killed or upgraded daemon takes nothing with it.
 
-Run as `python -I -S keeper.py RUN_DIR` with the launch record, which holds secrets, as JSON on standard input.
-Standard library alone, and little of it: that keeps it at some megabytes and some milliseconds.
+Run as `python -I -S keeper.py` with the launch record, which holds secrets, as JSON on standard input: a socket,
+over which the locks to hold come too. Standard library alone, and little of it, to stay small and quick.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 import select
 import signal
+import socket
 import sys
 import time
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:  # importing typing takes 4 ms
     from typing import Any, NoReturn
 
 READ_BYTES = 1 << 18
+MAXIMUM_LOCKS = 64
 RECORD_BYTES = 4096
 MESSAGE_CHARACTERS = 600
 RETRY_DISK_SECONDS = 0.5
@@ -43,55 +45,63 @@ class Refusal(Exception):
 
 
 def main() -> NoReturn:
-    """Leaves the daemon's process tree, holds the run whose folder is the first argument, and exits."""
+    """Leaves the daemon's process tree, waits for a launch record, holds that run, and exits."""
     if os.fork():
         os._exit(0)
     os.setsid()
     processes.hide_memory()
     processes.set_name("taskyard-keeper")
-    try:
-        keeper = Keeper(os.path.abspath(sys.argv[1]), json.loads(_read_all(0)))
-        keeper.begin()
-    except Refusal as refusal:
-        _leave({"refused": str(refusal)})
-    except ValueError:
-        _leave({"refused": "the launch record is not whole: the daemon was killed while it sent it"})
-    except OSError as error:
-        _leave({"failed": str(error), "errno": error.errno})
-    _answer({"pid": os.getpid()})
-    keeper.hold()
+    daemon = socket.socket(fileno=0)
+    cgroup = cgroups.enter(f"taskyard-{os.getpid()}")
+    if record := _receive(daemon):
+        _hold(record, cgroup, daemon)
+    else:
+        cgroups.leave(cgroup)
     os._exit(0)
 
 
-def _leave(message: dict[str, Any]) -> NoReturn:
-    _answer(message)
-    os._exit(1)
+def _receive(daemon: socket.socket) -> bytes:
+    """The launch record; with it come descriptors of locks, which this keeper holds until it exits."""
+    record, locks, _flags, _address = socket.recv_fds(daemon, READ_BYTES, MAXIMUM_LOCKS)
+    for lock in locks:
+        os.set_inheritable(lock, False)  # a leftover of the command must not hold it for ever
+    pieces = [record]
+    while pieces[-1]:
+        pieces.append(daemon.recv(READ_BYTES))
+    return b"".join(pieces)
 
 
-def _answer(message: dict[str, Any]) -> None:
+def _hold(record: bytes, cgroup: str, daemon: socket.socket) -> None:
+    try:
+        keeper = Keeper(json.loads(record), cgroup)
+        keeper.begin()
+    except ValueError:
+        _answer(daemon, {"refused": "the launch record is not whole: the daemon was killed while it sent it"})
+    except Refusal as refusal:
+        _answer(daemon, {"refused": str(refusal)})
+    except OSError as error:
+        _answer(daemon, {"failed": str(error), "errno": error.errno})
+    else:
+        _answer(daemon, {"pid": os.getpid()})
+        keeper.hold()
+
+
+def _answer(daemon: socket.socket, message: dict[str, Any]) -> None:
     """Tells the daemon that started this keeper; it may be gone by now, which does not matter."""
     try:
-        os.write(1, json.dumps(message).encode() + b"\n")
+        daemon.sendall(json.dumps(message).encode())
     except OSError:
         pass
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    os.dup2(null, 1)
-    os.close(null)
-
-
-def _read_all(fd: int) -> bytes:
-    pieces = []
-    while piece := os.read(fd, READ_BYTES):
-        pieces.append(piece)
-    return b"".join(pieces)
+    daemon.close()
+    os.open(os.devnull, os.O_RDONLY)  # takes the freed number 0
 
 
 class Keeper:
     """One run's command, from its start to its exit record."""
 
-    def __init__(self, run_dir: str, launch: dict[str, Any]) -> None:
-        self._run_dir = run_dir
+    def __init__(self, launch: dict[str, Any], cgroup: str) -> None:
+        self._cgroup = cgroup
+        self._run_dir: str = launch["run_dir"]
         self._launch = launch
         self._run: str = launch["run"]
         self._grace: float = launch.get("grace_seconds", 10.0)
@@ -114,17 +124,15 @@ class Keeper:
     def begin(self) -> None:
         """Starts the command once it is certain, and written down, that nobody else does or did."""
         self._lock()
+        os.dup2(os.open(self._path("keeper.log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), 2)
         self._record = Reserved(self._path("exit.json.new"), RECORD_BYTES)
         self._spool = Spool(self._run_dir)
         self._control = fifo(self._path("control"))
-        self._keep_locks_from_the_command()
         processes.adopt_orphans()
         self._take_signals()
         env = {**self._launch["env"], processes.MARK: self._run}
         command = Command(self._launch["argv"], self._launch["cwd"], env)
         self._child, self._output = command.pid, command.output
-        self._cgroup = cgroups.make(self._run)
-        cgroups.join(self._cgroup, self._child)
         self._write_identity()
         self._began = time.monotonic()
         self._message = command.release()
@@ -142,7 +150,6 @@ class Keeper:
         survivors = self._end_leftovers()
         self._write_rest()
         self._write_exit(survivors)
-        cgroups.remove(self._cgroup)
 
     # --- Beginning
 
@@ -167,11 +174,6 @@ class Keeper:
                 return file.read()
         except FileNotFoundError:
             return None
-
-    def _keep_locks_from_the_command(self) -> None:
-        """A leftover of the command must not hold the inherited locks for ever."""
-        for fd in self._launch.get("locks", ()):
-            os.set_inheritable(fd, False)
 
     def _take_signals(self) -> None:
         self._wakeup, wakeup_end = os.pipe()
@@ -305,7 +307,6 @@ class Keeper:
     def _kill(self) -> None:
         self._killed = True
         self._signal_command(signal.SIGKILL)
-        cgroups.kill(self._cgroup)
 
     def _signal_command(self, number: int) -> None:
         """Signals the command's group; once the command is reaped, its group's number may be another's."""
@@ -330,8 +331,6 @@ class Keeper:
         return found - {os.getpid()}
 
     def _end_leftovers(self) -> tuple[int, ...]:
-        cgroups.kill(self._cgroup)
-
         def find() -> set[int]:
             self._reap()
             return self._leftovers()

@@ -15,6 +15,8 @@ MASK = b"***"
 MINIMUM_LENGTH = 6
 """Shorter values are no secrets worth the name, and masking them would tear holes into every log."""
 
+KEPT_EXPRESSIONS = 32
+
 NAMES = ("*_TOKEN", "*_SECRET", "*_PASSWORD", "*_KEY")
 """Variables whose values are masked unless other patterns are given."""
 
@@ -84,6 +86,8 @@ class Masker:
         """What finds the longest of the values that occur in `data`; None when none does."""
         found = tuple(pattern for pattern in self._patterns if pattern in data)
         if found and found not in self._expressions:
+            if len(self._expressions) >= KEPT_EXPRESSIONS:
+                self._expressions.clear()
             longest_first = sorted(found, key=len, reverse=True)
             self._expressions[found] = re.compile(b"|".join(map(re.escape, longest_first)))
         return self._expressions.get(found)
