@@ -22,7 +22,12 @@ def write_whole(path: str, content: bytes) -> None:
 def rename(source: str, target: str) -> None:
     """Renames a file so that the new name outlives a power failure."""
     os.rename(source, target)
-    folder = os.open(os.path.dirname(target), os.O_RDONLY)
+    sync_folder(os.path.dirname(target))
+
+
+def sync_folder(path: str) -> None:
+    """Makes the names in a folder outlive a power failure."""
+    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import secrets
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
-from taskyard.wire import Claim, Outcome, PhaseTime, Run, Task
+from taskyard.wire import Claim, Outcome, PhaseTime, Run, Task, from_json, to_json
+
+from taskyard_agent.durable import sync_folder, write_whole
+from taskyard_agent.errors import SettingsError
+from taskyard_agent.processes import boot_id
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,15 +34,24 @@ class ClaimTokens:
     control_token: str
     report_token: str
 
+    @classmethod
+    def draw(cls) -> ClaimTokens:
+        """New ones, that nobody can guess."""
+        return cls(
+            request_id=secrets.token_hex(16),
+            control_token=secrets.token_urlsafe(32),
+            report_token=secrets.token_urlsafe(32),
+        )
+
     @property
     def control_hash(self) -> str:
         """SHA-256 of the control token, hexadecimal."""
-        raise NotImplementedError
+        return hashlib.sha256(self.control_token.encode()).hexdigest()
 
     @property
     def report_hash(self) -> str:
         """SHA-256 of the report token, hexadecimal."""
-        raise NotImplementedError
+        return hashlib.sha256(self.report_token.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -67,44 +94,151 @@ class JournalledRun:
     progress: RunProgress = field(default_factory=RunProgress)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _RunEntry:
+    """What `run.json` holds."""
+
+    tokens: ClaimTokens
+    run: Run
+    task: Task
+    boot_id: str
+    lease_seconds: float
+
+
 class Journal:
     """The folder `agents/<name>` of one agent. Every write is atomic and on the disk when the call returns."""
 
     def __init__(self, agents: Path, name: str) -> None:
-        self.folder = agents / name
+        self.folder = agents / folder_name(name)
+        self._name = name
+        self._lock: int | None = None
+
+    @property
+    def _claims(self) -> Path:
+        return self.folder / "claims"
+
+    @property
+    def _runs(self) -> Path:
+        return self.folder / "runs"
+
+    # --- The agent
 
     def open(self) -> None:
         """Makes the folder and locks it. Raises SettingsError when another daemon of that name runs."""
-        raise NotImplementedError
+        for folder in (self.folder, self._claims, self._runs):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise SettingsError(
+                f"an agent named {self._name!r} runs on this machine already: "
+                "stop it, or give this one another --name"
+            ) from None
+        self._lock = lock
 
     def close(self) -> None:
         """Lets another daemon of that name run."""
-        raise NotImplementedError
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    # --- Claims
 
     def draw_claim(self) -> ClaimTokens:
         """Draws and journals the tokens of a claim that is about to be sent."""
-        raise NotImplementedError
+        tokens = ClaimTokens.draw()
+        _write(self._claim_path(tokens.request_id), tokens)
+        return tokens
+
+    def draw_listening(self) -> ClaimTokens:
+        """Draws the tokens of a claim that names no worker: it can take nothing, so nothing is journalled."""
+        return ClaimTokens.draw()
 
     def open_claims(self) -> list[ClaimTokens]:
         """Claims that were perhaps sent and whose answer was never journalled, oldest first."""
-        raise NotImplementedError
+        read = [_read(path, ClaimTokens) for path in _oldest_first(self._claims, "*.json")]
+        return [tokens for tokens in read if tokens is not None]
 
     def forget_claim(self, request_id: str) -> None:
         """The claim took nothing, or its run is saved."""
-        raise NotImplementedError
+        self._claim_path(request_id).unlink(missing_ok=True)
+
+    def _claim_path(self, request_id: str) -> Path:
+        return self._claims / f"{folder_name(request_id)}.json"
+
+    # --- Runs
 
     def save_run(self, claim: Claim, tokens: ClaimTokens) -> JournalledRun:
         """Journals what a claim brought, without the task's secrets, and forgets the open claim."""
-        raise NotImplementedError
+        if claim.run is None or claim.task is None:
+            raise ValueError("the claim took nothing: there is no run to save")
+        entry = _RunEntry(
+            tokens=tokens, run=claim.run, task=claim.task, boot_id=boot_id(), lease_seconds=claim.lease_seconds
+        )
+        directory = self._directory(claim.run.id)
+        directory.path.mkdir(mode=0o700, exist_ok=True)
+        _write(directory.path / "run.json", entry)
+        sync_folder(str(self._runs))
+        self.forget_claim(tokens.request_id)
+        return _journalled(directory, entry, RunProgress())
 
     def save_progress(self, run_id: str, progress: RunProgress) -> None:
         """Journals how far a run came."""
-        raise NotImplementedError
+        _write(self._directory(run_id).path / "progress.json", progress)
 
     def runs(self) -> list[JournalledRun]:
         """Every run that was not closed, oldest first."""
-        raise NotImplementedError
+        read = [self._run(RunDirectory(path.parent)) for path in _oldest_first(self._runs, "*/run.json")]
+        return [run for run in read if run is not None]
 
     def close_run(self, run_id: str) -> None:
         """Removes a run's folder: its end is acknowledged and its log is complete, or it is stale."""
-        raise NotImplementedError
+        directory = self._directory(run_id)
+        (directory.path / "run.json").unlink(missing_ok=True)  # first: half a folder is no run
+        shutil.rmtree(directory.path, ignore_errors=True)
+
+    def _run(self, directory: RunDirectory) -> JournalledRun | None:
+        entry = _read(directory.path / "run.json", _RunEntry)
+        if entry is None:
+            return None
+        return _journalled(directory, entry, _read(directory.path / "progress.json", RunProgress) or RunProgress())
+
+    def _directory(self, run_id: str) -> RunDirectory:
+        return RunDirectory(self._runs / folder_name(run_id))
+
+
+def folder_name(name: str) -> str:
+    """A file name for any name: readable, and never the same for two names."""
+    if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,99}", name):
+        return name
+    readable = re.sub(r"[^A-Za-z0-9_]+", "_", name)[:50]
+    return f"{readable}~{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+
+
+def _journalled(directory: RunDirectory, entry: _RunEntry, progress: RunProgress) -> JournalledRun:
+    parts = {part.name: getattr(entry, part.name) for part in dataclasses.fields(entry)}
+    return JournalledRun(directory=directory, progress=progress, **parts)
+
+
+def _write(path: Path, record: object) -> None:
+    write_whole(str(path), json.dumps(to_json(record)).encode())
+
+
+def _read(path: Path, kind: type[T]) -> T | None:
+    """Reads a record; one that is missing, torn or of another version is told and left where it is."""
+    try:
+        data: Any = json.loads(path.read_bytes())
+        return from_json(kind, data)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        logger.error(
+            "%s cannot be read and is left as it is: %s", path, error, extra={"action": "journal_entry_unreadable"}
+        )
+        return None
+
+
+def _oldest_first(folder: Path, pattern: str) -> list[Path]:
+    return sorted(folder.glob(pattern), key=lambda path: (path.stat().st_mtime_ns, path.name))
