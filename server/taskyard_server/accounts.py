@@ -104,20 +104,21 @@ class Accounts:
         await self._store.delete_token(invitation.id)
         return issued
 
-    async def ensure_administrator(self, file: Path) -> bool:
-        """Where nobody administers the store yet, writes a new administrator's token to `file` (0600).
+    async def ensure_administrator(self, file: Path, *, anew: bool = False) -> bool:
+        """Where nobody administers the store yet, or `anew`, writes an administrator's token to `file` (0600).
 
         The file is durable before the token is valid: a crash between the two leaves a way in.
         """
-        now = self._clock()
-        for record in await self._store.tokens():
-            alive = record.expires_at is None or record.expires_at > now
-            if record.kind is TokenKind.ADMINISTRATOR and alive and not (record.revoked or record.invitation):
-                return False
+        if not anew and any(self._administers(record) for record in await self._store.tokens()):
+            return False
         secret = draw_secret(TokenKind.ADMINISTRATOR)
         write_private(file, secret + "\n")
         await self._add(NewToken(kind=TokenKind.ADMINISTRATOR, name="administrator"), secret=secret)
         return True
+
+    def _administers(self, record: TokenRecord) -> bool:
+        alive = record.expires_at is None or record.expires_at > self._clock()
+        return record.kind is TokenKind.ADMINISTRATOR and alive and not (record.revoked or record.invitation)
 
     async def _add(
         self, new: NewToken, *, owner: str | None = None, limit: float | None = None, secret: str | None = None

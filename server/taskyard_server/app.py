@@ -77,7 +77,9 @@ async def running(config: ServerConfig) -> AsyncIterator[Services]:
     try:
         services, room, sweeper = _compose(config, stores)
         await services.queues.ensure_defaults()
-        created = await services.accounts.ensure_administrator(config.admin_token_file)
+        created = await services.accounts.ensure_administrator(
+            config.admin_token_file, anew=config.new_administrator
+        )
         async with _loops(sweeper.run(), room.listen()):
             yield replace(services, administrator_created=created)
     finally:

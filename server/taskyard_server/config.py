@@ -65,6 +65,10 @@ class ServerConfig:
     tls_key: Path | None = field(default=None, metadata=_how("its private key (PEM)", Path, metavar="FILE"))
     insecure: bool = field(default=False, metadata=_how("allow plain HTTP beyond this machine", bool))
 
+    new_administrator: bool = field(
+        default=False, metadata=_how("write a new administrator's token at this start: the old one is lost", bool)
+    )
+
     lease_seconds: float = field(
         default=60.0, metadata=_how("how long a run is believed alive after a beat", _seconds)
     )

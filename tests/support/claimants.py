@@ -12,6 +12,8 @@ import httpx
 
 from tests.support.servers import ServerProcess
 
+COMMAND = {"kind": "script", "target": "train.py"}
+
 
 class Claimant:
     """One worker of one agent, which speaks HTTP to one server."""
@@ -96,6 +98,6 @@ class Claimant:
 
 def enqueue(http: httpx.Client, queue: str = "default", **spec: Any) -> str:
     """A new queued task's id."""
-    answer = http.post("/tasks", json={"spec": spec, "queue": queue})
+    answer = http.post("/tasks", json={"spec": {"command": COMMAND, **spec}, "queue": queue})
     answer.raise_for_status()
     return str(answer.json()["id"])

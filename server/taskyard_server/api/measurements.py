@@ -17,9 +17,9 @@ async def _time_range(
     start: Time = None,
     end: Time = None,
     points: Annotated[int, Query(ge=1, le=MOST_POINTS)] = 300,
-    name: Annotated[list[str] | None, Query()] = None,
+    names: Annotated[list[str] | None, Query(alias="name")] = None,
 ) -> TimeRange:
-    return TimeRange(start=start, end=end, points=points, names=tuple(name or ()))
+    return TimeRange(start=start, end=end, points=points, names=tuple(names or ()))
 
 
 InTimeRange = Annotated[TimeRange, Depends(_time_range)]

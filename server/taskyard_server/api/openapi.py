@@ -32,8 +32,8 @@ def describe(app: FastAPI) -> dict[str, Any]:
     )
     document["components"]["securitySchemes"] = {"token": _SCHEME}
     for route in app.routes:
-        if isinstance(route, Route) and route.access.repeatable and MUTATING & route.methods:
-            for method in route.methods:
+        if isinstance(route, Route) and route.access.repeatable:
+            for method in MUTATING & set(route.methods or ()):
                 operation = document["paths"][route.path_format][method.lower()]
                 operation.setdefault("parameters", []).append(_KEY_HEADER)
     return document

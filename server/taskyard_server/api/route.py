@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
-from starlette.types import Receive, Scope
 from taskyard.wire import API_PREFIX, IDEMPOTENCY_HEADER, Problem
 
 from taskyard_server import idempotency
@@ -116,7 +115,7 @@ class _CheckedRequest(Request):
     """A request whose body is read and, where there is one, parsed."""
 
     def __init__(self, request: Request, content: bytes) -> None:
-        super().__init__(cast(Scope, request.scope), cast(Receive, request.receive))
+        super().__init__(request.scope, request.receive)
         self.content = content
         self._document = body.parse(content, request.headers.get("content-type", "")) if content else None
 

@@ -1,0 +1,145 @@
+"""The table of rights over every route of the API, with real tokens of the four kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from taskyard_server.api.route import Route
+from taskyard_server.app import create_app
+from taskyard_server.config import ServerConfig
+
+from tests.support.claimants import COMMAND, Claimant, enqueue
+from tests.support.servers import ServerProcess
+from tests.support.waiting import becomes_true
+
+ANYBODY = "AUGR-"
+"""A administrator, U user, G agent, R run, - without a token."""
+ALLOWED = {
+    "read_info": ANYBODY,
+    "read_health": ANYBODY,
+    "login": ANYBODY,
+    "whoami": "AUGR",
+    "invite": "AU",
+    "list_tokens": "AU",
+    "issue_token": "AU",
+    "revoke_token": "AU",
+    "upload_blob": "AUR",
+    "download_blob": "AUGR",
+    "measure_blob": "AUGR",
+    "create_task": "AUR",
+    "create_tasks": "AUR",
+    "list_tasks": "AUR",
+    "resolve_task": "AUR",
+    "read_task": "AUR",
+    "change_task": "AUR",
+    "delete_task": "AUR",
+    "enqueue_task": "AUR",
+    "dequeue_task": "AUR",
+    "stop_task": "AUR",
+    "retry_task": "AUR",
+    "clone_task": "AUR",
+    "move_task": "AUR",
+    "explain_task": "AUR",
+    "read_story": "AUR",
+    "list_events": "AU",
+    "list_queues": "AUGR",
+    "read_queue": "AUGR",
+    "create_queue": "AU",
+    "change_queue": "AU",
+    "delete_queue": "AU",
+    "list_entries": "AU",
+    "enqueue_tasks": "AUR",
+    "list_workers": "AUGR",
+    "read_worker": "AUGR",
+    "delete_worker": "AU",
+    "resume_worker": "AU",
+    "read_worker_metrics": "AUGR",
+    "read_run_metrics": "AUGR",
+    "claim": "G",
+    "beat": "G",
+    "start_run": "G",
+    "finish_run": "G",
+    "append_log": "G",
+    "read_run": "AUGR",
+    "read_log": "AUGR",
+    "stream_log": "AUGR",
+}
+ROUTES = [route for route in create_app(ServerConfig()).routes if isinstance(route, Route)]
+
+
+@pytest.fixture(scope="module")
+def tokens() -> Iterator[tuple[ServerProcess, dict[str, str]]]:
+    with ServerProcess() as server, server.client() as root:
+        agent = server.issue("agent")
+        with Claimant(server, agent) as claimant:
+            enqueue(root, project="vision")
+            claimant.beat(claimant.claim()["run"]["id"])
+            user, run = server.issue("user"), claimant.report_token
+            yield server, {"A": server.admin_token, "U": user, "G": agent, "R": run, "-": ""}
+
+
+def test_table_names_every_route() -> None:
+    assert {route.name for route in ROUTES} == set(ALLOWED)
+
+
+@pytest.mark.parametrize("kind", list(ANYBODY))
+def test_every_route_admits_whom_the_table_says(tokens: tuple[ServerProcess, dict[str, str]], kind: str) -> None:
+    server, secrets = tokens
+
+    with server.client(secrets[kind]) as client:
+        answers = {route.name: client.request(next(iter(route.methods)), address(route)) for route in ROUTES}
+
+    refused = 401 if kind == "-" else 403
+    admitted = {name for name, answer in answers.items() if answer.status_code != refused or name == "login"}
+    assert admitted == {name for name, kinds in ALLOWED.items() if kind in kinds}
+    assert {answer.status_code for answer in answers.values()} <= {200, 204, 401, 403, 404, 422}
+
+
+def test_agent_creates_queues_when_it_was_issued_so(tokens: tuple[ServerProcess, dict[str, str]]) -> None:
+    server, _ = tokens
+
+    with server.client(server.issue("agent", create_queues=True)) as agent:
+        answer = agent.post("/queues", json={"name": "made by an agent"})
+
+    assert answer.status_code == 200
+
+
+def test_run_acts_inside_its_project_alone(tokens: tuple[ServerProcess, dict[str, str]]) -> None:
+    server, secrets = tokens
+    with server.client() as root:
+        foreign = enqueue(root, project="speech")
+
+    with server.client(secrets["R"]) as run:
+        own = run.post("/tasks", json={"spec": {"project": "vision", "command": COMMAND}, "queue": "default"})
+        other = run.get(f"/tasks/{foreign}")
+        log = run.get(f"/runs/{foreign}.1/logs")
+
+    assert own.status_code == 200
+    assert own.json()["parent"]
+    assert other.status_code in (403, 404)
+    assert log.status_code in (403, 404)
+
+
+def test_token_of_a_run_ends_with_it(tokens: tuple[ServerProcess, dict[str, str]]) -> None:
+    server, secrets = tokens
+    with server.client() as root, Claimant(server, secrets["G"], worker="host:cpu:1") as agent:
+        enqueue(root)
+        claimed = agent.claim()["run"]["id"]
+        agent.beat(claimed)
+        with server.client(agent.report_token) as run:
+            assert run.get("/whoami").json()["kind"] == "run"
+
+            agent.start(claimed)
+            agent.finish(claimed).raise_for_status()
+
+            assert becomes_true(lambda: run.get("/whoami").status_code == 401, seconds=2.0)
+
+
+def address(route: Route) -> str:
+    """A path that the route answers, with ids that name nothing."""
+    parts = {"{sha256}": "0" * 64, "{run_id}": "0" * 32 + ".1", "{name}": "nobody"}
+    path = route.path.removeprefix("/api/v1")
+    for part, value in parts.items():
+        path = path.replace(part, value)
+    return path.replace("{task_id}", "0" * 32).replace("{queue_id}", "0" * 32).replace("{token_id}", "0" * 32)
