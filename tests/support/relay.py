@@ -1,0 +1,85 @@
+"""A TCP relay in front of a server: the network, which a test can cut."""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+import threading
+from types import TracebackType
+
+BUFFER_BYTES = 1 << 16
+
+
+class Relay:
+    """Forwards connections to 127.0.0.1:`port`. While it is cut, nothing passes and nobody is told."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._cut = threading.Event()
+        self._closed = threading.Event()
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self.port = int(self._listener.getsockname()[1])
+
+    @property
+    def url(self) -> str:
+        """Where clients connect to."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Relay:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed.set()
+        self._listener.close()
+        self._drop_all()
+
+    def cut(self) -> None:
+        """From now on every byte is lost, and new connections hang, as behind a firewall that drops."""
+        self._cut.set()
+
+    def mend(self) -> None:
+        """Lets new connections pass. The old ones are reset: their bytes are gone."""
+        self._drop_all()
+        self._cut.clear()
+
+    def reset(self) -> None:
+        """Breaks every connection once, in the middle of whatever it carries."""
+        self._drop_all()
+
+    def _drop_all(self) -> None:
+        pairs, self._pairs = self._pairs, []
+        for pair in pairs:
+            for end in pair:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self) -> None:
+        while not self._closed.is_set():
+            try:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._target), timeout=5)
+            except OSError:
+                continue
+            server.settimeout(None)
+            self._pairs.append((client, server))
+            threading.Thread(target=self._forward, args=(client, server), daemon=True).start()
+
+    def _forward(self, client: socket.socket, server: socket.socket) -> None:
+        other = {client: server, server: client}
+        with client, server, selectors.DefaultSelector() as waiting, contextlib.suppress(OSError):
+            for end in other:
+                waiting.register(end, selectors.EVENT_READ)
+            while True:
+                for key, _ in waiting.select():
+                    end = key.fileobj
+                    assert isinstance(end, socket.socket)
+                    data = end.recv(BUFFER_BYTES)
+                    if not data:
+                        return
+                    if not self._cut.is_set():
+                        other[end].sendall(data)
