@@ -15,10 +15,10 @@ DISK = re.compile(
     re.IGNORECASE,
 )
 HOST = re.compile(
-    r"Could not resolve|Name or service not known|Temporary failure in name|Network is unreachable|No route to host"
-    r"|Connection (?:refused|timed out|reset|closed)|Operation timed out|Failed to connect|Couldn't connect"
-    r"|returned error: (?:5\d\d|429)|RPC failed|early EOF|unexpected disconnect|Operation too slow|Empty reply"
-    r"|Broken pipe|SSL|gnutls|banner exchange",
+    r"Could not resolve|Name or service not known|Temporary failure in name|No route to host"
+    r"|Network is unreachable|Connection (?:refused|timed out|reset|closed)|Operation timed out"
+    r"|Failed to connect|Couldn't connect|returned error: (?:5\d\d|429)|RPC failed|early EOF"
+    r"|unexpected disconnect|Operation too slow|Empty reply|Broken pipe|SSL|gnutls|banner exchange",
     re.IGNORECASE,
 )
 ACCESS = re.compile(
