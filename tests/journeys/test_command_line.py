@@ -1,0 +1,375 @@
+"""What a person types, what is printed and with which code it ends; against a real server."""
+
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from taskyard import wire
+from taskyard.cli.app import execute
+from taskyard.client import Client
+from taskyard.config import Credentials
+from taskyard.transport import Transport
+
+from tests.support.servers import ServerProcess, free_port
+
+Typed = Callable[..., "Result"]
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def rows(self) -> list[list[str]]:
+        return [line.split("\t") for line in self.out.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    with ServerProcess() as started:
+        yield started
+
+
+@pytest.fixture(autouse=True)
+def logged_in(server: ServerProcess, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("TASKYARD_SERVER", "TASKYARD_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.chdir(tmp_path)
+    Credentials().save(server.url, server.admin_token, default=True)
+
+
+@pytest.fixture
+def client(server: ServerProcess) -> Iterator[Client]:
+    with Client(Transport(server.url, server.admin_token)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def type_in(capsys: pytest.CaptureFixture[str]) -> Typed:
+    def typed(*words: str) -> Result:
+        try:
+            code = execute(words)
+        except SystemExit as end:  # argparse's own refusals
+            code = int(end.code or 0)
+        printed = capsys.readouterr()
+        return Result(code, printed.out, printed.err)
+
+    return typed
+
+
+@pytest.fixture
+def queue(client: Client) -> wire.Queue:
+    return client.create_queue(wire.NewQueue(name=f"queue {uuid.uuid4().hex[:8]}"))
+
+
+@pytest.fixture
+def task(client: Client) -> wire.Task:
+    command = wire.Command(target="train.py", args=("--lr", "0.01"))
+    spec = wire.TaskSpec(name=f"task {uuid.uuid4()}", command=command, parameters={"Args": {"lr": "0.01"}})
+    return client.create_task(wire.NewTask(spec=spec))
+
+
+# --- mistakes
+
+
+def test_an_unknown_queue_ends_with_2_the_nearest_names_and_how_to_create_it(
+    type_in: Typed, task: wire.Task
+) -> None:
+    result = type_in("enqueue", "--queue", "defualt", task.id)
+
+    assert result.code == 2
+    assert "did you mean 'default'" in result.err
+    assert "taskyard queue create defualt" in result.err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("show", "nothing-like-it"), "no task is called 'nothing-like-it'"),
+        (("show", "@last"), "none yet"),
+        (("edit", "TASK"), "say what to change"),
+        (("edit", "TASK", "--set", "lr"), "--set lr: write it as NAME=VALUE"),
+        (("edit", "TASK", "--timeout", "soon"), "--timeout soon: write a time like 90s"),
+        (("clone", "TASK", "--secret", "A=b"), "--secret A: give the name alone"),
+        (("logs", "TASK"), "has not run yet"),
+        (("logs", "TASK", "--attempt", "2"), "has had 0 attempts"),
+        (("workers", "show"), "take one name"),
+        (("workers", "show", "nobody"), "no worker is called 'nobody'"),
+        (("ps", "--server", "localhost:1"), "not a server's address"),
+        (("ps", "--server", "http://example.org"), "--insecure"),
+        (("run",), "say what to run"),
+        (("token", "create", "user", "--queue", "a"), "are for agents"),
+        (("token", "revoke", "zzz"), "0 tokens begin with 'zzz'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_2(
+    type_in: Typed, task: wire.Task, words: tuple[str, ...], sentence: str
+) -> None:
+    result = type_in(*(task.id if word == "TASK" else word for word in words))
+
+    assert result.code == 2
+    assert sentence in result.err
+    assert len(result.err.splitlines()) == 1
+
+
+def test_a_server_that_is_away_is_a_failure_with_the_cure(type_in: Typed) -> None:
+    result = type_in("ps", "--server", f"http://127.0.0.1:{free_port()}")
+
+    assert result.code == 1
+    assert "taskyard up" in result.err
+
+
+def test_without_a_login_one_is_told_how_to_get_in(type_in: Typed, server: ServerProcess) -> None:
+    Credentials().forget(server.url)
+
+    result = type_in("ps", "--server", server.url)
+
+    assert result.code == 1
+    assert f"taskyard login {server.url}" in result.err
+
+
+def test_a_refusal_of_the_server_is_a_failure(type_in: Typed, task: wire.Task) -> None:
+    result = type_in("retry", task.id)
+
+    assert result.code == 1
+    assert len(result.err.splitlines()) == 1
+
+
+# --- tasks
+
+
+def test_tasks_are_listed_in_lines_with_tabs(type_in: Typed, task: wire.Task) -> None:
+    result = type_in("ps", "--name", task.spec.name)
+
+    assert result.code == 0
+    assert result.rows[0][:3] == [task.id[:8], task.spec.name, "draft"]
+
+
+def test_json_is_the_wires_own(type_in: Typed, task: wire.Task) -> None:
+    shown = json.loads(type_in("show", "--json", task.spec.name).out)
+    listed = json.loads(type_in("ps", "--json", "--name", task.spec.name).out)
+
+    assert wire.from_json(wire.Task, shown) == task
+    assert [each["id"] for each in listed] == [task.id]
+
+
+def test_a_draft_goes_its_way_from_edit_to_delete(type_in: Typed, task: wire.Task, queue: wire.Queue) -> None:
+    prefix = task.id[:10]
+
+    assert type_in("edit", prefix, "--set", "lr=0.1", "--gpus", "0", "--timeout", "2h").code == 0
+    assert type_in("enqueue", "--queue", queue.name, prefix).rows[0][2] == "queued"
+    assert type_in("stop", prefix).rows[0][2] == "cancelled"
+    assert type_in("retry", prefix).rows[0][2] == "queued"
+    assert type_in("dequeue", prefix).rows[0][2] == "draft"
+    shown = json.loads(type_in("show", prefix, "--json").out)
+    assert type_in("delete", "--yes", prefix).code == 0
+
+    assert shown["spec"]["parameters"] == {"Args": {"lr": "0.1"}}
+    assert shown["spec"]["policy"]["timeout_seconds"] == 7200
+    assert type_in("show", prefix).code == 2
+
+
+def test_a_clone_takes_changes_and_becomes_the_last(type_in: Typed, task: wire.Task, queue: wire.Queue) -> None:
+    cloned = json.loads(type_in("clone", task.id, "--set", "lr=0.5", "--queue", queue.name, "--json").out)[0]
+
+    last = json.loads(type_in("show", "@last", "--json").out)
+
+    assert last["id"] == cloned["id"] != task.id
+    assert last["spec"]["parameters"]["Args"] == {"lr": "0.5"}
+    assert last["state"] == "queued"
+
+
+def test_a_secret_is_sent_apart_and_never_shown(
+    type_in: Typed, task: wire.Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "very-secret-value")
+
+    result = type_in("edit", task.id, "--secret", "WANDB_API_KEY", "--json")
+
+    assert result.code == 0
+    assert json.loads(result.out)[0]["spec"]["secrets"] == ["WANDB_API_KEY"]
+    assert "very-secret-value" not in type_in("show", task.id, "--json").out
+
+
+def test_it_is_explained_why_a_task_waits(type_in: Typed, task: wire.Task, queue: wire.Queue) -> None:
+    type_in("enqueue", "--queue", queue.name, task.id)
+
+    assert "worker" in type_in("explain", task.id).out
+    assert json.loads(type_in("explain", task.id, "--json").out)["position"] == 0
+
+
+def test_a_story_lists_the_events(type_in: Typed, task: wire.Task) -> None:
+    result = type_in("story", task.id)
+
+    assert result.rows[-1][1] == "created"
+    assert type_in("events", "--task", task.id, "--kind", "created").rows[0][1:3] == [task.id[:8], "created"]
+
+
+# --- queues
+
+
+def test_a_queue_is_created_described_renamed_paused_and_deleted(type_in: Typed) -> None:
+    name, other = f"a / b {uuid.uuid4().hex[:6]}", f"ärger {uuid.uuid4().hex[:6]}"
+
+    assert type_in("queue", "create", name).rows[0][0] == name
+    assert type_in("queue", "describe", name, "for tests").rows[0][5] == "for tests"
+    assert type_in("queue", "rename", name, other).rows[0][0] == other
+    assert type_in("queue", "pause", other).rows[0][4] == "paused"
+    assert type_in("queue", "resume", other).rows[0][4] == "open"
+    assert other in {row[0] for row in type_in("queue", "list").rows}
+    assert type_in("queue", "delete", other).code == 0
+    assert other not in type_in("queue", "list").out
+
+
+def test_a_queue_that_holds_tasks_is_deleted_by_force_alone(
+    type_in: Typed, task: wire.Task, queue: wire.Queue
+) -> None:
+    type_in("enqueue", "--queue", queue.name, task.id)
+
+    refused = type_in("queue", "delete", queue.name)
+
+    assert refused.code == 1
+    assert type_in("queue", "delete", "--force", queue.name).code == 0
+
+
+def test_entries_are_shown_in_order_moved_and_removed(type_in: Typed, client: Client, queue: wire.Queue) -> None:
+    spec = wire.TaskSpec(command=wire.Command(target="a.py"))
+    one, two, three = client.create_tasks([wire.NewTask(spec=spec, queue=queue.id) for _ in range(3)])
+
+    assert type_in("queue", "move", three.id, "--first").rows[0][0] == "0"
+    assert type_in("queue", "move", one.id, "--to", "2").rows[0][0] == "2"
+    assert [row[1] for row in type_in("queue", "show", queue.name).rows] == [
+        three.id[:8],
+        two.id[:8],
+        one.id[:8],
+    ]
+    assert type_in("queue", "remove", two.id).code == 0
+    assert len(type_in("queue", "show", queue.name).rows) == 2
+    assert len(json.loads(type_in("queue", "show", queue.name, "--json").out)["entries"]) == 2
+
+
+# --- getting in
+
+
+def test_a_token_in_a_file_logs_in_and_logout_forgets_it(
+    type_in: Typed, server: ServerProcess, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text(server.issue("user", name="ada") + "\n")
+
+    result = type_in("login", server.url, "--token-file", str(tmp_path / "token"))
+
+    assert (result.code, "as ada" in result.err) == (0, True)
+    assert stat.S_IMODE(Credentials().path.stat().st_mode) == 0o600
+    assert type_in("logout", server.url).code == 0
+    assert Credentials().token(server.url) is None
+    assert type_in("logout", server.url).code == 2
+
+
+def test_an_agents_token_is_not_a_persons(type_in: Typed, server: ServerProcess, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(server.issue("agent"))
+
+    result = type_in("login", server.url, "--token-file", str(tmp_path / "token"))
+
+    assert result.code == 1
+    assert "taskyard agent join" in result.err
+
+
+def test_a_code_is_asked_for_on_a_terminal_alone(type_in: Typed, server: ServerProcess) -> None:
+    result = type_in("login", server.url)
+
+    assert result.code == 2
+    assert "--token-file FILE or --token-stdin" in result.err
+
+
+def test_a_code_is_exchanged_for_a_token(
+    type_in: Typed, server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = type_in("invite", "user").out.strip()
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("getpass.getpass", lambda _prompt: code)
+
+    result = type_in("login", server.url)
+
+    assert result.code == 0
+    assert Credentials().token(server.url) not in (None, server.admin_token)
+
+
+def test_tokens_are_made_listed_and_revoked(type_in: Typed) -> None:
+    name = f"box {uuid.uuid4().hex[:6]}"
+    made = json.loads(type_in("token", "create", "agent", "--name", name, "--expires", "1h", "--json").out)
+
+    assert type_in("token", "revoke", made["token"]["id"]).rows[0][3] == "revoked"
+    assert [row for row in type_in("token", "list").rows if row[2] == name]
+    assert made["secret"] not in type_in("token", "list", "--json").out
+
+
+# --- the rest
+
+
+def test_config_says_where_each_value_comes_from(
+    type_in: Typed, server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TASKYARD_QUEUE", "gpu")
+
+    rows = {row[0]: row[1:] for row in type_in("config", "--insecure").rows}
+
+    assert rows["server"] == [server.url, "taskyard login"]
+    assert rows["queue"] == ["gpu", "TASKYARD_QUEUE"]
+    assert rows["insecure"] == ["True", "flag --insecure"]
+    assert rows["token"] == ["********", str(Credentials().path)]
+
+
+def test_the_doctor_finds_nothing_here(type_in: Typed) -> None:
+    checks = json.loads(type_in("doctor", "--json").out)
+
+    assert {check["name"] for check in checks if check["good"]} >= {"server", "version", "clock", "token", "git"}
+
+
+def test_the_doctor_names_the_cure(type_in: Typed) -> None:
+    result = type_in("doctor", "--server", f"http://127.0.0.1:{free_port()}")
+
+    assert result.code == 1
+    assert "taskyard up" in result.out
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
+def test_every_shell_is_given_its_completion(type_in: Typed, shell: str) -> None:
+    assert "taskyard" in type_in("completion", shell).out
+
+
+def test_the_help_names_every_command(type_in: Typed) -> None:
+    result = type_in("--help")
+
+    assert result.code == 0
+    for command in ("run", "up", "server", "agent", "ps", "logs", "queue", "doctor"):
+        assert f"    {command} " in result.out
+
+
+def test_the_version_needs_next_to_nothing() -> None:
+    code = (
+        "import sys; from taskyard.cli.app import execute; execute(['--version']); "
+        "print([m for m in ('httpx', 'rich', 'taskyard.wire', 'taskyard.client') if m in sys.modules])"
+    )
+
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+    assert printed.splitlines()[1] == "[]"
+
+
+def test_a_closed_pipe_is_no_traceback(server: ServerProcess) -> None:
+    script = f"{sys.executable} -m taskyard.cli queue list --json | true"
+
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+
+    assert "Traceback" not in done.stderr
