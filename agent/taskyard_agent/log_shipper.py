@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import random
+import select
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from taskyard.errors import NotFound, Stale, TaskyardError, Unavailable
 from taskyard.wire import LogPosition
+
+from taskyard_agent.durable import fifo
+
+logger = logging.getLogger(__name__)
+
+CHUNK_BYTES = 1 << 20
+SPACING_SECONDS = 0.02
+"""Between two requests for one run, so that a chatty command does not become a request per line."""
+LOOK_SECONDS = (0.1, 1.0)
+"""How often a spool is looked at while it grows and while it is silent; keepers wake the shipper themselves."""
+SILENT_AFTER_SECONDS = 10.0
+BACKOFF_SECONDS = (0.2, 15.0)
 
 
 class Append(Protocol):
@@ -24,36 +43,251 @@ class LogShipper:
         *,
         on_stale: Callable[[str], None] = lambda run_id: None,
         on_complete: Callable[[str], None] = lambda run_id: None,
-    ) -> None: ...
+    ) -> None:
+        self._append = append
+        self._on_stale = on_stale
+        self._on_complete = on_complete
+        self._followed: dict[str, _Followed] = {}
+        self._forgotten: list[_Followed] = []
+        self._wakeup_end: int | None = None
+        self._changed = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._loop, name="logs", daemon=True)
 
     def start(self) -> None:
         """Starts the thread."""
-        raise NotImplementedError
+        self._wakeup, wakeup_end = os.pipe()
+        os.set_blocking(self._wakeup, False)
+        os.set_blocking(wakeup_end, False)
+        self._wakeup_end = wakeup_end
+        self._thread.start()
 
     def close(self) -> None:
         """Stops the thread after the request in progress; what was not sent stays in the spools."""
-        raise NotImplementedError
+        self._closing = True
+        self.wake()
+        self._thread.join()
+        for run_id in list(self._followed):
+            self.forget(run_id)
+        self._close_forgotten()
+        os.close(self._wakeup)
+        wakeup_end, self._wakeup_end = self._wakeup_end, None
+        if wakeup_end is not None:
+            os.close(wakeup_end)
 
     def follow(self, run_id: str, control_token: str, path: Path) -> None:
         """Ships the spool at `path`, from the offset that the server answers, until `end` or `forget`."""
-        raise NotImplementedError
+        with self._changed:
+            if run_id not in self._followed:
+                self._followed[run_id] = _Followed(run_id, control_token, path)
+        self.wake()
 
     def wake(self) -> None:
         """There are new bytes from this process; keepers say so themselves."""
-        raise NotImplementedError
+        if self._wakeup_end is not None:
+            try:
+                os.write(self._wakeup_end, b"+")
+            except BlockingIOError:
+                pass  # it has been woken often enough
 
     def flush(self, run_id: str, timeout: float) -> bool:
         """Waits until the server holds what the spool holds now; whether it does."""
-        raise NotImplementedError
+        with self._changed:
+            followed = self._followed.get(run_id)
+            if followed is None:
+                return True
+            target = followed.size()
+            self.wake()
+            self._changed.wait_for(lambda: followed.closed or followed.holds(target), timeout)
+            return followed.holds(target)
 
     def end(self, run_id: str, final_length: int) -> None:
         """The spool grows no more: ships it up to this length, then calls `on_complete` and forgets the run."""
-        raise NotImplementedError
+        with self._changed:
+            if run_id in self._followed:
+                self._followed[run_id].final_length = final_length
+        self.wake()
 
     def forget(self, run_id: str) -> None:
         """Ships no more of this run."""
-        raise NotImplementedError
+        with self._changed:
+            followed = self._followed.pop(run_id, None)
+            if followed is not None:
+                followed.closed = True
+                self._forgotten.append(followed)
+            self._changed.notify_all()
+        self.wake()
 
     def position(self, run_id: str) -> int:
         """How many bytes the server is known to hold; 0 before its first answer."""
-        raise NotImplementedError
+        with self._changed:
+            followed = self._followed.get(run_id)
+            return followed.offset if followed else 0
+
+    # --- The thread
+
+    def _loop(self) -> None:
+        while not self._closing:
+            self._close_forgotten()
+            with self._changed:
+                followed = list(self._followed.values())
+            for each in followed:
+                if not self._closing and each.due():
+                    self._advance(each)
+            self._wait(followed)
+
+    def _close_forgotten(self) -> None:
+        """In the shipper's thread alone: a number closed while it is waited for may soon be another file's."""
+        with self._changed:
+            forgotten, self._forgotten = self._forgotten, []
+        for followed in forgotten:
+            followed.close()
+
+    def _wait(self, followed: list[_Followed]) -> None:
+        """Sleeps until a keeper or this process says that there are new bytes, or a clock does."""
+        waiter = select.poll()
+        waiter.register(self._wakeup, select.POLLIN)
+        open_pipes = [pipe for each in followed if (pipe := each.pipe_to_hear()) is not None]
+        for pipe in open_pipes:
+            waiter.register(pipe, select.POLLIN)
+        pause = min((each.pause() for each in followed), default=None)
+        waiter.poll(None if pause is None else max(0.0, pause) * 1000 + 1)
+        for pipe in (self._wakeup, *open_pipes):
+            _drain(pipe)
+
+    def _advance(self, followed: _Followed) -> None:
+        """Sends the next chunk of one spool, if there is one, and sees to the answer."""
+        try:
+            data = followed.next_chunk()
+            if data:
+                position = self._append(followed.run_id, followed.control_token, followed.offset, data)
+                self._note(followed, position)
+            if followed.complete():
+                self.forget(followed.run_id)
+                self._on_complete(followed.run_id)
+        except (Stale, NotFound) as error:
+            self._give_up(followed, error)
+        except Unavailable as error:
+            followed.fall_back()
+            logger.info("log of %s waits: %s", followed.run_id, error, extra={"action": "log_waits"})
+        except (TaskyardError, OSError) as error:
+            followed.fall_back()
+            logger.error(
+                "log of %s cannot be sent, and is kept: %s",
+                followed.run_id,
+                error,
+                extra={"action": "log_refused", "run": followed.run_id},
+            )
+        except Exception:
+            # The edge of the loop: one run's surprise must not end the logs of all.
+            followed.fall_back()
+            logger.exception("log of %s", followed.run_id, extra={"action": "log_failed", "run": followed.run_id})
+
+    def _note(self, followed: _Followed, position: LogPosition) -> None:
+        with self._changed:
+            followed.take(position)
+            self._changed.notify_all()
+
+    def _give_up(self, followed: _Followed, error: TaskyardError) -> None:
+        logger.warning(
+            "log of %s is not wanted any more: %s",
+            followed.run_id,
+            error,
+            extra={"action": "log_stale", "run": followed.run_id},
+        )
+        self.forget(followed.run_id)
+        self._on_stale(followed.run_id)
+
+
+class _Followed:
+    """One spool and how far the server has it."""
+
+    def __init__(self, run_id: str, control_token: str, path: Path) -> None:
+        self.run_id = run_id
+        self.control_token = control_token
+        self.offset = 0
+        self.final_length: int | None = None
+        self.closed = False
+        self._path = path
+        self._pipe = fifo(str(path.parent / "grown"))
+        self._capped = False
+        self._failures = 0
+        self._not_before = 0.0
+        self._grew_at = time.monotonic()
+
+    def close(self) -> None:
+        """Lets go of the keeper's pipe."""
+        os.close(self._pipe)
+
+    def size(self) -> int:
+        """Bytes in the spool that are to be sent."""
+        try:
+            size = self._path.stat().st_size
+        except FileNotFoundError:
+            size = 0
+        return size if self.final_length is None else min(size, self.final_length)
+
+    def holds(self, target: int) -> bool:
+        """Whether the server has everything up to `target` that it wants."""
+        return self._capped or self.offset >= target
+
+    def complete(self) -> bool:
+        """Whether the spool has ended and the server has all of it."""
+        return self.final_length is not None and self.holds(self.size())
+
+    def next_chunk(self) -> bytes:
+        """The bytes that follow what the server has."""
+        count = min(CHUNK_BYTES, self.size() - self.offset)
+        if self._capped or count <= 0:
+            return b""
+        with self._path.open("rb") as spool:
+            spool.seek(self.offset)
+            return spool.read(count)
+
+    def take(self, position: LogPosition) -> None:
+        """Goes to where the server is; it may have more than was sent, after a restart of this agent."""
+        if position.offset == self.offset and not position.capped:
+            self.fall_back()  # it took nothing: asking again at once would not change that
+            return
+        self.offset = position.offset
+        self._capped = position.capped
+        self._failures = 0
+        self._grew_at = time.monotonic()
+        full = self.size() - self.offset >= CHUNK_BYTES
+        self._not_before = 0.0 if full else self._grew_at + SPACING_SECONDS
+
+    def fall_back(self) -> None:
+        """Waits a while, longer each time, and never in step with other agents."""
+        shortest, longest = BACKOFF_SECONDS
+        delay = min(longest, shortest * 2 ** min(self._failures, 16))
+        self._failures += 1
+        self._not_before = time.monotonic() + delay * random.uniform(0.5, 1.0)
+
+    def due(self) -> bool:
+        """Whether it may send now."""
+        return not self.closed and time.monotonic() >= self._not_before
+
+    def pause(self) -> float:
+        """Seconds until it is to be looked at again, whether or not it is woken."""
+        now = time.monotonic()
+        if self._not_before > now:
+            return self._not_before - now
+        if self.next_chunk_waits():
+            return 0.0
+        return LOOK_SECONDS[0] if now - self._grew_at < SILENT_AFTER_SECONDS else LOOK_SECONDS[1]
+
+    def next_chunk_waits(self) -> bool:
+        """Whether there is something to do at once."""
+        return self.complete() or not self.holds(self.size())
+
+    def pipe_to_hear(self) -> int | None:
+        """The pipe in which the keeper says that the spool grew; None while this run may not send anyway."""
+        return self._pipe if self.due() else None
+
+
+def _drain(pipe: int) -> None:
+    try:
+        while os.read(pipe, 65536):
+            pass
+    except BlockingIOError:
+        pass
