@@ -131,6 +131,9 @@ class RunJob:
         self._spool = journalled.directory.spool
         self._spec = journalled.task.spec
         self._phases = PhaseLog(services.clock, self._progress.phases or _claimed(journalled))
+        self.reporting = False
+        self.ended = threading.Event()
+        """Set by the worker once it is free again."""
         self._cancelled = threading.Event()
         self._cause: Cause | None = None
         self._stale = False
@@ -416,6 +419,7 @@ class RunJob:
     def _finish(self, outcome: Outcome) -> bool:
         """Reports the outcome for as long as it takes; journalled first, for a killed agent."""
         self._save(outcome=outcome, log_bytes=self._log_bytes())
+        self.reporting = True
         request = FinishRequest(
             control_token=self._tokens.control_token,
             outcome=outcome,

@@ -19,6 +19,9 @@ from .run import RunJob, RunServices
 logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 25.0
+LISTEN_SECONDS = 5.0
+"""With nothing free: the end of a run ends the wait too, unless another server process heard of it."""
+ENDING_SECONDS = 0.5
 BACKOFF_SECONDS = (0.1, 15.0)
 
 
@@ -87,6 +90,7 @@ class Worker:
             logger.exception("run %s stopped being carried", job.id, extra={"action": "run_failed_inside"})
         finally:
             self.job = None
+            job.ended.set()
             done()
 
 

@@ -171,9 +171,16 @@ class Claims:
         return tuple(self._directives[run] for run in fresh)
 
     def forget_directive(self, run_id: str) -> None:
-        """The run has ended."""
+        """Tells it no more."""
         self._directives.pop(run_id, None)
         self._told.discard(run_id)
+
+    def run_ended(self, run_id: str) -> None:
+        """There is nothing more to tell about it, and the agent that waited for its directives is free again."""
+        self.forget_directive(run_id)
+        for waiter in self._all:
+            if run_id in waiter.runs:
+                waiter.end()
 
     def close(self) -> None:
         """Answers every parked claim empty, and those that still come: the server is stopping."""
@@ -181,7 +188,7 @@ class Claims:
         for waiter in self._all:
             waiter.end()
 
-    async def follow_changes(self) -> None:
+    async def listen(self) -> None:
         """Wakes claims for what other servers of the store enqueue and cancel; never ends by itself."""
         async with anyio.create_task_group() as loops:
             loops.start_soon(self._supervised, self._hear_entries)

@@ -355,7 +355,7 @@ class Runs:
         """Word of a change of a task's runs: to its readers, to the agent, and to whoever may claim it now."""
         for entry in record.runs[-1:]:
             if entry.run.outcome is not None:
-                self._claims.forget_directive(entry.run.id)
+                self._claims.run_ended(entry.run.id)
             self._news.tell(entry.run.id)
         self._claims.announce(record)
 
