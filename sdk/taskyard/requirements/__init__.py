@@ -1,0 +1,289 @@
+"""Finds out what a script needs installed: the file that says so, or else its imports."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from taskyard.errors import UsageError
+from taskyard.requirements.files import folders_up, read_toml, script_block
+from taskyard.requirements.imports import Imports, imports_of, module_file
+from taskyard.requirements.interpreters import Installed, PythonPlan, inspect, plan_python, project_python
+from taskyard.wire import Manager, RequirementsKind
+
+__all__ = ["NOT_BUILT_YET", "PythonPlan", "RequirementsPlan", "plan_python", "plan_requirements", "project_python"]
+
+_POETRY = "write a requirements.txt with `poetry export`"
+_PIPENV = "write a requirements.txt with `pipenv requirements`"
+_CONDA = "list the packages in a requirements.txt, or use `--manager inherit` on a machine that has them"
+NOT_BUILT_YET = {
+    "poetry.lock": _POETRY,
+    "Pipfile": _PIPENV,
+    "Pipfile.lock": _PIPENV,
+    "environment.yml": _CONDA,
+    "environment.yaml": _CONDA,
+    "conda-lock.yml": _CONDA,
+}
+"""Formats that a later version brings, and what to do until then."""
+
+ORDER = (
+    "uv.lock",
+    "pylock.toml",
+    "poetry.lock",
+    "Pipfile.lock",
+    "requirements.txt",
+    "environment.yml",
+    "environment.yaml",
+    "pyproject.toml",
+    "Pipfile",
+)
+"""Which of the files in one folder says it."""
+
+DISTRIBUTIONS = {
+    "attr": "attrs",
+    "bs4": "beautifulsoup4",
+    "Bio": "biopython",
+    "cv2": "opencv-python-headless",
+    "dateutil": "python-dateutil",
+    "docx": "python-docx",
+    "dotenv": "python-dotenv",
+    "faiss": "faiss-cpu",
+    "fitz": "PyMuPDF",
+    "git": "GitPython",
+    "google.protobuf": "protobuf",
+    "hydra": "hydra-core",
+    "igraph": "python-igraph",
+    "jose": "python-jose",
+    "jwt": "PyJWT",
+    "Levenshtein": "python-Levenshtein",
+    "magic": "python-magic",
+    "mpl_toolkits": "matplotlib",
+    "OpenSSL": "pyOpenSSL",
+    "PIL": "Pillow",
+    "pkg_resources": "setuptools",
+    "pl_bolts": "lightning-bolts",
+    "pptx": "python-pptx",
+    "psycopg2": "psycopg2-binary",
+    "pynvml": "nvidia-ml-py",
+    "pytorch_lightning": "pytorch-lightning",
+    "serial": "pyserial",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "slugify": "python-slugify",
+    "umap": "umap-learn",
+    "usb": "pyusb",
+    "wx": "wxPython",
+    "yaml": "PyYAML",
+    "zmq": "pyzmq",
+}
+"""Imports whose distribution has another name, for projects without an interpreter that could tell."""
+
+_LOCAL_LABEL = re.compile(r"\+[\w.]+$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequirementsPlan:
+    """What a task needs installed, as the wire says it."""
+
+    kind: RequirementsKind
+    path: str | None = None
+    """The file, relative to the repository's root."""
+    packages: tuple[str, ...] = ()
+    origin: str = ""
+    """One sentence for people."""
+    notes: tuple[str, ...] = ()
+    """What a careful person would want to look at: unpinned packages and the like."""
+
+
+def plan_requirements(
+    root: Path,
+    script: Path | None,
+    *,
+    module: str | None = None,
+    start: Path | None = None,
+    file: Path | None = None,
+    packages: Sequence[str] = (),
+    manager: Manager = Manager.UV,
+    python: Path | None = None,
+    variables: Mapping[str, str] = os.environ,
+) -> RequirementsPlan:
+    """Returns what to install: flags, the script's own block, the nearest file, else what the code imports.
+
+    `start` is where the search for a file begins, the script's folder by default; `file` and `packages` are
+    flags, relative to the current folder; `python` is the project's interpreter where the caller knows better.
+    Raises UsageError for what cannot be followed.
+    """
+    start = start or (script.parent if script else root)
+    if script is None and module is not None:
+        script = module_file(module, root, start)
+    if manager is Manager.INHERIT:
+        return RequirementsPlan(kind=RequirementsKind.NONE, origin="the agent's own environment, as it is")
+    given = _from_flags(root, file, packages)
+    found = given or _from_script(root, script) or _from_folders(root, start, manager)
+    if found is not None:
+        return found
+    if script is None:
+        return RequirementsPlan(kind=RequirementsKind.NONE, origin="nothing: no file says what the program needs")
+    return _from_imports(root, script, python or project_python(root, start, variables))
+
+
+def _from_flags(root: Path, file: Path | None, packages: Sequence[str]) -> RequirementsPlan | None:
+    if file and packages:
+        raise UsageError("--requirements and --package exclude each other; add the package to the file")
+    if packages:
+        listed = tuple(packages)
+        return RequirementsPlan(
+            kind=RequirementsKind.PACKAGES, packages=listed, origin=f"--package {' '.join(listed)}"
+        )
+    if file is None:
+        return None
+    if not file.is_file():
+        raise UsageError(f"--requirements {file}: there is no such file")
+    if not file.resolve().is_relative_to(root.resolve()):
+        raise UsageError(
+            f"--requirements {file} lies outside {root}, whose code is what the agent gets; move it there"
+        )
+    return _of_file(root, file, "--requirements names")
+
+
+def _from_script(root: Path, script: Path | None) -> RequirementsPlan | None:
+    if script is None or script_block(script) is None:
+        return None
+    path = _relative(script, root)
+    return RequirementsPlan(kind=RequirementsKind.SCRIPT, path=path, origin=f"the `# /// script` block of {path}")
+
+
+def _from_folders(root: Path, start: Path, manager: Manager) -> RequirementsPlan | None:
+    for folder in folders_up(start, root):
+        for name in ORDER:
+            file = folder / name
+            if file.is_file() and _says_something(file, manager):
+                return _of_file(root, file, "the nearest file is")
+    return None
+
+
+def _says_something(file: Path, manager: Manager) -> bool:
+    """pip reads no lock of others; a pyproject.toml may hold nothing but settings of tools."""
+    if file.name in ("uv.lock", "pylock.toml"):
+        return manager is Manager.UV
+    if file.name != "pyproject.toml":
+        return True
+    table = read_toml(file)
+    return "project" in table or "poetry" in table.get("tool", {})
+
+
+def _of_file(root: Path, file: Path, why: str) -> RequirementsPlan:
+    path = _relative(file, root)
+    if file.name in NOT_BUILT_YET:
+        raise _not_built(path, NOT_BUILT_YET[file.name])
+    if file.name == "pyproject.toml" and "project" not in read_toml(file):
+        raise _not_built(f"Poetry's own tables in {path}", _POETRY)
+    return RequirementsPlan(kind=_kind_of(file), path=path, origin=f"{why} {path}")
+
+
+def _not_built(what: str, advice: str) -> UsageError:
+    return UsageError(
+        f"{what}: this version does not build that yet; {advice}, and name it with `--requirements FILE`"
+    )
+
+
+def _kind_of(file: Path) -> RequirementsKind:
+    if file.name == "uv.lock":
+        return RequirementsKind.UV_LOCK
+    if re.fullmatch(r"pylock(\.[^.]+)?\.toml", file.name):
+        return RequirementsKind.PYLOCK
+    if file.name == "pyproject.toml":
+        return RequirementsKind.PYPROJECT
+    return RequirementsKind.SCRIPT if file.suffix == ".py" else RequirementsKind.REQUIREMENTS_TXT
+
+
+def _relative(file: Path, root: Path) -> str:
+    return file.resolve().relative_to(root.resolve()).as_posix()
+
+
+# --- Imports ---------------------------------------------------------------------------------------------
+
+
+def _from_imports(root: Path, script: Path, python: Path | None) -> RequirementsPlan:
+    imports = imports_of(script, root)
+    installed = inspect(python, imports.needed | imports.optional) if python else Installed(version="")
+    wanted = _Wanted(installed=installed)
+    for name in sorted(_leaves(_foreign(imports, installed))):
+        wanted.add(name, optional=name in imports.optional)
+    origin = f"the imports of {_relative(script, root)}"
+    if python is not None:
+        origin += f" at the versions of {_shown(python, root)}"
+    if not wanted.packages:
+        return RequirementsPlan(kind=RequirementsKind.NONE, origin=f"nothing: {origin} are the standard library's")
+    packages = tuple(sorted(set(wanted.packages), key=str.lower))
+    return RequirementsPlan(
+        kind=RequirementsKind.IMPORTS, packages=packages, origin=origin, notes=tuple(dict.fromkeys(wanted.notes))
+    )
+
+
+def _foreign(imports: Imports, installed: Installed) -> set[str]:
+    """Leaves out the standard library, and the SDK, which every environment is given."""
+    standard = {
+        *(installed.standard or sys.stdlib_module_names),
+        *sys.builtin_module_names,
+        "__future__",
+        "taskyard",
+    }
+    return {name for name in imports.needed | imports.optional if name.partition(".")[0] not in standard}
+
+
+def _leaves(names: set[str]) -> set[str]:
+    """Leaves out a package where one of its modules is imported too: that says more."""
+    return {name for name in names if not any(other.startswith(f"{name}.") for other in names)}
+
+
+class _Wanted:
+    """Turns imports into requirements."""
+
+    def __init__(self, *, installed: Installed) -> None:
+        self._installed = installed
+        self.packages: list[str] = []
+        self.notes: list[str] = []
+
+    def add(self, module: str, *, optional: bool) -> None:
+        owners = self._installed.owners.get(module, [])
+        for owner in owners:
+            self._add_installed(owner)
+        if not owners and not optional:
+            self._add_unknown(module)
+
+    def _add_installed(self, name: str) -> None:
+        origin = self._installed.origins.get(name, {})
+        address, commit = origin.get("url", ""), origin.get("vcs_info", {}).get("commit_id")
+        if commit and origin["vcs_info"].get("vcs") == "git":
+            self.packages.append(f"{name} @ git+{_without_user(address)}@{commit}")
+        elif "dir_info" in origin:
+            self.packages.append(name)
+            self.notes.append(
+                f"{name} is installed from a folder of this machine; the agent takes its latest release"
+            )
+        else:
+            version = _LOCAL_LABEL.sub("", self._installed.versions[name])
+            self.packages.append(f"{name}=={version}")
+
+    def _add_unknown(self, module: str) -> None:
+        top = module.partition(".")[0]
+        known = next((DISTRIBUTIONS[name] for name in (module, _two(module), top) if name in DISTRIBUTIONS), top)
+        self.packages.append(known)
+        self.notes.append(f"{top} is not installed here, so {known} is taken at its latest version")
+
+
+def _two(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+def _without_user(address: str) -> str:
+    return re.sub(r"(?<=://)[^/@]*@(?=[^/])", "", address) if address.startswith("http") else address
+
+
+def _shown(python: Path, root: Path) -> str:
+    return python.relative_to(root).as_posix() if python.is_relative_to(root) else str(python)
