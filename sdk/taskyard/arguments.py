@@ -292,9 +292,9 @@ def _with_value(piece: _Piece, value: str) -> tuple[str, ...]:
 
 
 def _with_flag(piece: _Piece, value: str) -> tuple[str, ...]:
-    if value == piece.values[0]:
+    if value.lower() == piece.values[0]:
         return piece.words
-    if value in ("true", "false"):
+    if value.lower() in ("true", "false"):
         return ()
     positive = f"--{piece.name}" if piece.form is _Form.NEGATED else piece.key
     return (f"{positive}={value}",) if positive.startswith(("--", "~")) else (positive, value)
@@ -325,9 +325,9 @@ def _new(name: str, value: str, pieces: Sequence[_Piece]) -> tuple[str, ...]:
     if name.startswith(("+", "~")) or _speaks_hydra(pieces):
         return (name,) if name.startswith("~") and value in ("", "true") else (f"{name}={value}",)
     key = name if name.startswith("-") else f"--{name}"
-    if value == "true":
+    if value.lower() == "true":
         return (key,)
-    if value == "false":
+    if value.lower() == "false":
         return (f"--no-{key.lstrip('-')}",)
     return (f"{key}={value}",)
 
