@@ -61,6 +61,11 @@ class GitFailed(Exception):
         """The host has no such commit, or does not give it out by its name."""
         return GONE.search(self.words) is not None
 
+    @property
+    def of_check(self) -> bool:
+        """An object did not pass git's own checks."""
+        return "fsck error" in self.words
+
     def translated(self, what: str, advice: str) -> RunFailed:
         """This failure as the run's: the machine's where it is, else the task's with `advice`."""
         if self.of_disk:

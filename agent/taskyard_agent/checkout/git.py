@@ -46,6 +46,9 @@ OFFLINE = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "GIT_ALL
 """For every call that needs no network: the operator's own configuration is not read either."""
 INHERITED = ("GIT_SSL_", "GIT_EXEC_PATH", "GIT_PROXY_SSL_")
 CREDENTIALS = re.compile(r"(://)[^/@\s']+@")
+NOISE = re.compile(
+    r"warning: |hint: |(?:remote: )?(?:Enumerating|Counting|Compressing|Receiving) objects: .*done|remote: Total "
+)
 POLL_SECONDS = 0.1
 PROGRESS_SECONDS = 5.0
 
@@ -196,7 +199,7 @@ def _read(words: IO[bytes]) -> str:
     text = os.pread(words.fileno(), 16_384, max(0, size - 16_384)).decode(errors="replace")
     # Progress overwrites its line with a carriage return: only what would still be seen is kept.
     lines = (line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.split("\n"))
-    return "\n".join(line for line in lines if line and not line.startswith(("warning: ", "hint: ")))
+    return "\n".join(line for line in lines if line and not NOISE.match(line))
 
 
 def _latest(words: str) -> str:

@@ -30,6 +30,7 @@ TOLERATED = (
 """Blemishes of old histories that harm nobody; every other finding of fsck refuses the objects."""
 MANY_PACKS = 16
 SHIP_CODE = "push the commit, or submit again with --ship-code, which sends the code itself"
+FSCK_ADVICE = "mend the object in the repository, or submit with --ship-code, which leaves its history out"
 ACCESS_ADVICE = (
     "let the operator give this agent a key or a token for the host (docs/howto/private-repositories.md; "
     "`taskyard agent doctor --repo URL` tries it), or submit with --ship-code"
@@ -129,7 +130,8 @@ class Mirror:
                 if failure.of_commit:
                     raise
                 if not (failure.of_access or failure.of_host):
-                    raise failure.translated(f"cannot fetch {route.described}", SHIP_CODE) from failure
+                    advice = FSCK_ADVICE if failure.of_check else SHIP_CODE
+                    raise failure.translated(f"cannot fetch {route.described}", advice) from failure
                 failures.append((route, failure))
         raise no_way(failures)
 
