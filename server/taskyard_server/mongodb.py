@@ -89,10 +89,18 @@ class Database:
 
     async def transaction(self, work: Callable[[AsyncClientSession], Awaitable[T]]) -> T:
         """All or nothing; `work` runs again after a conflict, and what it raises undoes everything."""
+
+        async def attempt(session: AsyncClientSession) -> T:
+            try:
+                return await work(session)
+            except ServerSelectionTimeoutError as error:
+                # The driver would try for as long as the whole transaction may take.
+                raise _unavailable(error) from error
+
         with pymongo.timeout(_TRANSACTION_SECONDS):
             async with self._named.client.start_session() as session:
                 answer: T = await session.with_transaction(
-                    work, read_concern=ReadConcern("snapshot"), write_concern=_MAJORITY
+                    attempt, read_concern=ReadConcern("snapshot"), write_concern=_MAJORITY
                 )
                 return answer
 
@@ -188,8 +196,12 @@ def translated() -> Iterator[None]:
     except (UnicodeEncodeError, BSONError) as error:
         raise Invalid(f"this cannot be stored: {error}") from error
     except PyMongoError as error:
-        logger.warning("MongoDB did not do it: %s", error, extra={"action": "store_unavailable"})
-        raise Unavailable("MongoDB cannot be reached or written just now: try again") from error
+        raise _unavailable(error) from error
+
+
+def _unavailable(error: PyMongoError) -> Unavailable:
+    logger.warning("MongoDB did not do it: %s", error, extra={"action": "store_unavailable"})
+    return Unavailable("MongoDB cannot be reached or written just now: try again")
 
 
 def translating(verb: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:

@@ -13,15 +13,18 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
+from taskyard_server.store.mongo import MongoStore
 
 _START_SECONDS = 60.0
 
@@ -39,11 +42,12 @@ def mongod() -> Iterator[str]:
 class Mongod:
     """One mongod process. As a context manager it starts, and leaves neither process nor folder."""
 
-    def __init__(self, *, replica_set: bool = True) -> None:
+    def __init__(self, *, replica_set: bool = True, initiate: bool = True) -> None:
         self.port = _free_port()
         self.uri = f"mongodb://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
         self._replica_set = replica_set
+        self._initiated = replica_set and initiate
         self._folder = tempfile.TemporaryDirectory(prefix="taskyard-mongod-", ignore_cleanup_errors=True)
 
     def __enter__(self) -> Mongod:
@@ -65,7 +69,7 @@ class Mongod:
         self.process = subprocess.Popen(self._command(), stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
         with MongoClient[dict[str, Any]](self.uri, directConnection=True, serverSelectionTimeoutMS=500) as client:
             self._until(lambda: bool(client.admin.command("ping")))
-            if self._replica_set:
+            if self._initiated:
                 self._initiate(client)
                 self._until(lambda: bool(client.admin.command("hello")["isWritablePrimary"]))
 
@@ -87,7 +91,7 @@ class Mongod:
             member = {"_id": 0, "host": f"127.0.0.1:{self.port}"}
             client.admin.command("replSetInitiate", {"_id": "rs0", "members": [member]})
 
-    def _until(self, ready: Any) -> None:
+    def _until(self, ready: Callable[[], bool]) -> None:
         deadline = time.monotonic() + _START_SECONDS
         while True:
             if self.process is None or self.process.poll() is not None:
@@ -124,3 +128,25 @@ def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+@contextmanager
+def fresh_database(uri: str) -> Iterator[str]:
+    """Yields the address of a database that nobody else uses, and drops it."""
+    name = f"test_{uuid.uuid4().hex}"
+    try:
+        yield urlsplit(uri)._replace(path=f"/{name}").geturl()
+    finally:
+        with MongoClient[dict[str, Any]](uri) as client:
+            client.drop_database(name)
+
+
+@asynccontextmanager
+async def opened(uri: str) -> AsyncIterator[MongoStore]:
+    """The store of one server."""
+    store = MongoStore(uri)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
