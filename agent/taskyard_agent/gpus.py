@@ -2,54 +2,203 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import fcntl
+import functools
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from taskyard.wire import Gpu
+import pynvml
+from taskyard.wire import Gpu, Phase, Reason
+
+from taskyard_agent.errors import RunFailed, SettingsError
+
+logger = logging.getLogger(__name__)
 
 LOCK_FOLDER = Path("/tmp/taskyard-gpus")  # noqa: S108 - one for all users of the machine, whatever their TMPDIR
 
-
-@dataclass(frozen=True, kw_only=True)
-class GpuLock:
-    """GPUs locked for one run; the keeper inherits `fds`."""
-
-    gpus: tuple[Gpu, ...]
-    fds: tuple[int, ...]
-    left_by: tuple[str, ...]
-    """Runs that held one of them and did not end cleanly: sweep them before the GPU is used."""
-
-    def close(self) -> None:
-        """Closes this process's copies: the GPUs are free when the keeper is gone too."""
-        raise NotImplementedError
+# --- Which there are -------------------------------------------------------------------------------------
 
 
 def devices() -> list[Gpu]:
-    """The machine's GPUs in PCI order; none where there is no NVIDIA driver."""
-    raise NotImplementedError
+    """The machine's GPUs in PCI order, the order of CUDA_DEVICE_ORDER=PCI_BUS_ID; none without a driver."""
+    if not _library_ready():
+        return []
+    found = [_describe(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    return [gpu for gpu in found if gpu is not None]
+
+
+@functools.cache
+def _library_ready() -> bool:
+    """Whether NVML answers. It stays open: opening it takes longer than all its answers together."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        logger.debug("no GPUs: %s", error, extra={"action": "no_gpus"})
+        return False
+    return True
+
+
+def _describe(index: int) -> Gpu | None:
+    """What NVML says of one GPU; None, and a line in the log, for one that has failed."""
+    try:
+        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        uuid, name = pynvml.nvmlDeviceGetUUID(handle), pynvml.nvmlDeviceGetName(handle)
+    except pynvml.NVMLError as error:
+        logger.error("GPU %d is left out: %s", index, error, extra={"action": "gpu_failed", "gpu": index})
+        return None
+    return Gpu(index=index, uuid=uuid, name=name, memory_bytes=_memory(handle))
+
+
+def _memory(handle: Any) -> int:
+    with contextlib.suppress(pynvml.NVMLError):  # a GPU that shares the machine's memory has none of its own
+        return int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+    return 0
 
 
 def parse_selection(selection: str, available: Sequence[Gpu]) -> tuple[Gpu, ...]:
     """Picks GPUs by `0,1`, by `GPU-uuid,…` or `all`. Raises SettingsError for one that is not there."""
-    raise NotImplementedError
+    if not available:
+        raise SettingsError("this machine has no NVIDIA GPU, or no driver for it: `nvidia-smi` says more")
+    if selection.strip() == "all":
+        return tuple(available)
+    words = [word for word in re.split(r"[,\s]+", selection) if word]
+    chosen = tuple(_pick(word, available) for word in words)
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise SettingsError(f"--gpus {selection!r} must name each GPU once, such as `0,1`, or `all`")
+    return chosen
 
 
-def held(gpus: Sequence[Gpu], *, folder: Path = LOCK_FOLDER) -> dict[str, str]:
-    """UUID → run id of those that a run holds just now."""
-    raise NotImplementedError
-
-
-def lock(gpus: Sequence[Gpu], run_id: str, *, folder: Path = LOCK_FOLDER) -> GpuLock:
-    """Locks GPUs for a run. Raises RunFailed (infrastructure, reason `gpu`) when one is held."""
-    raise NotImplementedError
+def _pick(word: str, available: Sequence[Gpu]) -> Gpu:
+    """By index or by UUID, which may be shortened as far as it stays the only one."""
+    if word.isdigit():
+        found = [gpu for gpu in available if gpu.index == int(word)]
+    else:
+        found = [gpu for gpu in available if gpu.uuid.lower().startswith(word.lower())]
+    if len(found) != 1:
+        there = ", ".join(f"{gpu.index} ({gpu.name}, {gpu.uuid})" for gpu in available)
+        problem = "names more than one GPU" if found else "is not a GPU of this machine"
+        raise SettingsError(f"{word} {problem}: there are {there}")
+    return found[0]
 
 
 def variables(gpus: Sequence[Gpu]) -> dict[str, str]:
     """The variables that show a command these GPUs and no other; for none, they show no GPU at all."""
-    raise NotImplementedError
+    uuids = ",".join(gpu.uuid for gpu in gpus)
+    return {
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CUDA_VISIBLE_DEVICES": uuids,
+        "NVIDIA_VISIBLE_DEVICES": uuids or "void",
+    }
+
+
+# --- Who has them ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuLock:
+    """GPUs locked for one run; its keeper gets copies of `fds`."""
+
+    gpus: tuple[Gpu, ...]
+    fds: tuple[int, ...]
+    left_by: tuple[str, ...]
+    """Runs that held one of them before: sweep them before the GPU is used."""
+
+    def close(self) -> None:
+        """Closes this process's copies: the GPUs are free when the keeper is gone too."""
+        for fd in self.fds:
+            os.close(fd)
+
+
+def lock(gpus: Sequence[Gpu], run_id: str, *, folder: Path = LOCK_FOLDER) -> GpuLock:
+    """Locks GPUs for a run. Raises RunFailed (infrastructure, reason `gpu`) when one is held."""
+    with contextlib.ExitStack() as undo:
+        fds = []
+        for gpu in gpus:
+            fds.append(_open_lock(folder, gpu.uuid))
+            undo.callback(os.close, fds[-1])
+            _take(fds[-1], gpu)
+        left_by = {_holder(fd) for fd in fds} - {"", run_id}
+        for fd in fds:
+            _write_holder(fd, run_id)
+        undo.pop_all()
+    return GpuLock(gpus=tuple(gpus), fds=tuple(fds), left_by=tuple(sorted(left_by)))
+
+
+def _take(fd: int, gpu: Gpu) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RunFailed(
+            Phase.ENVIRONMENT,
+            Reason.GPU,
+            f"GPU {gpu.index} ({gpu.uuid}) is held by {_holder(fd) or 'another process'} on this machine",
+            infrastructure=True,
+        ) from None
+
+
+def held(gpus: Sequence[Gpu], *, folder: Path = LOCK_FOLDER) -> dict[str, str]:
+    """UUID → run id of those that a run holds just now."""
+    holders = {}
+    for gpu in gpus:
+        fd = _open_lock(folder, gpu.uuid)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holders[gpu.uuid] = _holder(fd)
+        finally:
+            os.close(fd)
+    return holders
+
+
+def _open_lock(folder: Path, uuid: str) -> int:
+    """Opens a lock file that agents of other users open too, and that nobody can make a link to another file."""
+    _make_shared(folder)
+    path = folder / f"{uuid}.lock"
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        with contextlib.suppress(FileExistsError):
+            fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CREAT | os.O_EXCL)
+            os.fchmod(fd, 0o666)
+            return fd
+
+
+def _make_shared(folder: Path) -> None:
+    """Like /tmp: whoever makes it first, everybody may add to it and nobody may remove another's file."""
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(parents=True)
+        folder.chmod(0o1777)
+
+
+def _holder(fd: int) -> str:
+    return os.pread(fd, 4096, 0).decode(errors="replace").strip()
+
+
+def _write_holder(fd: int, run_id: str) -> None:
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, run_id.encode(), 0)
+
+
+# --- What they do ----------------------------------------------------------------------------------------
 
 
 def measure(gpu: Gpu) -> dict[str, float]:
     """`gpu_percent`, `gpu_memory_bytes` and `gpu_celsius`, those that the device reports."""
-    raise NotImplementedError
+    return dict(_measured(gpu)) if _library_ready() else {}
+
+
+def _measured(gpu: Gpu) -> Iterator[tuple[str, float]]:
+    with contextlib.suppress(pynvml.NVMLError):
+        handle: Any = pynvml.nvmlDeviceGetHandleByUUID(gpu.uuid)
+        with contextlib.suppress(pynvml.NVMLError):
+            yield "gpu_percent", float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+        with contextlib.suppress(pynvml.NVMLError):
+            yield "gpu_memory_bytes", float(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
+        with contextlib.suppress(pynvml.NVMLError):
+            yield "gpu_celsius", float(pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))

@@ -1,0 +1,148 @@
+"""GPUs: which there are, which are chosen, who holds them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from taskyard.wire import Gpu
+from taskyard_agent import gpus
+from taskyard_agent.errors import RunFailed, SettingsError
+
+from tests.support import nvml
+
+FOUR = tuple(Gpu(index=index, uuid=nvml.uuid(index), name=f"Fake GPU {index}") for index in range(4))
+ASK = """
+import dataclasses, json
+from taskyard_agent import gpus
+print(json.dumps([{**dataclasses.asdict(gpu), **gpus.measure(gpu)} for gpu in gpus.devices()]))
+"""
+
+needs_compiler = pytest.mark.skipif(nvml.compiler() is None, reason="builds a fake driver with a C compiler")
+
+
+def seen_with(variables: dict[str, str]) -> list[dict]:
+    """What a process with these variables sees of the machine's GPUs."""
+    command = [sys.executable, "-c", ASK]
+    answer = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=True)
+    return json.loads(answer.stdout)
+
+
+@needs_compiler
+def test_every_gpu_is_described_and_measured(tmp_path):
+    one, two = seen_with(nvml.install(tmp_path, gpus=2))
+
+    assert one["uuid"] == nvml.uuid(0)
+    assert two == {
+        "index": 1,
+        "uuid": nvml.uuid(1),
+        "name": "Fake GPU 1",
+        "memory_bytes": 80 << 30,
+        "gpu_percent": 20.0,
+        "gpu_memory_bytes": float(2 << 30),
+        "gpu_celsius": 41.0,
+    }
+
+
+@needs_compiler
+def test_a_gpu_that_fell_off_the_bus_is_left_out(tmp_path):
+    seen = seen_with(nvml.install(tmp_path, gpus=3, lost=1))
+
+    assert [gpu["index"] for gpu in seen] == [0, 2]
+
+
+def test_a_machine_without_a_driver_has_no_gpus(tmp_path):
+    assert seen_with({"LD_LIBRARY_PATH": str(tmp_path)}) == []
+
+
+@pytest.mark.parametrize(
+    ("selection", "indices"),
+    [
+        ("0,1", [0, 1]),
+        ("3", [3]),
+        ("2 0", [2, 0]),
+        ("all", [0, 1, 2, 3]),
+        (nvml.uuid(1), [1]),
+        ("gpu-000000a2", [2]),
+    ],
+)
+def test_gpus_are_chosen_by_index_or_uuid(selection, indices):
+    assert [gpu.index for gpu in gpus.parse_selection(selection, FOUR)] == indices
+
+
+@pytest.mark.parametrize("selection", ["4", "-1", "0,0", "", ",", "GPU-ffff", "GPU-", "zero", "0;1"])
+def test_a_selection_that_cannot_be_followed_is_refused(selection):
+    with pytest.raises(SettingsError):
+        gpus.parse_selection(selection, FOUR)
+
+
+def test_a_machine_without_gpus_says_so():
+    with pytest.raises(SettingsError, match="nvidia-smi"):
+        gpus.parse_selection("0", ())
+
+
+def test_a_command_sees_its_gpus_and_no_other():
+    assert gpus.variables(FOUR[1:3]) == {
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CUDA_VISIBLE_DEVICES": f"{nvml.uuid(1)},{nvml.uuid(2)}",
+        "NVIDIA_VISIBLE_DEVICES": f"{nvml.uuid(1)},{nvml.uuid(2)}",
+    }
+    assert gpus.variables(())["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_a_held_gpu_is_refused_and_its_holder_named(tmp_path):
+    folder = tmp_path / "locks"
+    held = gpus.lock(FOUR[:2], "task.1", folder=folder)
+
+    with pytest.raises(RunFailed, match=r"task\.1") as refusal:
+        gpus.lock(FOUR[1:], "task.2", folder=folder)
+
+    assert refusal.value.infrastructure
+    assert gpus.held(FOUR, folder=folder) == {nvml.uuid(0): "task.1", nvml.uuid(1): "task.1"}
+    held.close()
+
+
+def test_a_refusal_leaves_nothing_locked(tmp_path):
+    held = gpus.lock(FOUR[3:], "task.1", folder=tmp_path)
+    with pytest.raises(RunFailed):
+        gpus.lock(FOUR, "task.2", folder=tmp_path)
+
+    assert list(gpus.held(FOUR, folder=tmp_path)) == [nvml.uuid(3)]
+    held.close()
+
+
+def test_the_next_holder_learns_who_was_there_before(tmp_path):
+    gpus.lock(FOUR[:1], "task.1", folder=tmp_path).close()
+
+    after = gpus.lock(FOUR[:2], "task.2", folder=tmp_path)
+
+    assert after.left_by == ("task.1",)
+    after.close()
+
+
+def test_a_gpu_stays_held_while_a_keeper_has_a_copy_of_its_lock(tmp_path):
+    lock = gpus.lock(FOUR[:1], "task.1", folder=tmp_path)
+    keeper = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=lock.fds)
+    lock.close()
+
+    assert gpus.held(FOUR, folder=tmp_path) == {nvml.uuid(0): "task.1"}
+
+    keeper.communicate()
+
+    assert gpus.held(FOUR, folder=tmp_path) == {}
+
+
+def test_a_planted_link_is_not_followed(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    folder = tmp_path / "locks"
+    folder.mkdir()
+    (folder / f"{nvml.uuid(0)}.lock").symlink_to(victim)
+
+    with pytest.raises(OSError, match="symbolic link"):
+        gpus.lock(FOUR[:1], "task.1", folder=folder)
+
+    assert victim.read_text() == "precious"
