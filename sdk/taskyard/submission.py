@@ -27,6 +27,7 @@ from taskyard.wire import (
 
 if TYPE_CHECKING:
     from taskyard.client import Client
+    from taskyard.requirements import PythonPlan, RequirementsPlan
     from taskyard.snapshot import Snapshot
 
 ARGUMENTS_SECTION = "Args"
@@ -63,9 +64,8 @@ class Prepared:
     spec: TaskSpec
     secret_values: Mapping[str, str] = field(repr=False)
     snapshot: Snapshot
-    requirements_origin: str
-    """What is installed and which file says so."""
-    python_origin: str
+    needs: RequirementsPlan
+    python: PythonPlan
 
     def __enter__(self) -> Prepared:
         return self
@@ -92,7 +92,7 @@ def prepare(wanted: Wanted, *, memory: Path | None = None) -> Prepared:
     command = _in_folder(wanted.command, wanted.folder)
     snapshot = capture(wanted.folder, include=wanted.include, ship_code=wanted.ship_code, memory=memory)
     try:
-        environment, origin, python_origin = _environment(wanted, command, snapshot.root)
+        environment, needs, python = _environment(wanted, command, snapshot.root)
         spec = TaskSpec(
             name=wanted.name or _name(command),
             project=wanted.project or snapshot.root.name,
@@ -114,8 +114,8 @@ def prepare(wanted: Wanted, *, memory: Path | None = None) -> Prepared:
         spec=spec,
         secret_values=wanted.secret_values,
         snapshot=snapshot,
-        requirements_origin=origin,
-        python_origin=python_origin,
+        needs=needs,
+        python=python,
     )
 
 
@@ -203,6 +203,36 @@ def _parameters(command: Command, given: Mapping[str, Any]) -> dict[str, dict[st
 # --- environment
 
 
-def _environment(wanted: Wanted, command: Command, root: Path) -> tuple[Environment, str, str]:
-    """The environment, where its requirements come from, and where its interpreter comes from."""
-    raise NotImplementedError
+def _environment(wanted: Wanted, command: Command, root: Path) -> tuple[Environment, RequirementsPlan, PythonPlan]:
+    """What to install on which interpreter, and why."""
+    from taskyard.requirements import plan_python, plan_requirements
+
+    folder = wanted.folder.absolute()
+    script = _script(command, folder)
+    needs = plan_requirements(
+        root,
+        script,
+        module=command.target if command.kind is CommandKind.MODULE else None,
+        start=script.parent if script else folder,
+        file=wanted.requirements,
+        packages=wanted.packages,
+        manager=wanted.manager,
+    )
+    python = plan_python(root, wanted.python, script=script, start=folder)
+    environment = Environment(
+        manager=wanted.manager,
+        python=python.version,
+        requirements=needs.kind,
+        path=needs.path,
+        packages=needs.packages,
+    )
+    return environment, needs, python
+
+
+def _script(command: Command, folder: Path) -> Path | None:
+    """The script whose needs count; a launcher such as torchrun names it among its arguments."""
+    names = (command.target,) if command.kind is CommandKind.SCRIPT else command.args
+    if command.kind is CommandKind.MODULE:
+        return None
+    scripts = (folder / name for name in names if name.endswith(".py"))
+    return next((script for script in scripts if script.is_file()), None)

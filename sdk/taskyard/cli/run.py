@@ -27,6 +27,7 @@ EXIT_CANCELLED = 130
 SIGNAL_BASE = 128
 LARGE_UPLOAD_BYTES = 10_000_000
 SHOWN_FILES = 3
+SHOWN_PACKAGES = 8
 
 
 def add_parser(subparsers: Any) -> None:
@@ -122,8 +123,9 @@ def _wanted(namespace: argparse.Namespace, settings: Any) -> Wanted:
 def plan(prepared: Prepared, queue: Queue, workers: list[Worker]) -> Iterator[str]:
     """What will be done, line by line."""
     spec, summary = prepared.spec, prepared.snapshot.summary
+    manager = spec.environment.manager
     command = (*spec.command.python_args, spec.command.target, *spec.command.args)
-    yield f"command       {shlex.join(command)}  in {spec.code.working_dir}"
+    yield f"command       {output.clean(shlex.join(command))}{_where(spec.code.working_dir)}"
     yield f"code          {_source(prepared)}"
     yield f"changes       {_changes(prepared)}"
     if summary.left_out:
@@ -132,8 +134,10 @@ def plan(prepared: Prepared, queue: Queue, workers: list[Worker]) -> Iterator[st
         yield f"left out      {output.clean(names)}{more}: they look secret; --include sends them"
     if summary.included:
         yield f"included      {output.clean(', '.join(summary.included))}"
-    yield f"requirements  {prepared.requirements_origin}"
-    yield f"python        {prepared.python_origin}, built by {spec.environment.manager}"
+    yield f"requirements  {_needs(prepared)}"
+    yield from (f"              {output.clean(remark)}" for remark in prepared.needs.notes)
+    version = prepared.python.version or "the agent's own"
+    yield f"python        {version} ({output.clean(prepared.python.origin)}), built by {manager}"
     yield f"queue         {_place(queue)}"
     yield from _fitting(prepared, queue, workers)
 
@@ -150,6 +154,10 @@ def unusual(prepared: Prepared, queue: Queue, workers: list[Worker]) -> list[str
     if not any(_misfit(worker, queue, prepared.spec.resources.gpus) is None for worker in workers):
         found.append(f"no worker can take it from {queue.name!r} now")
     return found
+
+
+def _where(folder: str) -> str:
+    return "" if folder == "." else f"   in {output.clean(folder)}"
 
 
 def _source(prepared: Prepared) -> str:
@@ -176,6 +184,12 @@ def _changes(prepared: Prepared) -> str:
         )
     upload = f"; {output.size(summary.upload_bytes)} to upload" if summary.upload_bytes else ""
     return (", ".join(words) or "none") + upload
+
+
+def _needs(prepared: Prepared) -> str:
+    packages = prepared.spec.environment.packages
+    shown = ", ".join(packages[:SHOWN_PACKAGES]) + (", …" if len(packages) > SHOWN_PACKAGES else "")
+    return output.clean(f"{prepared.needs.origin}{f': {shown}' if packages else ''}")
 
 
 def _place(queue: Queue) -> str:
