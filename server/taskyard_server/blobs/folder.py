@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
-import os
 import re
 import secrets
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ParamSpec, TypeVar
 
+from taskyard_server.disk import flush
 from taskyard_server.errors import Invalid, NotFound, StartRefused, TooLarge, Unavailable
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 CHUNK_BYTES = 1 << 20
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -45,11 +47,7 @@ class FolderBlobs:
         arriving = self._arriving / secrets.token_hex(16)
         try:
             size = await _receive(arriving, digest, chunks, limit)
-            await asyncio.to_thread(_install, arriving, self._path(digest))
-        except OSError as error:
-            raise Unavailable(
-                f"blob {digest} cannot be written ({error.strerror}): free space on the server's disk, try again"
-            ) from error
+            await _on_disk(_install, arriving, self._path(digest))
         finally:
             arriving.unlink(missing_ok=True)
         return size
@@ -86,33 +84,38 @@ class FolderBlobs:
 async def _receive(path: Path, digest: str, chunks: AsyncIterator[bytes], limit: int) -> int:
     """Writes the chunks to `path` and returns their size. Raises TooLarge, Invalid for another digest."""
     hashed, size = hashlib.sha256(), 0
-    with path.open("xb") as file:
+    with await _on_disk(path.open, "xb", buffering=0) as file:
         async for chunk in chunks:
             size += len(chunk)
             if size > limit:
                 raise TooLarge(f"blob {digest} is larger than {limit} bytes: leave files out, or raise the limit")
             hashed.update(chunk)
-            await asyncio.to_thread(file.write, chunk)
-        if hashed.hexdigest() != digest:
-            raise Invalid(f"the bytes have the digest {hashed.hexdigest()}, not {digest}: send them again")
-        await asyncio.to_thread(_flush, file)
+            await _on_disk(_write, file, chunk)
+    if hashed.hexdigest() != digest:
+        raise Invalid(f"the bytes have the digest {hashed.hexdigest()}, not {digest}: send them again")
     return size
 
 
+async def _on_disk(work: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+    """Only the disk's errors are ours to explain: the sender's pass through."""
+    try:
+        return await asyncio.to_thread(work, *args, **options)
+    except OSError as error:
+        raise Unavailable(
+            f"the blob cannot be written ({error.strerror}): free space on the server's disk, then try again"
+        ) from error
+
+
+def _write(file: BinaryIO, chunk: bytes) -> None:
+    rest = memoryview(chunk)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
 def _install(arrived: Path, path: Path) -> None:
+    flush(arrived)
     if not path.parent.exists():
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        _flush_folder(path.parent.parent)
+        flush(path.parent.parent)
     arrived.rename(path)
-    _flush_folder(path.parent)
-
-
-def _flush(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    with contextlib.closing(os.fdopen(descriptor)):
-        os.fsync(descriptor)
+    flush(path.parent)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from taskyard_server.disk import flush
 from taskyard_server.errors import StartRefused, Unavailable
 from taskyard_server.logs.segments import Segments
 from taskyard_server.store.rounds import Answer, Rounds
@@ -145,17 +145,11 @@ def _write(request: _Request, failures: dict[str, OSError]) -> _Written:
 
 def _flush(path: Path) -> OSError | None:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        flush(path)
     except FileNotFoundError:
         return None  # deleted in the same round
     except OSError as error:
         return error
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        return error
-    finally:
-        os.close(descriptor)
     return None
 
 
