@@ -34,7 +34,7 @@ from taskyard_server import lifecycle, matching, workers
 from taskyard_server.auth import Actor
 from taskyard_server.claims import Claims, Waiter
 from taskyard_server.config import ServerConfig
-from taskyard_server.disk import Disk
+from taskyard_server.disk_space import DiskSpace
 from taskyard_server.errors import Conflict, Forbidden, Invalid, NotFound, Stale
 from taskyard_server.matching import Offer
 from taskyard_server.names import normalised
@@ -107,7 +107,7 @@ class Runs:
         self._clock = clock
         self._log_cap_bytes = config.log_cap_bytes
         self._timing = timing_of(config)
-        self._disk = Disk(config.data, config.min_free_disk_bytes)
+        self._disk = DiskSpace(config.data, config.min_free_disk_bytes)
         self._news = _News()
         self._writers: dict[str, _Writer] = {}
         self._repeats: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()

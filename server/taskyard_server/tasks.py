@@ -29,7 +29,7 @@ from taskyard.wire import (
 from taskyard_server import explanations, lifecycle, specs
 from taskyard_server.auth import Actor
 from taskyard_server.claims import Claims
-from taskyard_server.disk import Disk
+from taskyard_server.disk_space import DiskSpace
 from taskyard_server.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge
 from taskyard_server.names import checked_id, is_id, normalised
 from taskyard_server.queues import find_queue
@@ -63,7 +63,7 @@ class Tasks:
         logs: LogStore,
         blobs: BlobStore,
         clock: Callable[[], float],
-        disk: Disk | None = None,
+        disk: DiskSpace | None = None,
     ) -> None:
         self._store = store
         self._claims = claims
