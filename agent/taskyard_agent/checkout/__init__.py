@@ -84,7 +84,7 @@ def prepare(
     order = _Order(code=code, settings=settings, fetch_blob=fetch_blob, log=log, git=git)
     _check(code)
     try:
-        return _from_archive(order, code.archive) if code.archive else _from_repository(order)
+        return _from_repository(order) if code.repository or code.pack else _from_archive(order)
     except GitFailed as failure:
         raise failure.translated("the code cannot be checked out", "submit again with --ship-code") from failure
     except OSError as error:
@@ -136,10 +136,8 @@ def _check(code: Code) -> None:
             raise refused(f"{digest!r} is not a SHA-256", "submit the task again")
     if code.branch is not None and BRANCH_REFUSED.search(code.branch or "-"):
         raise refused(f"{code.branch!r} is not a branch's name", "correct it")
-    if not (code.repository or code.archive or (pack and not pack.needs)):
-        raise refused(
-            "the task names no code", "submit it from a folder with `taskyard run`, or give a repository"
-        )
+    if not code.repository and (pack.needs if pack else code.commit):
+        raise refused("the task names a commit and no repository to fetch it from", "submit again with --ship-code")
 
 
 # --- From git --------------------------------------------------------------------------------------------
@@ -267,19 +265,26 @@ def _known(address: Address | None) -> Address:
 # --- From an archive -------------------------------------------------------------------------------------
 
 
-def _from_archive(order: _Order, digest: str) -> Tree:
-    slot = pool.acquire(order.settings.folder / "trees" / "archives", digest)
+def _from_archive(order: _Order) -> Tree:
+    """A task without any code, which only calls what is installed, gets an empty tree."""
+    digest = order.code.archive
+    slot = pool.acquire(order.settings.folder / "trees" / "archives", digest or "none")
     try:
         slot.empty()
-        with tempfile.TemporaryDirectory(prefix="incoming-", dir=slot.folder) as folder:
-            file = Path(folder) / "folder.tar.gz"
-            order.fetch_blob(digest, file)
-            check_digest(file, digest)
-            slot.tree.mkdir()
-            archive.unpack(file, slot.tree, order.settings)
+        slot.tree.mkdir()
+        if digest is not None:
+            _unpack(order, digest, slot)
         if order.code.patch:
             apply_patch(order.git.at(slot.git_dir, slot.tree), order.code.patch)
         return Tree(slot, working_folder(slot.tree, order.code), (), order.settings.spare_trees)
     except BaseException:
         os.close(slot.lock)
         raise
+
+
+def _unpack(order: _Order, digest: str, slot: Slot) -> None:
+    with tempfile.TemporaryDirectory(prefix="incoming-", dir=slot.folder) as folder:
+        file = Path(folder) / "folder.tar.gz"
+        order.fetch_blob(digest, file)
+        check_digest(file, digest)
+        archive.unpack(file, slot.tree, order.settings)
