@@ -1,0 +1,491 @@
+"""One suite for every manager that builds environments, and what they promise to a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from taskyard.wire import Environment, Manager, Reason, RequirementsKind
+from taskyard_agent.environments import EnvironmentRequest, EnvironmentSettings, ReadyEnvironment, cache, provision
+from taskyard_agent.errors import RunFailed, RunStopped
+
+from tests.support.waiting import becomes_true
+from tests.support.wheels import PackageIndex, make_wheel, package_index, sha256
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[PackageIndex]:
+    with package_index(tmp_path / "wheels") as served:
+        served.add("alpha", "1.0")
+        served.add("alpha", "2.0", requires=["beta"])
+        served.add("beta", "1.0")
+        yield served
+
+
+@dataclasses.dataclass
+class Bench:
+    """Provisions environments for a task's tree, as an agent would."""
+
+    settings: EnvironmentSettings
+    tree: Path
+    manager: Manager
+    log: list[str] = dataclasses.field(default_factory=list)
+    ready: list[ReadyEnvironment] = dataclasses.field(default_factory=list)
+    numbers: Iterator[int] = dataclasses.field(default_factory=itertools.count)
+
+    def request(self, **wanted: object) -> EnvironmentRequest:
+        overlay = self.settings.root / "runs" / str(next(self.numbers)) / "overlay"
+        environment = Environment(manager=self.manager, torch_backend="none", **wanted)  # type: ignore[arg-type]
+        return EnvironmentRequest(
+            environment=environment, tree=self.tree, work=self.tree, script=None, gpus=0, overlay=overlay
+        )
+
+    def provision(
+        self, *packages: str, cancelled: threading.Event | None = None, **wanted: object
+    ) -> ReadyEnvironment:
+        if packages:
+            wanted |= {"requirements": RequirementsKind.PACKAGES, "packages": packages}
+        ready = provision(
+            self.request(**wanted),
+            settings=self.settings,
+            log=self.log.append,
+            cancelled=cancelled or threading.Event(),
+        )
+        self.ready.append(ready)
+        return ready
+
+    def from_file(self, name: str, text: str, **wanted: object) -> ReadyEnvironment:
+        (self.tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (self.tree / name).write_text(text)
+        kinds = {"uv.lock": RequirementsKind.UV_LOCK, "pyproject.toml": RequirementsKind.PYPROJECT,
+                 "pylock.toml": RequirementsKind.PYLOCK}  # fmt: skip
+        kind = (
+            RequirementsKind.SCRIPT if name.endswith(".py") else kinds.get(name, RequirementsKind.REQUIREMENTS_TXT)
+        )
+        return self.provision(requirements=kind, path=name, **wanted)
+
+
+@pytest.fixture(params=[Manager.UV, Manager.PIP])
+def bench(request: pytest.FixtureRequest, tmp_path: Path, index: PackageIndex) -> Iterator[Bench]:
+    yield from _bench(request.param, tmp_path, index.url)
+
+
+@pytest.fixture
+def uv_bench(tmp_path: Path, index: PackageIndex) -> Iterator[Bench]:
+    yield from _bench(Manager.UV, tmp_path, index.url)
+
+
+def _bench(manager: Manager, tmp_path: Path, url: str) -> Iterator[Bench]:
+    (tmp_path / "tree").mkdir()
+    settings = EnvironmentSettings(root=tmp_path / "agent", variables=operator_variables(url), min_free_bytes=0)
+    bench = Bench(settings=settings, tree=tmp_path / "tree", manager=manager)
+    yield bench
+    for ready in bench.ready:
+        ready.release()
+
+
+def operator_variables(index_url: str, **more: str) -> dict[str, str]:
+    """What the agent of these tests was started with: one index, no configuration of this machine's."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return {**kept, "PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": index_url, "PIP_RETRIES": "0", **more}
+
+
+def run(ready: ReadyEnvironment, *argv: str, variables: Mapping[str, str] | None = None) -> str:
+    """Runs something as a task would and returns what it prints."""
+    path = f"{ready.bin}:{os.environ['PATH']}"
+    env = {"PATH": path, "HOME": os.environ["HOME"], **ready.variables, **(variables or {})}
+    return subprocess.run(argv, env=env, check=True, capture_output=True, text=True).stdout.strip()
+
+
+# --- Building and reusing --------------------------------------------------------------------------------
+
+
+def test_packages_and_what_they_need_are_installed(bench: Bench) -> None:
+    ready = bench.provision("alpha==2.0")
+
+    assert {"alpha==2.0", "beta==1.0"} <= set(ready.packages)
+    assert run(ready, "python", "-c", "import alpha, beta; print(alpha.version)") == "2.0"
+    assert ready.version == run(ready, "python", "-c", "import platform; print(platform.python_version())")
+
+
+def test_second_run_installs_nothing(bench: Bench, index: PackageIndex) -> None:
+    first = bench.provision("alpha")
+    index.requests.clear()
+    bench.log.clear()
+
+    second = bench.provision("alpha")
+
+    assert (first.reused, second.reused) == (False, True)
+    assert second.key == first.key
+    assert second.packages == first.packages
+    assert index.requests == []
+    assert bench.log == []
+
+
+def test_other_requirements_make_another_environment(bench: Bench) -> None:
+    assert bench.provision("alpha==1.0").key != bench.provision("alpha==2.0").key
+
+
+def test_environment_without_requirements_is_empty_but_runs(bench: Bench) -> None:
+    ready = bench.provision()
+
+    assert run(ready, "python", "-c", "import sys; print(sys.prefix)") == str(ready.python.parent.parent)
+
+
+def test_environment_is_read_only_compiled_and_shares_no_file_with_the_download_cache(bench: Bench) -> None:
+    ready = bench.provision("alpha")
+
+    folder = bench.settings.root / "environments" / ready.key / "venv"
+    files = [file for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
+    assert all(file.stat().st_nlink == 1 for file in files)
+    assert not any(file.stat().st_mode & 0o222 for file in files)
+    assert list(folder.rglob("alpha/__pycache__/*.pyc"))
+
+
+def test_build_that_fails_leaves_nothing_behind(bench: Bench) -> None:
+    with pytest.raises(RunFailed):
+        bench.provision("alpha==9.9")
+
+    assert [path.suffix for path in (bench.settings.root / "environments").iterdir()].count("") == 0
+
+
+def test_runs_that_need_the_same_environment_at_once_build_it_once(bench: Bench) -> None:
+    threads = [threading.Thread(target=bench.provision, args=["alpha"]) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(ready.reused for ready in bench.ready) == [False, True, True]
+
+
+def test_half_built_environment_of_a_killed_agent_is_never_used(bench: Bench) -> None:
+    key = bench.provision("alpha").key
+    bench.ready.pop().release()
+    folder = bench.settings.root / "environments" / key
+    (folder / cache.MARKER).unlink()
+    cache.wipe(folder / "venv" / "lib")
+
+    ready = bench.provision("alpha")
+
+    assert not ready.reused
+    assert run(ready, "python", "-c", "import alpha; print(alpha.version)") == "2.0"
+
+
+# --- The overlay -----------------------------------------------------------------------------------------
+
+
+def test_console_scripts_run_with_the_interpreter_of_the_run(bench: Bench) -> None:
+    ready = bench.provision("alpha")
+
+    assert run(ready, "alpha") == str(ready.python.parent.parent)
+
+
+def test_what_a_task_installs_stays_in_its_own_overlay(bench: Bench, index: PackageIndex) -> None:
+    ready, other = bench.provision("alpha==1.0"), bench.provision("alpha==1.0")
+
+    variables = {"PIP_INDEX_URL": index.url, "PIP_CONFIG_FILE": os.devnull}
+    run(ready, "pip", "install", "alpha==2.0", variables=variables)
+
+    program = "import alpha; print(alpha.version)"
+    assert run(ready, "python", "-c", program) == "2.0"
+    assert run(other, "python", "-c", program) == "1.0"
+
+
+def test_sdk_is_lent_without_shadowing_the_packages_of_the_task(bench: Bench, index: PackageIndex) -> None:
+    make_wheel(index.folder, "httpx", "0.0.1")
+
+    ready = bench.provision("httpx==0.0.1")
+
+    assert run(ready, "python", "-c", "import taskyard, httpx; print(httpx.version)") == "0.0.1"
+    with pytest.raises(subprocess.CalledProcessError):
+        run(ready, "python", "-c", "import psutil")
+
+
+def test_environment_in_use_outlives_its_release_as_long_as_another_process_holds_it(bench: Bench) -> None:
+    ready = bench.provision("alpha")
+    assert ready.lock_fd is not None
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[ready.lock_fd]):
+        ready.release()
+
+        assert cache.prune(bench.settings, everything=True) == ()
+    assert [gone.key for gone in cache.prune(bench.settings, everything=True)] == [ready.key]
+
+
+# --- Requirement files -----------------------------------------------------------------------------------
+
+
+def test_requirement_file_is_followed_through_includes_constraints_markers_and_hashes(
+    bench: Bench, index: PackageIndex
+) -> None:
+    gamma = index.add("gamma", "3.0")
+    (bench.tree / "more").mkdir()
+    (bench.tree / "more" / "base.txt").write_text(
+        "beta ; python_version > '3.0'\nabsent ; python_version < '3.0'\n"
+    )
+    (bench.tree / "more" / "limits.txt").write_text("alpha<2\n")
+
+    ready = bench.from_file(
+        "requirements.txt", "# ours\n-r more/base.txt\n--constraint=more/limits.txt\nalpha \\\n  >=1\n"
+    )
+    hashed = bench.from_file("hashed.txt", f"gamma==3.0 \\\n  --hash=sha256:{sha256(gamma)}\n")
+
+    assert {"alpha==1.0", "beta==1.0"} <= set(ready.packages)
+    assert "gamma==3.0" in hashed.packages
+
+
+def test_changed_file_that_is_only_included_makes_another_environment(bench: Bench) -> None:
+    (bench.tree / "limits.txt").write_text("alpha<2\n")
+    first = bench.from_file("requirements.txt", "-c limits.txt\nalpha\n")
+    (bench.tree / "limits.txt").write_text("alpha<3\n")
+
+    second = bench.from_file("requirements.txt", "-c limits.txt\nalpha\n")
+
+    assert (first.key, "alpha==1.0") != (second.key, "alpha==2.0")
+    assert "alpha==2.0" in second.packages
+
+
+def test_wrong_hash_is_refused(bench: Bench) -> None:
+    with pytest.raises(RunFailed, match=r"(?i)hash") as caught:
+        bench.from_file("requirements.txt", f"beta==1.0 --hash=sha256:{'0' * 64}\n")
+
+    assert caught.value.reason is Reason.ENVIRONMENT
+
+
+def test_wheel_in_the_tree_is_installed_and_its_content_decides(bench: Bench) -> None:
+    (bench.tree / "dist").mkdir()
+    make_wheel(bench.tree / "dist", "local", "1.0")
+    first = bench.from_file("requirements.txt", "./dist/local-1.0-py3-none-any.whl\n")
+    make_wheel(bench.tree / "dist", "local", "1.0", files={"local/more.py": "x = 1\n"})
+
+    second = bench.from_file("requirements.txt", "./dist/local-1.0-py3-none-any.whl\n")
+
+    assert "local==1.0" in first.packages
+    assert first.key != second.key
+
+
+def test_project_in_the_tree_is_used_from_there_with_its_needs_installed(bench: Bench) -> None:
+    (bench.tree / "src" / "mine").mkdir(parents=True)
+    (bench.tree / "src" / "mine" / "__init__.py").write_text("def main():\n    print(__file__)\n")
+    (bench.tree / "pyproject.toml").write_text(PROJECT)
+
+    ready = bench.from_file("requirements.txt", "-e .[more]\n")
+
+    assert {"alpha==1.0", "beta==1.0"} <= set(ready.packages)
+    assert run(ready, "mine") == str(bench.tree / "src" / "mine" / "__init__.py")
+    assert run(ready, "python", "-c", "from importlib.metadata import version; print(version('mine'))") == "0.3"
+
+
+PROJECT = """
+[project]
+name = "mine"
+version = "0.3"
+dependencies = ["alpha==1.0"]
+scripts = {mine = "mine:main"}
+optional-dependencies = {more = ["beta"]}
+[build-system]
+requires = ["hatchling"]
+"""
+
+
+def test_script_block_and_project_file_are_followed(bench: Bench) -> None:
+    script = bench.from_file("train.py", '# /// script\n# dependencies = ["alpha<2"]\n# ///\nimport alpha\n')
+    project = bench.from_file("pyproject.toml", PROJECT)
+
+    assert "alpha==1.0" in script.packages
+    assert "alpha==1.0" in project.packages
+    assert "beta==1.0" not in project.packages
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("alpha=>1", r"requirements.txt line 2: 'alpha=>1' is no requirement"),
+        ("--global-option=x", r"requirements.txt line 2: the option '--global-option=x' is not followed"),
+        ("--trusted-host evil.example", r"line 2: the option '--trusted-host' is not followed"),
+        ("--extra-index-url https://evil.example/simple", r"https://evil.example/simple, .*--allow-index"),
+        ("-i https://u:secret@evil.example/simple", r"names the package index https://evil.example/simple"),
+        ("--find-links https://evil.example/", r"--allow-index"),
+        ("-r ../../etc/passwd", r"outside the task's code"),
+        ("-r https://evil.example/more.txt", r"put that file into the repository"),
+        ("alpha @ http://evil.example/a.whl", r"addresses begin with https"),
+        ("alpha @ git+ext::sh", r"addresses begin with https"),
+        ("alpha @ https://host/${UV_INDEX}", r"variables are not filled in"),
+        ("./missing.whl", r"there is no ./missing.whl"),
+        ("-e ../outside", r"outside the task's code"),
+    ],
+)
+def test_line_that_may_not_be_followed_is_named(uv_bench: Bench, line: str, words: str) -> None:
+    with pytest.raises(RunFailed, match=words) as caught:
+        uv_bench.from_file("requirements.txt", f"beta\n{line}\n")
+
+    assert caught.value.reason is Reason.ENVIRONMENT
+    assert not caught.value.infrastructure
+    assert "secret" not in str(caught.value)
+
+
+# --- Indexes ---------------------------------------------------------------------------------------------
+
+
+def test_index_that_the_operator_allows_may_be_named(bench: Bench, tmp_path: Path) -> None:
+    with package_index(tmp_path / "other") as other:
+        other.add("delta", "4.0")
+        bench.settings = dataclasses.replace(bench.settings, allowed_indexes=(other.url,))
+
+        ready = bench.from_file("requirements.txt", f"--extra-index-url {other.url}\ndelta\n")
+
+    assert "delta==4.0" in ready.packages
+
+
+def test_private_index_of_pip_configuration_is_used_and_its_password_never_shown(
+    bench: Bench, index: PackageIndex, tmp_path: Path
+) -> None:
+    index.password = "hunter22"
+    address = index.url.replace("http://", "http://reader:hunter22@")
+    (tmp_path / "pip.conf").write_text(f"[global]\nindex-url = {address}\n")
+    variables = {**operator_variables(""), "PIP_CONFIG_FILE": str(tmp_path / "pip.conf")}
+    bench.settings = dataclasses.replace(bench.settings, variables=variables)
+
+    ready = bench.provision("alpha")
+    with pytest.raises(RunFailed) as caught:
+        bench.provision("nothing-of-that-name")
+
+    assert "alpha==2.0" in ready.packages
+    assert "hunter22" not in "\n".join([*bench.log, str(caught.value)])
+
+
+def test_failing_installation_shows_the_words_of_the_resolver(bench: Bench) -> None:
+    with pytest.raises(RunFailed, match=r"9\.9") as caught:
+        bench.provision("alpha==9.9")
+
+    assert caught.value.reason is Reason.ENVIRONMENT
+    assert not caught.value.infrastructure
+    assert any("9.9" in line for line in bench.log)
+
+
+def test_index_that_nobody_answers_for_is_the_fault_of_the_machine(bench: Bench) -> None:
+    variables = operator_variables("http://127.0.0.1:9/simple", UV_HTTP_RETRIES="0", PIP_RETRIES="1")
+    bench.settings = dataclasses.replace(bench.settings, variables=variables)
+
+    with pytest.raises(RunFailed) as caught:
+        bench.provision("alpha")
+
+    assert caught.value.reason is Reason.PACKAGE_INDEX
+    assert caught.value.infrastructure
+
+
+def test_cancel_ends_a_running_installation(bench: Bench, index: PackageIndex) -> None:
+    index.stuck.set()
+    cancelled = threading.Event()
+    ended: list[BaseException] = []
+    thread = threading.Thread(target=_provision_until, args=[bench, cancelled, ended])
+    thread.start()
+    assert becomes_true(lambda: bool(index.requests))
+
+    cancelled.set()
+
+    assert becomes_true(lambda: not thread.is_alive(), seconds=5)
+    assert isinstance(ended[0], RunStopped)
+
+
+def _provision_until(bench: Bench, cancelled: threading.Event, ended: list[BaseException]) -> None:
+    try:
+        bench.provision("alpha", cancelled=cancelled)
+    except RunStopped as stopped:
+        ended.append(stopped)
+
+
+def test_token_of_the_agent_is_hidden_from_what_builds_the_environment(bench: Bench) -> None:
+    from taskyard_agent.environments.installer import visible_variables
+
+    seen = visible_variables({"TASKYARD_TOKEN": "t", "AWS_SECRET": "s", "PATH": "/bin", "HTTPS_PROXY": "p"})
+
+    assert seen == {"PATH": "/bin", "HTTPS_PROXY": "p"}
+
+
+# --- Lock files and uv's own -----------------------------------------------------------------------------
+
+
+def test_lock_is_installed_exactly_without_the_project(uv_bench: Bench, index: PackageIndex) -> None:
+    _lock(uv_bench, index, PROJECT)
+    index.add("alpha", "1.0.1")
+
+    ready = uv_bench.provision(requirements=RequirementsKind.UV_LOCK, path="uv.lock")
+
+    assert [name for name in ready.packages if name.startswith(("alpha", "mine"))] == ["alpha==1.0"]
+
+
+def test_lock_that_names_a_foreign_index_is_refused(uv_bench: Bench, index: PackageIndex) -> None:
+    _lock(uv_bench, index, PROJECT)
+    lock = uv_bench.tree / "uv.lock"
+    lock.write_text(lock.read_text().replace(index.url, "https://evil.example/simple"))
+
+    with pytest.raises(RunFailed, match=r"uv.lock names the package index https://evil.example/simple"):
+        uv_bench.provision(requirements=RequirementsKind.UV_LOCK, path="uv.lock")
+
+
+def test_pylock_is_installed_exactly(uv_bench: Bench, index: PackageIndex) -> None:
+    wheel = index.folder / "alpha-1.0-py3-none-any.whl"
+    text = f"""lock-version = "1.0"
+created-by = "tests"
+[[packages]]
+name = "alpha"
+version = "1.0"
+wheels = [{{name = "{wheel.name}", path = "{wheel.name}", hashes = {{sha256 = "{sha256(wheel)}"}}}}]
+"""
+    (uv_bench.tree / wheel.name).write_bytes(wheel.read_bytes())
+
+    ready = uv_bench.from_file("pylock.toml", text)
+
+    assert ready.packages == ("alpha==1.0",)
+
+
+def test_settings_of_uv_in_the_project_cannot_add_an_index(uv_bench: Bench, index: PackageIndex) -> None:
+    text = PROJECT + '[[tool.uv.index]]\nurl = "https://evil.example/simple"\n'
+
+    with pytest.raises(RunFailed, match="--allow-index"):
+        uv_bench.from_file("pyproject.toml", text)
+
+
+def test_recorded_local_labels_are_removed_and_written_ones_kept(uv_bench: Bench) -> None:
+    recorded = uv_bench.provision(requirements=RequirementsKind.IMPORTS, packages=("alpha==1.0+cu126",))
+
+    assert "alpha==1.0" in recorded.packages
+    with pytest.raises(RunFailed, match=r"1.0\+cu126"):
+        uv_bench.provision("alpha==1.0+cu126")
+
+
+def test_pip_says_what_builds_a_lock(tmp_path: Path, index: PackageIndex) -> None:
+    for bench in _bench(Manager.PIP, tmp_path, index.url):
+        with pytest.raises(RunFailed, match="--manager uv"):
+            bench.from_file("uv.lock", "version = 1\n")
+
+
+def _lock(bench: Bench, index: PackageIndex, project: str) -> None:
+    (bench.tree / "pyproject.toml").write_text(project)
+    uv = str(Path(sys.executable).with_name("uv"))
+    options = ["--no-config", "--default-index", index.url, "--cache-dir", str(bench.tree.parent / "locking")]
+    subprocess.run([uv, "lock", "-q", *options], cwd=bench.tree, check=True, env={"PATH": os.environ["PATH"]})
+
+
+# --- The interpreter's own environment -------------------------------------------------------------------
+
+
+def test_inherited_environment_is_the_agents_own_under_an_overlay(tmp_path: Path) -> None:
+    for bench in _bench(Manager.INHERIT, tmp_path, "http://127.0.0.1:9/simple"):
+        ready = bench.provision("alpha")
+
+        program = "import sys, psutil, taskyard; print(sys.prefix)"
+        assert run(ready, "python", "-c", program) == str(ready.python.parent.parent)
+        assert "not installed" in bench.log[0]
+        assert any(name.startswith("psutil==") for name in ready.packages)
+
+
+Probe = Callable[[], None]
