@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
-from taskyard.wire import Claim, QueueChanges, Resources, StopRequest, TaskState
+from taskyard.wire import Claim, QueueChanges, Resources, StopRequest
 from taskyard_server.errors import Unavailable
 from taskyard_server.matching import Offer
 
@@ -142,10 +142,10 @@ async def test_a_waiter_that_takes_another_entry_passes_the_wake_on(services: Se
     both = await services.agent("both", queues=("default", "services")).park()
     other = await services.agent("other", queues=("services",)).park()
 
-    services, default = await asyncio.gather(services.enqueue("services"), services.enqueue("default"))
+    second, first = await asyncio.gather(services.enqueue("services"), services.enqueue("default"))
 
     taken = [(await soon(waiting)).run for waiting in (both, other)]
-    assert {run.task for run in taken if run} == {services.id, default.id}
+    assert {run.task for run in taken if run} == {first.id, second.id}
 
 
 async def test_every_entry_of_a_burst_finds_its_waiter(services: Services) -> None:
@@ -249,13 +249,11 @@ async def test_two_thousand_parked_claims_do_nothing_until_they_are_woken(servic
     looks = count_looks(services)
     agents = [services.agent(f"agent {number}") for number in range(2000)]
     parked = [asyncio.create_task(agent.claim(wait_seconds=25.0)) for agent in agents]
-    while len(looks) < 2000 or services.claims.parked < 2000:
-        await asyncio.sleep(0.01)
+    await until(lambda: len(looks) == 2000 and services.claims.parked == 2000)
     looks.clear()
 
-    task = await services.enqueue()
-    while (await services.task(task.id)).state is TaskState.QUEUED:
-        await asyncio.sleep(0.001)
+    await services.enqueue()
+    await until(lambda: any(claim.done() for claim in parked))
 
     assert len(looks) == 1
     assert sum(claim.run is not None for claim in await end(services, *parked)) == 1
@@ -286,3 +284,10 @@ def unannounced(services: Services) -> Iterator[None]:
     announce, services.claims.announce = services.claims.announce, lambda record: None  # type: ignore[method-assign]
     yield
     services.claims.announce = announce  # type: ignore[method-assign]
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline
+        await asyncio.sleep(0.005)

@@ -1,0 +1,169 @@
+"""Queues on a real store: named, described, paused, estimated, removed."""
+
+from __future__ import annotations
+
+import pytest
+from taskyard.wire import NewQueue, Queue, QueueChanges, TaskState
+from taskyard_server.errors import Conflict, Invalid, NotFound
+from taskyard_server.queues import estimated_wait
+
+from tests.support.services import ADA, FAILED, Services
+
+ID = "ab" * 16
+
+
+async def create(services: Services, name: str, **fields: str) -> Queue:
+    return await services.queues.create(NewQueue(name=name, **fields), ADA)
+
+
+async def named(services: Services, name: str = "default") -> Queue:
+    return (await services.queues.list(name))[0]
+
+
+async def test_two_queues_exist_from_the_start_once(services: Services) -> None:
+    await services.queues.ensure_defaults()
+
+    assert [queue.name for queue in await services.queues.list()] == ["default", "services"]
+
+
+@pytest.mark.parametrize("name", ["GPU große 大", "../../etc", "a/b", "$ne", "x" * 200, "0" * 32])
+async def test_a_queue_may_have_any_name(services: Services, name: str) -> None:
+    queue = await create(services, name)
+
+    assert (await services.queues.find(name)).id == queue.id
+    assert (await services.queues.find(queue.id)).name == name
+
+
+@pytest.mark.parametrize("name", ["", "  ", "a\tb", "x" * 201, "a\u202eb"])
+async def test_a_name_must_show_what_it_is(services: Services, name: str) -> None:
+    with pytest.raises(Invalid):
+        await create(services, name)
+
+
+async def test_a_name_is_taken_once(services: Services) -> None:
+    with pytest.raises(Conflict, match="'default' exists"):
+        await create(services, " default ")
+
+
+async def test_a_creation_may_be_repeated_with_its_id(services: Services) -> None:
+    first = await create(services, "gpu", id=ID)
+
+    again = await create(services, "gpu", id=ID)
+
+    assert again == first
+    with pytest.raises(Conflict, match="belongs to the queue 'gpu'"):
+        await create(services, "other", id=ID)
+
+
+async def test_a_queue_can_be_renamed_and_described(services: Services) -> None:
+    queue = await create(services, "old")
+
+    changed = await services.queues.change(queue.id, QueueChanges(name="new", description="for A100"), ADA)
+
+    assert (changed.name, changed.description) == ("new", "for A100")
+    with pytest.raises(Conflict):
+        await services.queues.change(queue.id, QueueChanges(name="default"), ADA)
+    with pytest.raises(NotFound):
+        await services.queues.find("old")
+
+
+async def test_a_paused_queue_gives_nothing(services: Services) -> None:
+    await services.enqueue()
+    queue = await named(services)
+
+    await services.queues.change(queue.id, QueueChanges(paused=True), ADA)
+
+    assert (await services.agent().claim()).run is None
+
+
+async def test_an_empty_queue_can_be_deleted_and_a_full_one_only_by_force(services: Services) -> None:
+    task = await services.enqueue()
+    queue = await named(services)
+
+    with pytest.raises(Conflict, match="delete by force"):
+        await services.queues.delete(queue.id, False, ADA)
+    await services.queues.delete(queue.id, True, ADA)
+
+    now = await services.task(task.id)
+    assert (now.state, now.queue_id) == (TaskState.DRAFT, None)
+    with pytest.raises(NotFound):
+        await services.queues.get(queue.id)
+
+
+async def test_a_task_that_runs_when_its_queue_is_deleted_is_not_lost(services: Services) -> None:
+    task = await services.enqueue()
+    agent = services.agent()
+    await agent.take()
+    await services.queues.delete((await named(services)).id, True, ADA)
+
+    await services.tick(302)
+
+    now = await services.task(task.id)
+    assert (now.state, now.wake_at) == (TaskState.WAITING, None)
+    await services.tasks.enqueue(task.id, "services", ADA)
+    assert (await services.agent("other", queues=("services",)).claim()).run is not None
+
+
+async def test_entries_are_paged_in_the_order_of_claiming(services: Services) -> None:
+    for name in "abc":
+        await services.enqueue(name=name)
+    queue = await named(services)
+
+    page = await services.queues.entries(queue.id, 1, 1)
+
+    assert [(entry.position, entry.name) for entry in page.entries] == [(1, "b")]
+    assert page.total == 3
+
+
+async def test_a_queue_shows_its_load_and_its_workers(services: Services) -> None:
+    for _ in range(3):
+        await services.enqueue()
+    agent = services.agent()
+    await agent.take_and_start()
+    await agent.beat()
+
+    queue = await named(services)
+
+    assert (queue.waiting, queue.running, queue.workers) == (2, 1, (agent.name,))
+    assert queue.estimated_wait_seconds is None
+
+
+async def test_the_wait_is_estimated_from_recent_runs(services: Services) -> None:
+    agent = services.agent()
+    for _ in range(3):
+        await services.enqueue()
+        run = await agent.take_and_start()
+        services.clock.move(100)
+        await agent.finish_and_forget(run, FAILED)
+    for _ in range(3):
+        await services.enqueue()
+    await agent.take_and_start()
+    await agent.beat()
+    services.clock.move(40)
+
+    queue = await named(services)
+
+    assert queue.estimated_wait_seconds == pytest.approx(260, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "idle", "busy", "usual", "expected"),
+    [
+        (0, 1, [], [], 0.0),
+        (5, 0, [], [10.0], None),
+        (1, 1, [], [], None),
+        (2, 2, [], [10.0], 10.0),
+        (3, 2, [], [10.0], 10.0),
+        (0, 0, [4.0], [10.0], 6.0),
+        (1, 0, [4.0, 8.0], [10.0], 6.0),
+        (2, 0, [4.0, 8.0], [10.0], 12.0),
+        (0, 0, [40.0], [10.0], 0.0),
+        (1_000_000, 10, [], [10.0], 1_000_000.0),
+    ],
+)
+def test_an_estimate_gives_each_waiting_task_to_the_next_free_worker(
+    waiting: int, idle: int, busy: list[float], usual: list[float], expected: float | None
+) -> None:
+    estimate = estimated_wait(waiting=waiting, idle_workers=idle, busy_seconds=busy, run_seconds=usual)
+
+    assert estimate == (None if expected is None else pytest.approx(expected))
