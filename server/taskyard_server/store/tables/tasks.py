@@ -15,6 +15,10 @@ from taskyard_server.store.codec import TASKS
 from taskyard_server.store.ranks import key_after
 
 _READ = "SELECT tasks.body, tasks.rank, tasks.due_at FROM tasks"
+_INSERT = (
+    "INSERT INTO tasks (id, state, queue, shape, rank, due_at, created_at, updated_at, project, name, owner, body)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
 
 
 def get(connection: sqlite3.Connection, task_id: str) -> TaskRecord:
@@ -34,12 +38,9 @@ def add_all(connection: sqlite3.Connection, records: Iterable[TaskRecord]) -> No
     """Raises Conflict naming the first id that exists, NotFound for a queue that does not."""
     for record in records:
         placed = _placed(connection, record, was=None)
+        columns = {"id": placed.id, **_columns(placed), "body": TASKS.encode(placed)}
         try:
-            connection.execute(
-                "INSERT INTO tasks (id, state, queue, shape, rank, due_at, created_at, updated_at, project, name,"
-                " owner, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (placed.id, *_columns(placed)),
-            )
+            connection.execute(_INSERT, tuple(columns.values()))
         except sqlite3.IntegrityError as error:
             raise Conflict(f"task {record.id} exists already: choose another id, or none") from error
         _index_tags(connection, placed)
@@ -57,16 +58,11 @@ def put(connection: sqlite3.Connection, record: TaskRecord, change: Change) -> T
     if changed is record:
         return record
     placed = _placed(connection, changed, was=record)
-    connection.execute(
-        "UPDATE tasks SET state = ?, queue = ?, shape = ?, rank = ?, due_at = ?, created_at = ?, updated_at = ?,"
-        " project = ?, name = ?, owner = ?, body = ? WHERE id = ?",
-        (*_columns(placed), record.id),
-    )
+    _write(connection, record, placed)
     if placed.spec.tags != record.spec.tags:
         connection.execute("DELETE FROM tags WHERE task = ?", (record.id,))
         _index_tags(connection, placed)
     if _run_keys(placed.runs) != _run_keys(record.runs):
-        connection.execute("DELETE FROM runs WHERE task = ?", (record.id,))
         _index_runs(connection, placed)
     return placed
 
@@ -131,20 +127,28 @@ def _record(row: tuple[bytes, bytes | None, float | None]) -> TaskRecord:
     return TASKS.decode(body, rank=rank, due_at=due_at)
 
 
-def _columns(record: TaskRecord) -> tuple[Any, ...]:
-    return (
-        record.state.value,
-        record.queue,
-        record.shape,
-        record.rank,
-        record.due_at,
-        record.created_at,
-        record.updated_at,
-        record.spec.project,
-        record.spec.name,
-        record.owner,
-        TASKS.encode(record),
-    )
+def _columns(record: TaskRecord) -> dict[str, Any]:
+    return {
+        "state": record.state.value,
+        "queue": record.queue,
+        "shape": record.shape,
+        "rank": record.rank,
+        "due_at": record.due_at,
+        "created_at": record.created_at,
+        "updated_at": record.updated_at,
+        "project": record.spec.project,
+        "name": record.spec.name,
+        "owner": record.owner,
+    }
+
+
+def _write(connection: sqlite3.Connection, was: TaskRecord, now: TaskRecord) -> None:
+    # Only the columns that change are named, because SQLite renews every index on a column that is.
+    before = _columns(was)
+    columns = {name: value for name, value in _columns(now).items() if value != before[name]}
+    columns["body"] = TASKS.encode(now)
+    names = ", ".join(f"{name} = ?" for name in columns)
+    connection.execute(f"UPDATE tasks SET {names} WHERE id = ?", (*columns.values(), was.id))
 
 
 def _placed(connection: sqlite3.Connection, record: TaskRecord, *, was: TaskRecord | None) -> TaskRecord:
@@ -180,7 +184,9 @@ def _index_tags(connection: sqlite3.Connection, record: TaskRecord) -> None:
 
 def _index_runs(connection: sqlite3.Connection, record: TaskRecord) -> None:
     rows = [(record.id, *keys) for keys in _run_keys(record.runs)]
-    connection.executemany("INSERT INTO runs (task, number, request_id, report_hash) VALUES (?, ?, ?, ?)", rows)
+    connection.executemany(
+        "INSERT OR REPLACE INTO runs (task, number, request_id, report_hash) VALUES (?, ?, ?, ?)", rows
+    )
 
 
 def _run_keys(runs: Sequence[RunRecord]) -> list[tuple[int, str, str]]:
