@@ -152,8 +152,7 @@ class HeldRun:
         A command that cannot be started is an exit record with the cause NOT_STARTED. Raises KeeperRefused
         when the run has, or had, a keeper, RunFailed when the machine cannot hold a run.
         """
-        ticket = secrets.token_hex(8)
-        (run_dir / "ticket").write_text(ticket, encoding="ascii")
+        ticket = _draw_ticket(run_dir)
         record = {**dataclasses.asdict(launch), "run_dir": str(run_dir.absolute()), "ticket": ticket}
         with keeper or WarmKeeper() as warm:
             try:
@@ -306,12 +305,26 @@ def _open_process(pid: int) -> int | None:
         return None
 
 
+def _draw_ticket(run_dir: Path) -> str:
+    """Writes down which keeper may start the run's command: the one that knows this word."""
+    ticket = secrets.token_hex(8)
+    try:
+        (run_dir / "ticket").write_text(ticket, encoding="ascii")
+    except OSError as error:
+        raise _cannot_hold(str(error), error.errno) from error
+    return ticket
+
+
+def _cannot_hold(problem: str, number: int | None) -> RunFailed:
+    reason = Reason.DISK if number in DISK_ERRORS else Reason.INTERNAL
+    return RunFailed(Phase.RUNNING, reason, f"the run cannot be held: {problem}", infrastructure=True)
+
+
 def _raise_refusal(answer: Mapping[str, Any]) -> None:
     if "refused" in answer:
         raise KeeperRefused(answer["refused"])
     if "failed" in answer:
-        reason = Reason.DISK if answer["errno"] in DISK_ERRORS else Reason.INTERNAL
-        raise RunFailed(Phase.RUNNING, reason, f"the run cannot be held: {answer['failed']}", infrastructure=True)
+        raise _cannot_hold(answer["failed"], answer["errno"])
 
 
 def _give_up_late_keeper(run_dir: Path) -> bool:

@@ -34,6 +34,7 @@ READ_BYTES = 1 << 18
 MAXIMUM_LOCKS = 64
 RECORD_BYTES = 4096
 MESSAGE_CHARACTERS = 600
+LOCK_SECONDS = 10.0
 RETRY_DISK_SECONDS = 0.5
 LEFTOVERS_SECONDS = 0.05
 LEASE_SECONDS = 1.0
@@ -159,10 +160,11 @@ class Keeper:
     def _lock(self) -> None:
         """Raises Refusal unless this is the run's first keeper, and the one that is waited for."""
         fd = os.open(self._path("lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Refusal("another keeper holds this run") from None
+        deadline = time.monotonic() + LOCK_SECONDS
+        while not _locked(fd):
+            if os.path.exists(self._path("keeper.json")) or time.monotonic() > deadline:
+                raise Refusal("another keeper holds this run")
+            time.sleep(0.002)  # one that came too late holds it until it knows
         if os.path.exists(self._path("keeper.json")):
             raise Refusal("this run had a keeper before, and its command is never started twice")
         if self._launch.get("ticket") != self._valid_ticket():
@@ -384,6 +386,14 @@ def _secrets(launch: dict[str, Any]) -> Iterator[str]:
     for name, value in launch["env"].items():
         if any(fnmatch.fnmatchcase(name.upper(), pattern) for pattern in patterns):
             yield value
+
+
+def _locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _next_exit() -> tuple[int, int | None, int | None] | None:
