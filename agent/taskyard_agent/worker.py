@@ -163,22 +163,29 @@ class Claimer:
 
     def _loop(self) -> None:
         for tokens in self._journal.open_claims():
-            self._repeat_until_answered(
-                tokens, next((worker for worker in self._workers if worker.free), None), wait=0.0
-            )
+            self._repeat_until_answered(tokens, self._free_worker(), wait=0.0)
         while not self._stopping.is_set():
-            worker = next((worker for worker in self._workers if worker.free), None)
+            worker = self._free_worker() or self._soon_free_worker()
             tokens = self._journal.draw_claim()
-            self._repeat_until_answered(tokens, worker, wait=WAIT_SECONDS)
+            self._repeat_until_answered(tokens, worker, wait=WAIT_SECONDS if worker else LISTEN_SECONDS)
+
+    def _free_worker(self) -> Worker | None:
+        return next((worker for worker in self._workers if worker.free), None)
+
+    def _soon_free_worker(self) -> Worker | None:
+        """A run that is just being reported frees its worker before a listening claim is worth its while."""
+        for job in [worker.job for worker in self._workers if worker.job]:
+            if job.reporting:
+                job.ended.wait(ENDING_SECONDS)
+        return self._free_worker()
 
     def _repeat_until_answered(self, tokens: ClaimTokens, worker: Worker | None, *, wait: float) -> None:
         """Sends one claim until it is answered: a lost answer may have taken a task, and repeating finds it."""
         pause = BACKOFF_SECONDS[0]
         while not self._stopping.is_set():
             try:
-                self._settle(
-                    self._client.claim(self._request(tokens, worker, wait), patience_seconds=0.0), tokens, worker
-                )
+                claim = self._client.claim(self._request(tokens, worker, wait), patience_seconds=0.0)
+                self._settle(claim, tokens, worker)
                 return
             except Unavailable as error:
                 logger.warning("cannot claim: %s", error, extra={"action": "claim_unavailable"})
