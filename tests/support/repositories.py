@@ -94,4 +94,6 @@ def contents(root: Path) -> dict[str, tuple[str, bytes]]:
 def _content(path: Path) -> tuple[str, bytes]:
     if path.is_symlink():
         return "link", os.fsencode(os.readlink(path))
+    if not path.is_file():
+        return "special", b""
     return ("executable" if os.access(path, os.X_OK) else "file"), path.read_bytes()

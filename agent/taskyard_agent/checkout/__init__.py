@@ -28,8 +28,8 @@ from .tree import Filling, apply_patch, working_folder
 
 __all__ = ["CheckoutSettings", "RepositoryCheck", "Tree", "check_repository", "prepare"]
 
-COMMIT = re.compile(r"^(?:[0-9a-f]{40}|[0-9a-f]{64})$")
-DIGEST = re.compile(r"^[0-9a-f]{64}$")
+COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+DIGEST = re.compile(r"[0-9a-f]{64}")
 BRANCH_REFUSED = re.compile(r"^-|\.\.|@\{|^@$|//|/$|\.$|[\x00-\x20\x7f~^:?*\[\\]|(?:^|/)\.|\.lock(?:/|$)|^/")
 """The rules of `git check-ref-format --branch`."""
 
@@ -129,15 +129,15 @@ def _check(code: Code) -> None:
     pack = code.pack
     commits = [code.commit, *((pack.commit, *pack.needs) if pack else ())]
     for commit in filter(None, commits):
-        if not COMMIT.match(commit):
+        if not COMMIT.fullmatch(commit):
             raise refused(f"{commit!r} is not a commit's full id", "give all its hexadecimal digits")
     for digest in filter(None, (code.archive, pack.blob if pack else None)):
-        if not DIGEST.match(digest):
+        if not DIGEST.fullmatch(digest):
             raise refused(f"{digest!r} is not a SHA-256", "submit the task again")
     if code.branch is not None and BRANCH_REFUSED.search(code.branch or "-"):
         raise refused(f"{code.branch!r} is not a branch's name", "correct it")
     if not code.repository and (pack.needs if pack else code.commit):
-        raise refused("the task names a commit and no repository to fetch it from", "submit again with --ship-code")
+        raise refused("the task names a commit but no repository", "submit again with --ship-code")
 
 
 # --- From git --------------------------------------------------------------------------------------------

@@ -11,10 +11,10 @@ from urllib.parse import quote, unquote, urlsplit
 from .failure import refused
 from .settings import CheckoutSettings
 
-HOST = re.compile(r"^(?:[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\])$")
-USER = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._~+-]*$")
-SCP_LIKE = re.compile(r"^(?:(?P<user>[^@/:]+)@)?(?P<host>\[[^\]/]+\]|[^/:@\[]+):(?P<path>(?!//)[^:].*)$")
-HELPER = re.compile(r"^[^/]*::")
+HOST = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\]")
+USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._~+-]*")
+SCP_LIKE = re.compile(r"(?:(?P<user>[^@/:]+)@)?(?P<host>\[[^\]/]+\]|[^/:@\[]+):(?P<path>(?!//)[^:].*)")
+HELPER = re.compile(r"[^/]*::")
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 SSH_SCHEMES = ("ssh", "git+ssh", "ssh+git")
 HOSTING_USER = "git"
@@ -85,7 +85,7 @@ def parse(url: str, settings: CheckoutSettings) -> Address:
         raise refused(f"{url!r} is not the address of a repository", "give an https:// or ssh address")
     if "://" in url:
         address = _of_url(url)
-    elif not url.startswith(("/", ".")) and (match := SCP_LIKE.match(url)):
+    elif not url.startswith(("/", ".")) and (match := SCP_LIKE.fullmatch(url)):
         address = Address(scheme="ssh", host=match["host"].lower(), user=match["user"], path=match["path"])
     else:
         address = Address(scheme="file", host="", path=url)
@@ -136,7 +136,7 @@ def _check(address: Address, url: str, settings: CheckoutSettings) -> None:
         return
     if address.scheme not in ("https", "ssh"):
         raise refused(f"{shown}: {address.scheme}:// is not taken", "give an https:// or ssh address")
-    if not HOST.match(address.host) or (address.user is not None and not USER.match(address.user)):
+    if not HOST.fullmatch(address.host) or (address.user is not None and not USER.fullmatch(address.user)):
         raise refused(f"{shown} has no proper host", "correct the address")
     if address.path.strip("/") == "" or address.path.startswith("-"):
         raise refused(f"{shown} names no repository", "correct the address")

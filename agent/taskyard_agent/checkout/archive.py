@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from taskyard_agent.errors import RunFailed
@@ -25,16 +25,11 @@ def unpack(file: Path, target: Path, settings: CheckoutSettings) -> None:
     limit = min(settings.archive_bytes, max(RATIO_FROM_BYTES, file.stat().st_size * RATIO))
     try:
         with tarfile.open(file, "r:gz") as tar:
-            links = []
-            for member in _checked(tar, limit, settings.archive_files):
-                if member.issym():
-                    links.append(member)
-                else:
-                    _check_parents(target, member)
-                    tar.extract(member, target, filter="data", set_attrs=True)
+            members = list(_checked(tar, limit, settings.archive_files))
+            _check_nothing_behind_links(members)
             # Links come last: nothing is ever written through one.
-            for link in links:
-                tar.extract(link, target, filter="data")
+            for member in sorted(members, key=tarfile.TarInfo.issym):
+                tar.extract(member, target, filter="data")
     except (tarfile.TarError, EOFError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
@@ -59,9 +54,11 @@ def _checked(tar: tarfile.TarFile, limit: int, files: int) -> Iterator[tarfile.T
         yield member
 
 
-def _check_parents(target: Path, member: tarfile.TarInfo) -> None:
-    if any((target / parent).is_symlink() for parent in PurePosixPath(member.name).parents):
-        raise _bad(f"{member.name!r} lies behind a link")
+def _check_nothing_behind_links(members: Sequence[tarfile.TarInfo]) -> None:
+    links = {PurePosixPath(member.name) for member in members if member.issym()}
+    for member in members:
+        if not links.isdisjoint(PurePosixPath(member.name).parents):
+            raise _bad(f"{member.name!r} lies behind a link")
 
 
 def _bad(what: str) -> RunFailed:

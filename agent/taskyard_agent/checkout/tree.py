@@ -53,6 +53,7 @@ class Filling:
         with self._filters() as git:
             git.run("read-tree", "--reset", "-u", commit)
         self.git.run("clean", "-ffdxq")
+        _remove_special_files(self.tree)
 
     def apply(self, patch: str) -> None:
         """Applies a diff that was given through the API. Raises RunFailed naming the file and the line."""
@@ -92,6 +93,18 @@ class Filling:
         if not ((self.mirror.path / "packed-refs").exists() or any((self.mirror.path / "refs/tags").glob("*"))):
             return b""
         return self.mirror.git.run("for-each-ref", "--format=%(objectname) %(refname)", "refs/tags")
+
+
+def _remove_special_files(folder: Path) -> None:
+    """Pipes, sockets and the like: git does not see them, and the next task would hang on them."""
+    waiting = [os.fspath(folder)]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                elif not (entry.is_symlink() or entry.is_file(follow_symlinks=False)):
+                    os.unlink(entry.path)
 
 
 def apply_patch(git: Git, patch: str, *options: str) -> None:

@@ -14,6 +14,8 @@ from .git import Git, GitFailed
 
 SCP_LIKE = re.compile(r"^(?:(?P<user>[^@/:]+)@)?(?P<host>\[[^\]/]+\]|[^/:@]{2,}):(?P<path>(?!//).+)$")
 """`host:path`; one letter before the colon is a drive."""
+SSH_SCHEMES = ("ssh", "git+ssh", "ssh+git")
+SCHEMES = ("https", *SSH_SCHEMES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +83,9 @@ def find(folder: Path) -> Repository | None:
 
 
 def reachable_by_others(url: str) -> bool:
-    """Whether the address means the same on another machine: paths of this one do not."""
-    if "://" in url:
-        return not url.lower().startswith("file:")
-    return SCP_LIKE.match(url) is not None
+    """Whether agents take the address and find the same there: they fetch over https and ssh alone."""
+    scheme, separator, _ = url.partition("://")
+    return scheme.lower() in SCHEMES if separator else SCP_LIKE.match(url) is not None
 
 
 def without_user_info(url: str) -> str:
@@ -93,7 +94,7 @@ def without_user_info(url: str) -> str:
         return url
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
-    user = (parts.username or "") if parts.scheme.lower() in ("ssh", "git+ssh", "ssh+git") else ""
+    user = (parts.username or "") if parts.scheme.lower() in SSH_SCHEMES else ""
     return urlunsplit(parts._replace(netloc=f"{user}@{host}" if user else host))
 
 
