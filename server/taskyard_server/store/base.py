@@ -177,7 +177,7 @@ class Store(Protocol):
 
     async def add_tasks(self, records: Sequence[TaskRecord]) -> None:
         """Adds all or none. Records whose state is queued are given ranks after the last of their queue, in
-        the order given. Raises Conflict naming the first id that exists."""
+        the order given. Raises Conflict naming the first id that exists, NotFound for a queue that is gone."""
 
     async def task(self, task_id: str) -> TaskRecord:
         """Returns the record as of the last acknowledged write. Raises NotFound."""
@@ -187,7 +187,9 @@ class Store(Protocol):
 
         No other write to the record happens between the read and the write. What `change` raises is raised
         here, and nothing is written. A record that becomes queued with `rank=None` is given a rank after the
-        last of its queue; one that keeps its rank keeps its place. Raises NotFound.
+        last of its queue; one that keeps its rank keeps its place. The last of a queue stands behind the places
+        that its waiting, preparing and running tasks hold. Raises NotFound, also when the record becomes queued
+        in a queue that is gone.
         """
 
     async def update_all(self, task_ids: Sequence[str], change: Change) -> list[TaskRecord]:
@@ -197,7 +199,8 @@ class Store(Protocol):
         """Atomically removes the record unless `allowed(record)` raises. Raises NotFound."""
 
     async def tasks(self, wanted: TaskFilter, *, before: str | None = None, limit: int = 100) -> list[TaskRecord]:
-        """Lists newest first (created_at, then id, descending), those behind the task with id `before`."""
+        """Lists newest first (created_at, then id, descending), those behind the task with id `before`. Raises
+        NotFound when that task is gone."""
 
     async def claim(self, queues: Sequence[str], fits: Fits, change: Change) -> TaskRecord | None:
         """Atomically takes the first fitting entry of the first queue (ids) that has one.

@@ -44,7 +44,7 @@ def add_all(connection: sqlite3.Connection, records: Iterable[TaskRecord]) -> No
         except sqlite3.IntegrityError as error:
             raise Conflict(f"task {record.id} exists already: choose another id, or none") from error
         _index_tags(connection, placed)
-        _index_runs(connection, placed)
+        _index_runs(connection, placed, was=None)
 
 
 def update(connection: sqlite3.Connection, task_id: str, change: Change) -> TaskRecord:
@@ -62,8 +62,7 @@ def put(connection: sqlite3.Connection, record: TaskRecord, change: Change) -> T
     if placed.spec.tags != record.spec.tags:
         connection.execute("DELETE FROM tags WHERE task = ?", (record.id,))
         _index_tags(connection, placed)
-    if _run_keys(placed.runs) != _run_keys(record.runs):
-        _index_runs(connection, placed)
+    _index_runs(connection, placed, was=record)
     return placed
 
 
@@ -182,11 +181,13 @@ def _index_tags(connection: sqlite3.Connection, record: TaskRecord) -> None:
     connection.executemany("INSERT INTO tags (tag, task) VALUES (?, ?)", rows)
 
 
-def _index_runs(connection: sqlite3.Connection, record: TaskRecord) -> None:
-    rows = [(record.id, *keys) for keys in _run_keys(record.runs)]
-    connection.executemany(
-        "INSERT OR REPLACE INTO runs (task, number, request_id, report_hash) VALUES (?, ?, ?, ?)", rows
-    )
+def _index_runs(connection: sqlite3.Connection, record: TaskRecord, *, was: TaskRecord | None) -> None:
+    known, wanted = _run_keys(was.runs if was else ()), _run_keys(record.runs)
+    if wanted[: len(known)] != known:
+        connection.execute("DELETE FROM runs WHERE task = ?", (record.id,))
+        known = []
+    rows = [(record.id, *keys) for keys in wanted[len(known) :]]
+    connection.executemany("INSERT INTO runs (task, number, request_id, report_hash) VALUES (?, ?, ?, ?)", rows)
 
 
 def _run_keys(runs: Sequence[RunRecord]) -> list[tuple[int, str, str]]:
