@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from taskyard.wire import Run, Task
 
 CHUNK_BYTES = 1 << 20
-WAIT_SECONDS = 0.25
-LONGEST_WAIT_SECONDS = 2.0
+FIRST_PAUSE_SECONDS = 0.03
+LONGEST_PAUSE_SECONDS = 1.0
+MOMENT_SECONDS = 2.0
 
 
 def add_parser(subparsers: Any) -> None:
@@ -71,15 +72,17 @@ def follow_run(client: Client, run_id: str, *, offset: int = 0) -> Run:
 
 
 def wait_for_run(client: Client, task: Task, *, after: int = 0) -> Task:
-    """Waits until the task has a run with a number above `after`, or has ended without one."""
-    pause = WAIT_SECONDS
-    said = None
+    """Waits until the task has a run with a number above `after`, or has ended without one.
+
+    Where that takes more than a moment it says which state the task is in.
+    """
+    began, pause, said = time.monotonic(), FIRST_PAUSE_SECONDS, None
     while not (task.run and task.run.number > after) and not task.state.terminal and task.state != "draft":
-        if said != task.state:
+        if said != task.state and time.monotonic() - began > MOMENT_SECONDS:
             said = task.state
             output.note(f"taskyard: {task.id[:8]} is {task.state}; see why with: taskyard explain {task.id[:8]}")
         time.sleep(pause)
-        pause = min(1.2 * pause, LONGEST_WAIT_SECONDS)
+        pause = min(1.2 * pause, LONGEST_PAUSE_SECONDS)
         task = client.task(task.id)
     return task
 

@@ -131,7 +131,7 @@ def plan(prepared: Prepared, queue: Queue, workers: list[Worker]) -> Iterator[st
     if summary.left_out:
         names = ", ".join(summary.left_out[:SHOWN_FILES])
         more = f" and {len(summary.left_out) - SHOWN_FILES} more" if len(summary.left_out) > SHOWN_FILES else ""
-        yield f"left out      {output.clean(names)}{more}: they look secret; --include sends them"
+        yield f"left out      {output.clean(names)}{more} (may be secret; --include GLOB sends it)"
     if summary.included:
         yield f"included      {output.clean(', '.join(summary.included))}"
     yield f"requirements  {_needs(prepared)}"
@@ -290,6 +290,6 @@ def _words(outcome: Outcome | None) -> str:
         return "without an outcome"
     if outcome.reason == "exit":
         return f"exit code {outcome.exit_code}"
-    if outcome.signal is not None:
+    if outcome.reason == "signal":
         return f"signal {outcome.signal}"
     return output.clean(f"{outcome.reason}: {outcome.message}" if outcome.message else outcome.reason)

@@ -98,10 +98,14 @@ def _bar(before: float, cells: float) -> str:
 def _ending(run: Run) -> str:
     if run.outcome is None:
         return str(run.phase)
-    code = f", exit code {run.outcome.exit_code}" if run.outcome.exit_code is not None else ""
-    signal = f", signal {run.outcome.signal}" if run.outcome.signal is not None else ""
-    message = f": {output.clean(run.outcome.message)}" if run.outcome.message else ""
-    return f"{run.outcome.kind} ({run.outcome.reason}{code}{signal}){message}"
+    outcome = run.outcome
+    details = [str(outcome.reason)]
+    if outcome.exit_code is not None:
+        details.append(f"exit code {outcome.exit_code}")
+    if outcome.signal is not None:
+        details.append(f"signal {outcome.signal}")
+    message = "" if outcome.message in ("", *details) else f": {output.clean(outcome.message)}"
+    return f"{outcome.kind} ({', '.join(details)}){message}"
 
 
 def _event_cells(event: Event) -> tuple[object, ...]:

@@ -180,11 +180,12 @@ def note(task: Task) -> str:
     if run is None or run.outcome is None or task.state in ("draft", "queued", "waiting"):
         return f"attempt {run.number + 1}" if run and task.state in ("queued", "waiting") else ""
     outcome = run.outcome
-    if outcome.signal is not None:
-        return f"signal {outcome.signal}"
-    if outcome.reason == "exit":
-        return f"exit {outcome.exit_code}" if outcome.exit_code else ""
-    return "" if outcome.reason == "cancelled" else str(outcome.reason)
+    words = {
+        "exit": f"exit {outcome.exit_code}" if outcome.exit_code else "",
+        "signal": f"signal {outcome.signal}",
+        "cancelled": "",
+    }
+    return words.get(outcome.reason, str(outcome.reason))
 
 
 def run_seconds(run: Run | None) -> float | None:

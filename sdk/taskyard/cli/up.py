@@ -54,7 +54,7 @@ def up(namespace: argparse.Namespace) -> int:
     settings.refuse_together("gpus", "cpu_only")
     namespace.server = _address(settings, "localhost" if settings["tls_cert"] else "127.0.0.1")
     insecure = connection(namespace).insecure
-    for name in ("SIGTERM", "SIGHUP"):
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.default_int_handler)
     children = _Children({STORE.variable: settings["store"]} if settings["store"] else {})

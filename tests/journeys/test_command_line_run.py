@@ -1,0 +1,307 @@
+"""`run`, `logs` and `up` as a person uses them: real server, real agent, real git, real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from taskyard.config import Credentials
+
+from tests.support.agents import AgentProcess, wait_until
+from tests.support.repositories import Repository
+from tests.support.servers import ServerProcess, free_port
+
+TASKYARD = (sys.executable, "-m", "taskyard.cli")
+LIMIT_SECONDS = 60
+SCRIPT = """
+import argparse, os, signal, sys, time
+parser = argparse.ArgumentParser()
+parser.add_argument("--lr", default="0.01")
+parser.add_argument("--code", type=int, default=0)
+parser.add_argument("--sleep", type=float, default=0)
+parser.add_argument("--signal", type=int, default=0)
+options = parser.parse_args()
+print("lr is", options.lr, flush=True)
+time.sleep(options.sleep)
+if options.signal:
+    os.kill(os.getpid(), options.signal)
+sys.exit(options.code)
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    with ServerProcess() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def agent(server: ServerProcess) -> Iterator[AgentProcess]:
+    with AgentProcess(server, name="runner") as started:
+        yield started
+
+
+@pytest.fixture
+def variables(server: ServerProcess, tmp_path: Path) -> dict[str, str]:
+    """What the person's shell holds."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("TASKYARD_")}
+    Credentials(tmp_path / "config" / "taskyard" / "credentials.json").save(
+        server.url, server.admin_token, default=True
+    )
+    return kept | {"XDG_CONFIG_HOME": str(tmp_path / "config"), "TASKYARD_MANAGER": "inherit"}
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Repository:
+    repository = Repository.create(tmp_path / "project", {"train.py": "print('committed')\n"})
+    repository.write({"train.py": SCRIPT})  # what is run was never committed
+    return repository
+
+
+@pytest.fixture
+def type_in(variables: dict[str, str], checkout: Repository) -> object:
+    def typed(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*TASKYARD, *words],
+            cwd=checkout.root,
+            env=variables,
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            timeout=LIMIT_SECONDS,
+        )
+
+    return typed
+
+
+def test_the_plan_names_what_goes_where_and_what_stays(
+    server: ServerProcess, type_in, checkout: Repository
+) -> None:
+    checkout.write({"notes.txt": "hello", ".env": "KEY=1"})
+    type_in("queue", "create", "nobody")
+
+    result = type_in("run", "--queue", "nobody", "--set", "lr=0.5", "--", "python", "train.py", "--lr", "0.01")
+
+    task = json.loads(type_in("show", "@last", "--json").stdout)
+    assert result.stdout.strip() == task["id"]
+    assert task["state"] == "queued"
+    assert task["spec"]["parameters"]["Args"] == {"lr": "0.5"}
+    for words in (checkout.head[:12], "1 new, 1 modified", "notes.txt 5 B", ".env", "nobody, 0 before it"):
+        assert words in result.stderr
+    assert "taskyard agent daemon --queue nobody" in result.stderr
+    assert f"taskyard logs -f {task['id'][:8]}" in result.stderr
+
+
+def test_on_a_terminal_the_unusual_is_asked_about_and_no_is_no(
+    variables: dict[str, str], checkout: Repository, type_in
+) -> None:
+    type_in("queue", "create", "nobody here")
+    outer, inner = pty.openpty()
+    process = subprocess.Popen(
+        [*TASKYARD, "run", "--queue", "nobody here", "--name", "unwanted", "--", "python", "train.py"],
+        cwd=checkout.root,
+        env=variables,
+        stdin=inner,
+        stdout=inner,
+        stderr=inner,
+    )
+    os.close(inner)
+    shown = b""
+    while b"[y/N]" not in shown:
+        shown += os.read(outer, 1024)
+
+    os.write(outer, b"n\n")
+    code = process.wait(LIMIT_SECONDS)
+    os.close(outer)
+
+    assert code == 1
+    assert b"no worker can take it" in shown
+    assert type_in("ps", "--name", "unwanted").stdout == ""
+
+
+def test_what_is_not_there_is_not_sent(type_in) -> None:
+    result = type_in("run", "--", "python", "missing.py")
+
+    assert result.returncode == 2
+    assert "missing.py does not exist" in result.stderr
+
+
+@pytest.mark.usefixtures("agent")
+class TestWithAnAgent:
+    """`run --wait` ends as the command ends."""
+
+    @pytest.mark.parametrize(
+        ("flags", "args", "code"),
+        [
+            ((), (), 0),
+            ((), ("--code", "7"), 7),
+            ((), ("--signal", "9"), 128 + 9),
+            (("--timeout", "1s"), ("--sleep", "60"), 124),
+            (("--manager", "uv", "--package", "a=="), (), 125),
+        ],
+    )
+    def test_the_exit_code_is_the_commands_own(
+        self, type_in, flags: tuple[str, ...], args: tuple[str, ...], code: int
+    ) -> None:
+        result = type_in("run", "--wait", *flags, "--", "python", "train.py", *args)
+
+        assert result.returncode == code, result.stderr
+
+    def test_an_unmodified_script_sees_the_changed_parameter(self, type_in) -> None:
+        result = type_in("run", "--wait", "--set", "lr=0.5", "--", "python", "train.py", "--lr=0.01")
+
+        assert "lr is 0.5" in result.stdout
+        assert "lr is 0.5" in type_in("logs", "@last").stdout
+        assert type_in("logs", "--tail", "1", "@last").stdout == "lr is 0.5\n"
+
+    @pytest.mark.parametrize("command", [("-m", "train"), ("bash", "-c", "exit 5")])
+    def test_modules_and_programs_run_too(self, type_in, command: tuple[str, ...]) -> None:
+        result = type_in("run", "--wait", "--", *command)
+
+        assert result.returncode == (5 if command[0] == "bash" else 0), result.stderr
+
+    def test_a_cancelled_task_is_130(self, type_in, variables: dict[str, str], checkout: Repository) -> None:
+        process = waiting_run(variables, checkout)
+
+        type_in("stop", "@last")
+
+        assert process.wait(LIMIT_SECONDS) == 130
+        process.communicate()
+
+    def test_ctrl_c_detaches_and_says_how_to_go_on(
+        self, type_in, variables: dict[str, str], checkout: Repository
+    ) -> None:
+        process = waiting_run(variables, checkout)
+
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=LIMIT_SECONDS)
+
+        assert process.returncode == 130
+        assert "taskyard logs -f" in said
+        assert "taskyard stop" in said
+        assert type_in("show", "@last").stdout.count("running") >= 1
+        type_in("stop", "@last")
+
+    def test_a_followed_log_ends_with_the_run(self, type_in) -> None:
+        type_in("run", "--", "python", "train.py", "--sleep", "0.5")
+
+        assert type_in("logs", "-f", "@last").stdout.endswith("lr is 0.01\n")
+
+    def test_a_story_shows_the_phases(self, type_in) -> None:
+        type_in("run", "--wait", "--", "python", "train.py")
+
+        told = type_in("story", "@last").stdout
+
+        assert "completed (exit, exit code 0)" in told
+        for phase in ("claimed", "checkout", "environment", "running"):
+            assert f"\n  {phase} " in told
+
+    def test_python_programs_do_the_same(self, variables: dict[str, str], checkout: Repository) -> None:
+        program = (
+            "from taskyard import Task\n"
+            "options = {'parameters': {'lr': 2}, 'manager': 'inherit', 'queue': 'default'}\n"
+            "task = Task.create('train.py', args=['--lr', 1], **options)\n"
+            "print(''.join(task.logs(follow=True)), task.wait(60).status, task.outcome.exit_code)\n"
+        )
+
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=checkout.root,
+            env=variables,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=LIMIT_SECONDS,
+        )
+
+        assert "lr is 2" in done.stdout
+        assert "completed 0" in done.stdout
+
+
+def waiting_run(variables: dict[str, str], checkout: Repository) -> subprocess.Popen[str]:
+    """A `run --wait` whose script has printed its line and sleeps."""
+    process = subprocess.Popen(
+        [*TASKYARD, "run", "--wait", "--", "python", "train.py", "--sleep", "60"],
+        cwd=checkout.root,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    while not process.stdout.readline().startswith("lr is"):
+        assert process.poll() is None
+    return process
+
+
+# --- up
+
+
+def test_up_is_server_and_agent_and_ctrl_c_ends_both(
+    variables: dict[str, str], checkout: Repository, type_in, tmp_path: Path
+) -> None:
+    port = free_port()
+    folders = ["--data", str(tmp_path / "data"), "--local-dir", str(tmp_path / "local")]
+    with (tmp_path / "up.log").open("wb") as log:
+        process = subprocess.Popen(
+            [*TASKYARD, "up", "--port", str(port), "--cpu-only", *folders],
+            cwd=tmp_path,
+            env=variables,
+            stdout=log,
+            stderr=log,
+        )
+    address = f"http://127.0.0.1:{port}"
+    wait_until(lambda: type_in("workers", "--server", address).stdout, what="a worker")
+
+    result = type_in("run", "--server", address, "--wait", "--", "python", "train.py", "--code", "4")
+    process.send_signal(signal.SIGINT)
+
+    assert result.returncode == 4, result.stderr
+    assert process.wait(LIMIT_SECONDS) == 0, (tmp_path / "up.log").read_text()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+
+
+def test_up_on_a_port_that_is_taken_ends_with_the_servers_words(
+    server: ServerProcess, variables: dict[str, str], tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [*TASKYARD, "up", "--port", str(server.port), "--data", str(tmp_path / "data")],
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LIMIT_SECONDS,
+    )
+
+    assert done.returncode == 2
+    assert "is taken" in done.stderr
+
+
+# --- extras
+
+
+@pytest.mark.parametrize(
+    ("words", "module", "extra"),
+    [
+        (("agent", "daemon"), "psutil", "agent"),
+        (("server",), "uvicorn", "server"),
+    ],
+)
+def test_a_missing_extra_is_named(words: tuple[str, ...], module: str, extra: str) -> None:
+    absent = f"import sys; sys.modules[{module!r}] = None"
+    code = f"{absent}; from taskyard.cli.app import execute; sys.exit(execute({words}))"
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30)
+
+    assert done.returncode == 2
+    assert f'pip install "taskyard[{extra}]"' in done.stderr
