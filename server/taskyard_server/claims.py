@@ -193,7 +193,7 @@ class Claims:
         async with anyio.create_task_group() as loops:
             loops.start_soon(self._supervised, self._hear_entries)
             if self._store.kind != "sqlite":
-                loops.start_soon(self._supervised, self._hear_directives)
+                loops.start_soon(self._supervised, self.hear_directives)
 
     async def _supervised(self, loop: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -208,8 +208,8 @@ class Claims:
             for queue in [queue_id] if queue_id else list(self._by_queue):
                 self.wake(queue)
 
-    async def _hear_directives(self) -> None:
-        """One look at what changed lately; a parked claim must end within a second of a cancel elsewhere."""
+    async def hear_directives(self) -> None:
+        """Looks once for cancels through other servers: a parked claim must end within a second of one."""
         if not any(waiter.runs for waiter in self._all):
             return
         since = self._clock() - LISTEN_AGAIN_SECONDS - CLOCK_SKEW_SECONDS

@@ -7,7 +7,7 @@ call them more than once. A function that finds nothing to do returns the record
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,6 +43,8 @@ AVOID_SECONDS = 300.0
 MAX_RETRY_DELAY_SECONDS = 3600.0
 FIRST_EVENTS, LAST_EVENTS = 50, 450
 """Of a longer story the first and the last events are kept."""
+MAX_DETAIL, MAX_MESSAGE, MAX_NOTES = 1000, 10_000, 20
+"""Characters of an event's detail and of an outcome's message; notes taken from one beat."""
 
 MOVES: Mapping[TaskState, frozenset[TaskState]] = {
     TaskState.DRAFT: frozenset({TaskState.QUEUED, TaskState.PREPARING, TaskState.CANCELLED}),
@@ -264,14 +266,14 @@ def beat(record: TaskRecord, report: RunReport, *, control_hash: str, now: float
     return _tell_beat(record, before, after, report.notes, now)
 
 
-def _tell_beat(record: TaskRecord, before: Run, after: Run, notes: Iterable[str], now: float) -> TaskRecord:
+def _tell_beat(record: TaskRecord, before: Run, after: Run, notes: tuple[str, ...], now: float) -> TaskRecord:
     if before.confirmed_at is None:
         record = _tell(record, "confirmed", now, run=after.number)
     if before.unresponsive:
         record = _tell(record, "responsive", now, run=after.number)
     if after.phase is not before.phase:
         record = _tell(record, "phase", now, run=after.number, detail=after.phase.value)
-    for note in notes:
+    for note in notes[:MAX_NOTES]:
         if not _was_noted(record, after.number, note):
             record = _tell(record, "note", now, run=after.number, detail=note)
     return record
@@ -280,7 +282,7 @@ def _tell_beat(record: TaskRecord, before: Run, after: Run, notes: Iterable[str]
 def _was_noted(record: TaskRecord, run: int, note: str) -> bool:
     """A repeated beat repeats its notes."""
     last = next((event for event in reversed(record.events) if event.kind == "note" and event.run == run), None)
-    return last is not None and last.detail == note
+    return last is not None and last.detail == note[:MAX_DETAIL]
 
 
 def start(
@@ -330,7 +332,8 @@ def finish(
     ended = replace(
         run, phases=phases, phase=_later(run.phase, request.outcome.phase), log_bytes=request.log_bytes
     )
-    return _close(_with_run(record, ended), request.outcome, now)
+    outcome = replace(request.outcome, message=request.outcome.message[:MAX_MESSAGE])
+    return _close(_with_run(record, ended), outcome, now)
 
 
 def _with_log_end(record: TaskRecord, run_id: str, log_bytes: int) -> TaskRecord:
@@ -615,7 +618,7 @@ def _tell(
     record: TaskRecord, kind: str, now: float, *, run: int | None = None, by: str = "", detail: str = ""
 ) -> TaskRecord:
     """Adds a line to the story and stamps the record; the middle of a long story is dropped."""
-    events = (*record.events, Event(at=now, kind=kind, run=run, by=by, detail=detail))
+    events = (*record.events, Event(at=now, kind=kind, run=run, by=by, detail=detail[:MAX_DETAIL]))
     if len(events) > FIRST_EVENTS + LAST_EVENTS:
         events = events[:FIRST_EVENTS] + events[-LAST_EVENTS:]
     return replace(record, events=events, updated_at=now)

@@ -187,6 +187,7 @@ class Runs:
             earlier = await self._claimed_before(seeker)
             if earlier is not None:
                 return earlier
+            await self._require_allowed_queue(task_id, seeker.actor)
             record = await self._store.update(task_id, lambda record: self._given_by_name(record, seeker))
         return self._handed_out(record, record.runs[-1], await self._queue_name(record))
 
@@ -203,6 +204,13 @@ class Runs:
         return lifecycle.claim(
             record, seeker.request, agent=seeker.actor.token, now=self._clock(), timing=self._timing
         )
+
+    async def _require_allowed_queue(self, task_id: str, actor: Actor) -> None:
+        name = await self._queue_name(await self._store.task(task_id))
+        if actor.queues and name not in actor.queues:
+            raise Forbidden(
+                f"this agent's token is for {', '.join(actor.queues)}; task {task_id} is in none of them"
+            )
 
     def _given_by_name(self, record: TaskRecord, seeker: _Seeker) -> TaskRecord:
         reason = matching.misfit(matching.candidate(record), _offer(seeker.request))
@@ -239,7 +247,12 @@ class Runs:
     # --- Beats
 
     async def beat(self, beat: Beat, actor: Actor) -> BeatAnswer:
-        """Renews the leases of the agent's runs, keeps what it says, and answers with what it must do."""
+        """Renews the leases of the agent's runs, keeps what it says, and answers with what it must do.
+
+        Raises Invalid for a worker's name that is none.
+        """
+        for report in beat.workers:
+            workers.check_name(report.name)
         await self._give_up_after_reboot(beat, actor)
         directives = await asyncio.gather(*(self._beat_of(report, actor) for report in beat.runs))
         told = await asyncio.gather(*(self._save_worker(report, beat, actor) for report in beat.workers))
@@ -506,7 +519,7 @@ def _check_claim(request: ClaimRequest, actor: Actor) -> None:
         return
     if not (_HASH.fullmatch(request.control_hash) and _HASH.fullmatch(request.report_hash)):
         raise Invalid("control_hash and report_hash must be SHA-256 digests in lower-case hexadecimal digits")
-    refused = [name for name in request.queues if actor.queues and name not in actor.queues]
+    refused = [name for name in request.queues if actor.queues and normalised(name) not in actor.queues]
     if refused:
         raise Forbidden(f"this agent's token is for {', '.join(actor.queues)}, not for {', '.join(refused)}")
 

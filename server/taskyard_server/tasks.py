@@ -13,6 +13,7 @@ from taskyard.wire import (
     Entry,
     Explanation,
     MoveRequest,
+    MoveTo,
     NewTask,
     RunDirective,
     StopRequest,
@@ -282,13 +283,7 @@ class Tasks:
     async def move(self, task_id: str, request: MoveRequest, actor: Actor) -> Entry:
         """Changes its place in its queue. Raises NotFound, Forbidden, Invalid, Conflict when it is not queued."""
         await self._allowed(task_id, actor, verb="move")
-        if (request.to is None) == (request.position is None):
-            raise Invalid("give either `to` or `position`, not both")
-        if request.position is not None and request.position < 0:
-            raise Invalid("position counts from 0, the next to be claimed")
-        to = request.to if request.to is not None else request.position
-        assert to is not None  # noqa: S101 -- for the type checker; said above
-        position = await self._store.move_entry(task_id, to)
+        position = await self._store.move_entry(task_id, _destination(request))
         return entry_view(await self._store.task(task_id), position)
 
     async def delete(self, task_id: str, actor: Actor) -> None:
@@ -369,6 +364,14 @@ def _template(original: TaskRecord, changes: TaskChanges, actor: Actor) -> _Temp
             f"the secrets {', '.join(missing)} belong to {original.created_by}: give your own values for them"
         )
     return _Template(spec=spec, secret_values=values)
+
+
+def _destination(request: MoveRequest) -> MoveTo | int:
+    if request.to is not None and request.position is None:
+        return request.to
+    if request.to is None and request.position is not None and request.position >= 0:
+        return request.position
+    raise Invalid("give either `to` or `position`; positions count from 0, the next to be claimed")
 
 
 def _require_inactive(record: TaskRecord) -> None:

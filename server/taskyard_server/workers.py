@@ -9,7 +9,8 @@ from dataclasses import replace
 from taskyard.wire import Beat, Outcome, OutcomeKind, Worker, WorkerReport, WorkerState
 
 from taskyard_server.auth import Actor
-from taskyard_server.errors import Conflict
+from taskyard_server.errors import Conflict, Invalid
+from taskyard_server.names import checked_name, normalised
 from taskyard_server.store.base import LIVE_WORKER_STATES, Store, WorkerRecord
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,12 @@ class Workers:
         return record.worker
 
 
+def check_name(name: str) -> None:
+    """A worker is addressed by its name, so that holds no slash. Raises Invalid."""
+    if checked_name(name, "a worker", required=True) != name or "/" in name:
+        raise Invalid(f"a worker cannot be named {name!r}: leave out slashes and space at the ends")
+
+
 def reported(
     known: WorkerRecord | None, report: WorkerReport, beat: Beat, *, token: str, now: float
 ) -> WorkerRecord:
@@ -72,7 +79,7 @@ def reported(
         agent=beat.agent,
         host=beat.host,
         state=WorkerState.PAUSED if paused else report.state,
-        queues=report.queues,
+        queues=tuple(normalised(queue) for queue in report.queues),
         gpus=report.gpus,
         version=beat.version,
         boot_id=beat.boot_id,

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from taskyard.wire import Claim, QueueChanges, Resources, StopRequest
+from taskyard_server import lifecycle
 from taskyard_server.errors import Unavailable
 from taskyard_server.matching import Offer
 
@@ -184,6 +186,19 @@ async def test_a_directive_between_two_claims_is_told_by_the_next_and_by_no_late
     assert first.directives
     assert not second.done()
     await end(services, second)
+
+
+async def test_a_cancel_through_another_server_ends_the_parked_claim_too(services: Services) -> None:
+    task = await services.enqueue()
+    agent = services.agent()
+    run = await agent.take_and_start()
+    waiting = await agent.park(worker=None)
+    cancel = partial(lifecycle.request_cancel, requeue=False, by="bob", now=services.clock())
+    await services.stores.store.update(task.id, cancel)
+
+    await services.claims.hear_directives()
+
+    assert [directive.run for directive in (await soon(waiting)).directives] == [run.id]
 
 
 async def test_a_requeued_task_wakes_a_waiter(services: Services) -> None:

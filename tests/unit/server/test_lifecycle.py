@@ -234,6 +234,18 @@ def test_the_story_keeps_its_beginning_and_its_end() -> None:
     assert record.events[-1].detail == "1999"
 
 
+def test_what_an_agent_writes_into_the_story_is_cut() -> None:
+    record = beat(claimed(queued()), notes=tuple(str(number) * 5000 for number in range(100)))
+
+    ended = finish(record, replace(FAILED, message="x" * 50_000))
+
+    outcome = ended.runs[-1].run.outcome
+    assert [event.kind for event in ended.events].count("note") == 20
+    assert max(len(event.detail) for event in ended.events) == 1000
+    assert outcome is not None
+    assert len(outcome.message) == 10_000
+
+
 @pytest.mark.parametrize(
     ("outcome", "state"),
     [(COMPLETED, TaskState.COMPLETED), (FAILED, TaskState.FAILED), (CANCELLED, TaskState.CANCELLED)],

@@ -35,6 +35,7 @@ from tests.support.services import (
     Services,
     hung_up,
     open_services,
+    present,
     spec,
 )
 
@@ -118,6 +119,15 @@ async def test_a_task_taken_by_name_must_fit(services: Services) -> None:
 
     with pytest.raises(Conflict, match="needs 2 GPUs, the worker has 0"):
         await services.agent().claim(task=task.id)
+
+
+async def test_a_task_taken_by_name_must_be_in_a_queue_of_the_token(services: Services) -> None:
+    task = await services.enqueue("services")
+    agent = services.agent()
+    actor = replace(agent.actor, queues=("default",))
+
+    with pytest.raises(Forbidden, match="in none of them"):
+        await services.runs.claim(agent.request(task=task.id), actor, present)
 
 
 async def test_an_unconfirmed_claim_goes_back_to_its_place(services: Services) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from taskyard.wire import WorkerState
-from taskyard_server.errors import Conflict, NotFound
+from taskyard_server.errors import Conflict, Invalid, NotFound
 
 from tests.support.services import ADA, COMPLETED, DISK_FULL, FAILED, Services
 
@@ -33,6 +33,12 @@ async def test_counters_stay_over_beats_and_a_success_ends_a_row_of_failures(ser
 
     assert (worker.completed, worker.failed, worker.infrastructure_failures) == (1, 4, 0)
     assert worker.paused_reason == ""
+
+
+@pytest.mark.parametrize("name", ["", "a/b", " a", "a\nb", "x" * 201])
+async def test_a_worker_s_name_can_be_part_of_an_address(services: Services, name: str) -> None:
+    with pytest.raises(Invalid):
+        await services.agent(name).beat()
 
 
 async def test_a_repeated_finish_counts_once(services: Services) -> None:
