@@ -165,7 +165,7 @@ def _candidates(root: Path, start: Path, variables: Mapping[str, str]) -> Iterat
     if variables.get("CONDA_PREFIX"):
         yield _python_in(Path(variables["CONDA_PREFIX"]), conda=True)
     for name in ("python", "python3"):
-        found = shutil.which(name, path=variables.get("PATH"))
+        found = shutil.which(name, path=variables.get("PATH", ""))
         if found:
             yield Path(found)
 

@@ -1,0 +1,228 @@
+"""What a script needs: from the nearest file, else from its imports."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from taskyard.errors import UsageError
+from taskyard.requirements import plan_python, plan_requirements, project_python
+from taskyard.wire import Manager, RequirementsKind
+
+from tests.support.wheels import make_wheel
+
+MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
+BLOCK = '# /// script\n# requires-python = ">=3.9,<3.10"\n# dependencies = ["six"]\n# ///\nimport six\n'
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A repository with a script two folders down."""
+    (tmp_path / "tools" / "train").mkdir(parents=True)
+    (tmp_path / "tools" / "train" / "train.py").write_text("import os\n")
+    return tmp_path
+
+
+def write(root: Path, path: str, text: str = "") -> Path:
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).write_text(text)
+    return root / path
+
+
+def make_venv(root: Path) -> Path:
+    """An environment without packages; returns its site-packages."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", root / ".venv"], check=True)
+    return next((root / ".venv").glob("lib/python*/site-packages"))
+
+
+# --- Files -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("files", "kind", "path"),
+    [
+        (["requirements.txt"], RequirementsKind.REQUIREMENTS_TXT, "requirements.txt"),
+        (["tools/requirements.txt", "uv.lock"], RequirementsKind.REQUIREMENTS_TXT, "tools/requirements.txt"),
+        (["uv.lock", "pylock.toml", "requirements.txt"], RequirementsKind.UV_LOCK, "uv.lock"),
+        (["pylock.toml", "requirements.txt"], RequirementsKind.PYLOCK, "pylock.toml"),
+        (["requirements.txt", "environment.yml", "pyproject.toml"], RequirementsKind.REQUIREMENTS_TXT,
+         "requirements.txt"),
+    ],
+)  # fmt: skip
+def test_nearest_file_that_says_most_is_taken(project: Path, files: list[str], kind: str, path: str) -> None:
+    for name in files:
+        write(project, name, "[project]\n" if name.endswith("pyproject.toml") else "")
+
+    plan = plan_requirements(project, project / "tools/train/train.py")
+
+    assert (plan.kind, plan.path) == (kind, path)
+    assert path in plan.origin
+
+
+def test_project_file_of_tools_alone_says_nothing(project: Path) -> None:
+    write(project, "tools/pyproject.toml", "[tool.ruff]\n")
+    write(project, "pyproject.toml", "[project]\nname = 'x'\n")
+
+    assert plan_requirements(project, project / "tools/train/train.py").path == "pyproject.toml"
+
+
+def test_block_in_the_script_beats_files_and_flags_beat_the_block(project: Path) -> None:
+    script = write(project, "one.py", BLOCK)
+    file = write(project, "requirements.txt")
+
+    by_block = plan_requirements(project, script)
+    by_flag = plan_requirements(project, script, packages=["numpy<2"])
+    by_file = plan_requirements(project, script, file=file)
+
+    assert (by_block.kind, by_block.path) == (RequirementsKind.SCRIPT, "one.py")
+    assert (by_flag.kind, by_flag.packages) == (RequirementsKind.PACKAGES, ("numpy<2",))
+    assert by_file.kind is RequirementsKind.REQUIREMENTS_TXT
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("poetry.lock", "poetry export"),
+        ("environment.yml", "--manager inherit"),
+        ("Pipfile", "pipenv requirements"),
+        ("pyproject.toml", "poetry export"),
+    ],
+)
+def test_format_that_is_not_built_yet_is_refused_by_name(project: Path, name: str, advice: str) -> None:
+    write(project, name, "[tool.poetry]\n")
+
+    with pytest.raises(UsageError, match=rf"{name}.*{advice}"):
+        plan_requirements(project, project / "tools/train/train.py")
+
+
+def test_pip_passes_over_the_locks_of_others(project: Path) -> None:
+    write(project, "uv.lock")
+    write(project, "requirements.txt")
+
+    plan = plan_requirements(project, project / "tools/train/train.py", manager=Manager.PIP)
+
+    assert plan.path == "requirements.txt"
+
+
+@pytest.mark.parametrize("flags", [{"file": Path("/etc/hostname")}, {"file": Path("no.txt")}])
+def test_file_that_the_agent_would_not_get_is_refused(project: Path, flags: dict[str, Path]) -> None:
+    with pytest.raises(UsageError, match="--requirements"):
+        plan_requirements(project, None, **flags)  # type: ignore[arg-type]
+
+
+# --- Imports ---------------------------------------------------------------------------------------------
+
+
+def test_imports_of_the_script_and_its_modules_are_pinned_by_the_projects_interpreter(tmp_path: Path) -> None:
+    site = make_venv(tmp_path)
+    for name, version in (("alpha", "1.2+cu126"), ("beta", "3.4"), ("unused", "9.9")):
+        wheel = make_wheel(tmp_path, name, version)
+        subprocess.run([sys.executable, "-m", "zipfile", "-e", wheel, site], check=True)
+    script = write(tmp_path, "train.py", "import os, alpha\nfrom helpers import tool\n")
+    write(tmp_path, "src/helpers/__init__.py")
+    write(tmp_path, "src/helpers/tool.py", "def f():\n    from beta import version\n    from . import near\n")
+    write(tmp_path, "src/helpers/near.py", "import helpers.tool\n")
+
+    plan = plan_requirements(tmp_path, script, variables={})
+
+    assert plan.kind is RequirementsKind.IMPORTS
+    assert plan.packages == ("alpha==1.2", "beta==3.4")
+    assert plan.notes == ()
+    assert "train.py" in plan.origin
+    assert ".venv/bin/python" in plan.origin
+
+
+def test_unknown_imports_are_unpinned_with_a_note_and_optional_ones_left_out(tmp_path: Path) -> None:
+    script = write(
+        tmp_path,
+        "train.py",
+        "import cv2, sklearn.svm, strange, taskyard\nfrom typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    import pandas\n"
+        "try:\n    import wandb\nexcept ImportError:\n    wandb = None\n",
+    )
+
+    plan = plan_requirements(tmp_path, script, variables={})
+
+    assert plan.packages == ("opencv-python-headless", "scikit-learn", "strange")
+    assert any("strange is not installed here" in note for note in plan.notes)
+
+
+def test_data_folder_of_the_same_name_is_no_local_module(tmp_path: Path) -> None:
+    write(tmp_path, "datasets/cats.csv")
+    script = write(tmp_path, "train.py", "from datasets import load_dataset\n")
+
+    assert plan_requirements(tmp_path, script, variables={}).packages == ("datasets",)
+
+
+def test_script_of_the_standard_library_alone_needs_nothing(project: Path) -> None:
+    plan = plan_requirements(project, project / "tools/train/train.py", variables={})
+
+    assert plan.kind is RequirementsKind.NONE
+    assert "standard library" in plan.origin
+
+
+def test_module_is_read_like_a_script(tmp_path: Path) -> None:
+    write(tmp_path, "pkg/__init__.py")
+    write(tmp_path, "pkg/main.py", "import alpha\n")
+
+    plan = plan_requirements(tmp_path, None, module="pkg.main", variables={})
+
+    assert plan.packages == ("alpha",)
+
+
+# --- The interpreter -------------------------------------------------------------------------------------
+
+
+def test_projects_interpreter_is_never_the_one_of_an_installed_tool(tmp_path: Path) -> None:
+    tool = write(tmp_path, "tool/bin/python").parent.parent
+    write(tool, "uv-receipt.toml")
+
+    assert project_python(tmp_path, tmp_path, {"VIRTUAL_ENV": str(tool), "PATH": str(tool / "bin")}) is None
+
+
+def test_active_environment_comes_before_the_one_in_the_folder(tmp_path: Path) -> None:
+    make_venv(tmp_path)
+    active = write(tmp_path, "active/bin/python")
+
+    assert project_python(tmp_path, tmp_path, {"VIRTUAL_ENV": str(tmp_path / "active")}) == active
+    assert project_python(tmp_path, tmp_path, {}) == tmp_path / ".venv/bin/python"
+
+
+@pytest.mark.parametrize(
+    ("files", "version", "origin"),
+    [
+        ({".python-version": "# ours\n3.9.18\n"}, "3.9.18", ".python-version"),
+        ({".python-version": "my-env\n", "pyproject.toml": "[project]\nrequires-python='~=3.9.2'"}, "3.9",
+         "requires-python in pyproject.toml"),
+        ({"pyproject.toml": "[project]\nrequires-python='>=3.8,!=3.8.*,<3.10'"}, "3.9", "requires-python"),
+        ({"pyproject.toml": "[project]\nrequires-python='==3.10.4'"}, "3.10.4", "requires-python"),
+        ({"train.py": BLOCK, ".python-version": "3.12"}, "3.9", "requires-python in train.py"),
+        ({}, None, "the agent's own"),
+    ],
+)  # fmt: skip
+def test_version_comes_from_the_first_that_names_one(
+    tmp_path: Path, files: dict[str, str], version: str | None, origin: str
+) -> None:
+    for name, text in files.items():
+        write(tmp_path, name, text)
+
+    plan = plan_python(tmp_path, script=tmp_path / "train.py", variables={})
+
+    assert plan.version == version
+    assert origin in plan.origin
+
+
+def test_projects_own_minor_version_is_taken_where_it_is_allowed(tmp_path: Path) -> None:
+    make_venv(tmp_path)
+    write(tmp_path, "pyproject.toml", "[project]\nrequires-python = '>=3.8'\n")
+
+    assert plan_python(tmp_path, variables={}).version == MINOR
+    assert plan_python(tmp_path, "3.12.1", variables={}).version == "3.12.1"
+
+
+def test_flag_that_is_no_version_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--python 3\.11"):
+        plan_python(tmp_path, "latest", variables=os.environ)
