@@ -12,13 +12,16 @@ import signal
 
 from taskyard_agent.processes import LINUX, signal_all
 
+PREFIX = "taskyard-"
+
 
 def enter(name: str) -> str:
     """Moves this process into a new group below its own; returns its folder, empty where that is not possible."""
     parent = _own_folder()
     if not parent or not os.access(parent, os.W_OK):
         return ""
-    folder = os.path.join(parent, name)
+    _remove_empty(parent)
+    folder = os.path.join(parent, PREFIX + name)
     try:
         os.mkdir(folder)
     except OSError:
@@ -27,6 +30,13 @@ def enter(name: str) -> str:
         remove(folder)
         return ""
     return folder
+
+
+def _remove_empty(parent: str) -> None:
+    """Removes what runs left that nobody waited for; the kernel refuses to remove a group with members."""
+    for name in os.listdir(parent):
+        if name.startswith(PREFIX):
+            remove(os.path.join(parent, name))
 
 
 def leave(folder: str) -> None:

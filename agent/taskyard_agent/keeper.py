@@ -53,10 +53,9 @@ def main() -> NoReturn:
     processes.hide_memory()
     processes.set_name("taskyard-keeper")
     daemon = socket.socket(fileno=0)
-    cgroup = cgroups.enter(f"taskyard-{os.getpid()}")
-    if record := _receive(daemon):
-        _hold(record, cgroup, daemon)
-    else:
+    cgroup = cgroups.enter(str(os.getpid()))
+    record = _receive(daemon)
+    if not (record and _held(record, cgroup, daemon)):
         cgroups.leave(cgroup)
     os._exit(0)
 
@@ -72,7 +71,8 @@ def _receive(daemon: socket.socket) -> bytes:
     return b"".join(pieces)
 
 
-def _hold(record: bytes, cgroup: str, daemon: socket.socket) -> None:
+def _held(record: bytes, cgroup: str, daemon: socket.socket) -> bool:
+    """Holds the run to its end; False when its command was not started."""
     try:
         keeper = Keeper(json.loads(record), cgroup)
         keeper.begin()
@@ -85,6 +85,8 @@ def _hold(record: bytes, cgroup: str, daemon: socket.socket) -> None:
     else:
         _answer(daemon, {"pid": os.getpid()})
         keeper.hold()
+        return True
+    return False
 
 
 def _answer(daemon: socket.socket, message: dict[str, Any]) -> None:

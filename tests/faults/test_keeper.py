@@ -230,7 +230,7 @@ def test_an_ended_run_is_adopted_with_its_record(daemon):
 
 def test_a_daemon_killed_while_it_starts_a_run_starts_it_once_or_never(keepers):
     """Kills the daemon at moments all over the start; the next one adopts the run, or starts it itself."""
-    for moment in range(12):
+    for moment in range(8):
         name = f"task.{moment}"
         run_dir = keepers.run_dir(name)
         proof = keepers.run_dir("proofs") / name
@@ -239,7 +239,7 @@ def test_a_daemon_killed_while_it_starts_a_run_starts_it_once_or_never(keepers):
         command = [sys.executable, "-c", DAEMON, run_dir, launch.run, prove]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         becomes_true((run_dir / "ticket").exists)
-        becomes_true(lambda: False, seconds=0.005 * moment)
+        becomes_true(lambda: False, seconds=0.008 * moment)
         process.kill()
         process.wait()
 
