@@ -29,7 +29,7 @@ from taskyard.wire import (
 )
 
 from taskyard_server import matching
-from taskyard_server.errors import Conflict, Stale
+from taskyard_server.errors import Conflict, NotFound, Stale
 from taskyard_server.store.base import RunRecord, TaskRecord
 
 MAX_LOSSES = 3
@@ -363,6 +363,19 @@ def own_run(record: TaskRecord, run_id: str, control_hash: str) -> RunRecord:
 def find_run(record: TaskRecord, run_id: str) -> RunRecord | None:
     """The run of that id, current or past."""
     return next((entry for entry in record.runs if entry.run.id == run_id), None)
+
+
+def require_run(record: TaskRecord, run_id: str) -> RunRecord:
+    """The run of that id, current or past. Raises NotFound."""
+    entry = find_run(record, run_id)
+    if entry is None:
+        raise NotFound(f"task {record.id} has no run {run_id}; it has {len(record.runs)}")
+    return entry
+
+
+def task_of(run_id: str) -> str:
+    """The id of a run's task: a run is `<task>.<number>`."""
+    return run_id.rpartition(".")[0] or run_id
 
 
 # --- What the server notices

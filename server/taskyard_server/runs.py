@@ -1,18 +1,15 @@
-"""Runs: how agents take work, report on it and are answered; and the runs' logs."""
+"""Runs: how agents take work, report on it and are answered."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import hmac
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
-import anyio
 from taskyard.wire import (
     Beat,
     BeatAnswer,
@@ -34,46 +31,22 @@ from taskyard_server import lifecycle, matching, workers
 from taskyard_server.auth import Actor
 from taskyard_server.claims import Claims, Waiter
 from taskyard_server.config import ServerConfig
-from taskyard_server.disk_space import DiskSpace
 from taskyard_server.errors import Conflict, Forbidden, Invalid, NotFound, Stale
 from taskyard_server.matching import Offer
 from taskyard_server.names import normalised
+from taskyard_server.run_logs import LogSlice, RunLogs, hash_of
 from taskyard_server.store.base import LogStore, RunRecord, SampleStore, Store, TaskRecord, WorkerRecord
 from taskyard_server.views import task_view
+
+__all__ = ["Gone", "LogSlice", "Runs", "timing_of"]
 
 logger = logging.getLogger(__name__)
 
 MAX_WAIT_SECONDS = 25.0
 MAX_SAMPLES = 10_000
-LOG_POLL_SECONDS = 2.0
-"""How soon a reader here sees what was appended through another server of the store."""
-TAIL_BLOCK_BYTES = 64 << 10
-MAX_TAIL_BYTES = 8 << 20
-MAX_KNOWN_WRITERS = 20_000
 _HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 Gone = Callable[[], Awaitable[bool]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogSlice:
-    """A stretch of a run's log."""
-
-    data: bytes
-    offset: int
-    """Where `data` begins."""
-    length: int
-    """Bytes held."""
-    complete: bool
-    """Whether nothing can follow."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Writer:
-    """Who may append to a run's log; this never changes, so it is remembered."""
-
-    control_hash: str
-    agent: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,14 +75,10 @@ class Runs:
     ) -> None:
         self._store = store
         self._claims = claims
-        self._logs = logs
+        self._logs = RunLogs(store, logs, clock, config)
         self._samples = samples
         self._clock = clock
-        self._log_cap_bytes = config.log_cap_bytes
         self._timing = timing_of(config)
-        self._disk = DiskSpace(config.data, config.min_free_disk_bytes)
-        self._news = _News()
-        self._writers: dict[str, _Writer] = {}
         self._repeats: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     # --- Claims
@@ -272,11 +241,11 @@ class Runs:
             )
 
         try:
-            record = await self._store.update(_task_of(report.id), renewed)
+            record = await self._store.update(lifecycle.task_of(report.id), renewed)
         except (Stale, NotFound, Forbidden) as error:
             logger.info("%s", error, extra={"action": "run_stale", "run": report.id})
             return RunDirective(run=report.id, stale=True)
-        entry = _run_of(record, report.id)
+        entry = lifecycle.require_run(record, report.id)
         if entry.run.outcome is None and entry.run.cancel_requested_at is not None:
             return RunDirective(run=report.id, cancel=True)
         return None
@@ -326,7 +295,7 @@ class Runs:
                 record, run_id, request, control_hash=control_hash, now=self._clock(), timing=self._timing
             )
 
-        return _run_of(await self._store.update(_task_of(run_id), started), run_id).run
+        return lifecycle.require_run(await self._store.update(lifecycle.task_of(run_id), started), run_id).run
 
     async def finish(self, run_id: str, request: FinishRequest, actor: Actor) -> Run:
         """Ends the run; a repeat is answered with the first end. Raises Stale, NotFound, Forbidden, Invalid."""
@@ -341,9 +310,9 @@ class Runs:
                 record, run_id, request, control_hash=control_hash, now=self._clock(), timing=self._timing
             )
 
-        record = await self._store.update(_task_of(run_id), finished)
-        run = _run_of(record, run_id).run
-        if run.outcome is not None and _run_of(before[0], run_id).run.outcome != run.outcome:
+        record = await self._store.update(lifecycle.task_of(run_id), finished)
+        run = lifecycle.require_run(record, run_id).run
+        if run.outcome is not None and lifecycle.require_run(before[0], run_id).run.outcome != run.outcome:
             await self._count(run, run.outcome)
         self.tell(record)
         return run
@@ -369,133 +338,42 @@ class Runs:
         for entry in record.runs[-1:]:
             if entry.run.outcome is not None:
                 self._claims.run_ended(entry.run.id)
-            self._news.tell(entry.run.id)
+            self._logs.tell(entry.run.id)
         self._claims.announce(record)
 
     async def get(self, run_id: str) -> Run:
         """Raises NotFound."""
-        return _run_of(await self._store.task(_task_of(run_id)), run_id).run
+        return lifecycle.require_run(await self._store.task(lifecycle.task_of(run_id)), run_id).run
 
     # --- Logs
 
     async def append_log(
         self, run_id: str, control_token: str, offset: int, data: bytes, actor: Actor
     ) -> LogPosition:
-        """Keeps the bytes and answers what is held. A past run's tail goes on its own log.
-
-        Raises Stale for a token that is not this run's, Unavailable on a low disk, before anything is written.
-        """
-        await self._check_writer(run_id, control_token, actor)
-        self._disk.require_room("logs are refused")
-        cap = self._log_cap_bytes
-        length = await self._logs.append(run_id, offset, data, cap=cap)
-        self._news.tell(run_id)
-        if length >= cap > offset:
-            await self._mark_capped(run_id, cap)
-        return LogPosition(offset=length, capped=length >= cap)
-
-    async def _check_writer(self, run_id: str, control_token: str, actor: Actor) -> None:
-        writer = self._writers.get(run_id) or await self._find_writer(run_id)
-        mine = hmac.compare_digest(writer.control_hash, hash_of(control_token))
-        if not mine or writer.agent != actor.token:
-            raise Stale(f"run {run_id} has another control token or another agent: stop sending its log")
-
-    async def _find_writer(self, run_id: str) -> _Writer:
-        entry = _run_of(await self._store.task(_task_of(run_id)), run_id)
-        if len(self._writers) >= MAX_KNOWN_WRITERS:
-            self._writers.clear()
-        self._writers[run_id] = _Writer(control_hash=entry.control_hash, agent=entry.agent)
-        return self._writers[run_id]
-
-    async def _mark_capped(self, run_id: str, cap: int) -> None:
-        def marked(record: TaskRecord) -> TaskRecord:
-            number = _run_of(record, run_id).run.number
-            if any(event.kind == "log_capped" and event.run == number for event in record.events):
-                return record
-            detail = f"the log reached {cap} bytes: the rest is dropped"
-            return lifecycle.tell(record, "log_capped", run=number, detail=detail, now=self._clock())
-
-        await self._store.update(_task_of(run_id), marked)
+        """See `RunLogs.append`."""
+        return await self._logs.append(run_id, control_token, offset, data, actor)
 
     async def read_log(self, run_id: str, offset: int, limit: int) -> LogSlice:
-        """At most `limit` bytes from `offset`. Raises NotFound."""
-        run = await self.get(run_id)
-        length = await self._logs.length(run_id)
-        data = await self._logs.read(run_id, offset, limit) if offset < length else b""
-        return LogSlice(data=data, offset=offset, length=length, complete=self._is_complete(run, length))
+        """See `RunLogs.read`."""
+        return await self._logs.read(run_id, offset, limit)
 
     async def tail_log(self, run_id: str, lines: int) -> LogSlice:
-        """The last `lines` lines, at most MAX_TAIL_BYTES of them. Raises NotFound."""
-        run = await self.get(run_id)
-        length = await self._logs.length(run_id)
-        data = await self._tail(run_id, length, lines)
-        offset = length - len(data)
-        return LogSlice(data=data, offset=offset, length=length, complete=self._is_complete(run, length))
-
-    async def _tail(self, run_id: str, length: int, lines: int) -> bytes:
-        """Reads backwards until the bytes hold the end of the line before the wanted ones."""
-        begin, data = length, b""
-        while begin > 0 and data.count(b"\n", 0, max(0, len(data) - 1)) < lines and len(data) < MAX_TAIL_BYTES:
-            end, begin = begin, max(0, begin - TAIL_BLOCK_BYTES)
-            data = await self._logs.read(run_id, begin, end - begin) + data
-        return _last_lines(data, lines)
+        """See `RunLogs.tail`."""
+        return await self._logs.tail(run_id, lines)
 
     async def wait_for_log(self, run_id: str, offset: int, timeout_seconds: float) -> bool:
-        """Waits until there is something beyond `offset` or nothing can follow; False when neither came in time.
+        """See `RunLogs.wait`."""
+        return await self._logs.wait(run_id, offset, timeout_seconds)
 
-        Raises NotFound.
-        """
-        deadline = asyncio.get_running_loop().time() + timeout_seconds
-        with self._news.listening(run_id) as bell:
-            while not await self._has_more(run_id, offset):
-                left = deadline - asyncio.get_running_loop().time()
-                if left <= 0:
-                    return False
-                with anyio.move_on_after(min(left, LOG_POLL_SECONDS)):
-                    await bell.wait()
-                bell.clear()
-        return True
+    # --- Retention
 
     async def forget_logs(self, record: TaskRecord) -> None:
         """Drops the logs of all runs of an ended task."""
-        for entry in record.runs:
-            await self._logs.delete(entry.run.id)
+        await self._logs.forget(record)
 
     async def forget_samples(self, before: float) -> None:
         """Drops measurements older than `before`."""
         await self._samples.forget(before)
-
-    async def _has_more(self, run_id: str, offset: int) -> bool:
-        length = await self._logs.length(run_id)
-        return length > offset or self._is_complete(await self.get(run_id), length)
-
-    def _is_complete(self, run: Run, length: int) -> bool:
-        """A run that was lost has no stated length: what is there is what there is."""
-        if run.outcome is None:
-            return False
-        return length >= min(run.log_bytes or 0, self._log_cap_bytes)
-
-
-class _News:
-    """Bells of those who follow a run's log."""
-
-    def __init__(self) -> None:
-        self._bells: dict[str, set[asyncio.Event]] = {}
-
-    def tell(self, run_id: str) -> None:
-        for bell in self._bells.get(run_id, ()):
-            bell.set()
-
-    @contextlib.contextmanager
-    def listening(self, run_id: str) -> Iterator[asyncio.Event]:
-        bell = asyncio.Event()
-        self._bells.setdefault(run_id, set()).add(bell)
-        try:
-            yield bell
-        finally:
-            self._bells[run_id].discard(bell)
-            if not self._bells[run_id]:
-                del self._bells[run_id]
 
 
 def timing_of(config: ServerConfig) -> lifecycle.Timing:
@@ -505,11 +383,6 @@ def timing_of(config: ServerConfig) -> lifecycle.Timing:
         confirm_seconds=config.confirm_seconds,
         lost_after_seconds=config.lost_after_seconds,
     )
-
-
-def hash_of(token: str) -> str:
-    """What is kept of a run's token."""
-    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def _check_claim(request: ClaimRequest, actor: Actor) -> None:
@@ -529,17 +402,6 @@ def _offer(request: ClaimRequest) -> Offer:
     return Offer(worker=worker, free_gpus=request.free_gpus, total_gpus=request.total_gpus)
 
 
-def _task_of(run_id: str) -> str:
-    return run_id.rpartition(".")[0] or run_id
-
-
-def _run_of(record: TaskRecord, run_id: str) -> RunRecord:
-    entry = lifecycle.find_run(record, run_id)
-    if entry is None:
-        raise NotFound(f"task {record.id} has no run {run_id}; it has {len(record.runs)}")
-    return entry
-
-
 def _own(record: TaskRecord, run_id: str, control_token: str, actor: Actor) -> str:
     """The token's hash, if the actor is the agent that claimed the run. Raises NotFound, Stale, Forbidden."""
     control_hash = hash_of(control_token)
@@ -547,16 +409,6 @@ def _own(record: TaskRecord, run_id: str, control_token: str, actor: Actor) -> s
     if entry.agent != actor.token:
         raise Forbidden(f"run {run_id} was claimed by another agent: only that one may report on it")
     return control_hash
-
-
-def _last_lines(data: bytes, lines: int) -> bytes:
-    """Lines end at a line feed alone: a progress bar's carriage returns stay one line."""
-    begin = len(data) - data.endswith(b"\n")
-    for _ in range(lines):
-        begin = data.rfind(b"\n", 0, max(0, begin))
-        if begin < 0:
-            return data
-    return data[begin + 1 :] if lines > 0 else b""
 
 
 def _own_samples(beat: Beat) -> list[Sample]:
