@@ -29,6 +29,7 @@ CREATE INDEX held_places ON tasks (queue, rank) WHERE state IN ('waiting', 'prep
 CREATE INDEX tasks_due ON tasks (due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX tasks_by_age ON tasks (created_at, id);
 CREATE INDEX tasks_by_state ON tasks (state, created_at, id);
+CREATE INDEX tasks_by_queue ON tasks (queue, created_at, id);
 CREATE INDEX tasks_by_project ON tasks (project, created_at, id);
 CREATE INDEX tasks_by_name ON tasks (name, created_at, id);
 CREATE INDEX tasks_by_change ON tasks (updated_at);
