@@ -39,7 +39,7 @@ from .checkout import CheckoutSettings, Tree
 from .clock import ServerClock
 from .environments import EnvironmentRequest, EnvironmentSettings, ReadyEnvironment
 from .errors import RunFailed, RunStopped
-from .held import Cause, ExitRecord, HeldRun, KeeperRefused, Launch
+from .held import Cause, ExitRecord, HeldRun, KeeperRefused, Launch, WarmKeeper
 from .journal import Journal, JournalledRun
 from .log_shipper import LogShipper
 from .masking import Masker
@@ -231,14 +231,15 @@ class RunJob:
     def _prepare_and_hold(self) -> HeldRun:
         self._secrets = self._ask_for_secrets()
         with ExitStack() as stack:
+            keeper = stack.enter_context(WarmKeeper())
             launch, locks = self._prepare(stack)
             self._phases.enter(Phase.RUNNING)
-            held = self._start_keeper(launch, locks)
+            held = self._start_held(launch, locks, keeper)
         return self._hold(held)
 
-    def _start_keeper(self, launch: Launch, locks: tuple[int, ...]) -> HeldRun:
+    def _start_held(self, launch: Launch, locks: tuple[int, ...], keeper: WarmKeeper) -> HeldRun:
         try:
-            return HeldRun.start(self._journalled.directory.path, launch, lock_fds=locks)
+            return HeldRun.start(self._journalled.directory.path, launch, locks, keeper=keeper)
         except KeeperRefused as error:
             sweep(self.id)
             raise RunFailed(Phase.RUNNING, Reason.INTERNAL, str(error), infrastructure=True) from error

@@ -36,6 +36,7 @@ class AgentProcess:
         self.folder = folder or Path(self._made.name if self._made else "")
         self.name = name
         self.process: subprocess.Popen[bytes] | None = None
+        self._log = ""
         self._flags = flags
         self._url = url or server.url
         self._token = server.issue("agent", name=name, create_queues=True)
@@ -43,8 +44,10 @@ class AgentProcess:
 
     @property
     def log(self) -> str:
-        """Everything that the process wrote."""
-        return (self.folder / "agent.log").read_text(errors="replace")
+        """Everything that the process wrote, also once its folder is gone."""
+        file = self.folder / "agent.log"
+        self._log = file.read_text(errors="replace") if file.exists() else self._log
+        return self._log
 
     @property
     def runs(self) -> list[Path]:
@@ -60,6 +63,7 @@ class AgentProcess:
         self.kill()
         for run in self.runs:
             end_leftovers(run.name)
+        self._log = self.log
         if self._made:
             self._made.cleanup()
 

@@ -37,6 +37,12 @@ class Yard:
         self.server = server
         self.client = Client.of(Connection(server=server.url, token=server.admin_token))
 
+    def __enter__(self) -> Yard:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.client.close()
+
     def agent(self, *flags: str, **options: Any) -> AgentProcess:
         """An agent of this server, not started yet."""
         return AgentProcess(self.server, *flags, **options)
