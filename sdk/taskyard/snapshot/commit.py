@@ -6,6 +6,7 @@ byte. The same content on the same commit always makes the same snapshot commit.
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from collections.abc import Sequence
@@ -55,7 +56,7 @@ class Stage:
 
     def submodules_to_ship(self, *, all_of_them: bool) -> list[str]:
         """Checked-out submodules (with a slash at the end) whose files nobody else could fetch as they are."""
-        links = [entry.path for entry in self._entries() if entry.mode == GITLINK]
+        links = [entry.path for entry in self._entries if entry.mode == GITLINK]
         present = [path for path in links if (self._repository.root / path / ".git").exists()]
         return [f"{path}/" for path in present if all_of_them or not _published(self._repository.root / path)]
 
@@ -76,8 +77,8 @@ class Stage:
     def _look_at_every_file(self) -> None:
         """Takes back what tells git not to look at a file, for those that exist."""
         root = self._repository.root
-        hidden = [entry.path for entry in self._entries() if entry.flag.islower()]
-        sparse = [e.path for e in self._entries() if e.flag in "Ss" and os.path.lexists(root / e.path)]
+        hidden = [entry.path for entry in self._entries if entry.flag.islower()]
+        sparse = [e.path for e in self._entries if e.flag in "Ss" and os.path.lexists(root / e.path)]
         for option, paths in (("--no-assume-unchanged", hidden), ("--no-skip-worktree", sparse)):
             if paths:
                 self.git.run("update-index", option, "-z", "--stdin", stdin=joined(paths))
@@ -91,7 +92,9 @@ class Stage:
         if paths:
             self.git.run("update-index", "--add", "--replace", "-z", "--stdin", stdin=joined(paths))
 
+    @functools.cached_property
     def _entries(self) -> list[Entry]:
+        """The index as the person left it."""
         return [_entry(line) for line in self.git.paths("ls-files", "-v", "--stage", "-z")]
 
 

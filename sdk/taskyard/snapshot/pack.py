@@ -44,9 +44,11 @@ def write(git: Git, folder: Path, *, commit: str, head: str | None, needs: Seque
         revisions.append(f"--shallow {head}")
     path = folder / "snapshot.pack"
     order = "".join(f"{revision}\n" for revision in sorted(revisions, key=lambda word: not word.startswith("--")))
+    # Looking for deltas among all files takes seconds each time, and saves little of source code.
+    window = () if needs else ("--window=0",)
     with path.open("wb") as stream:
         git.run(
-            *("pack-objects", "--revs", "--thin", "--stdout", "--delta-base-offset", "-q"),
+            *("pack-objects", "--revs", "--thin", "--stdout", "--delta-base-offset", "-q", *window),
             stdin=order.encode(),
             stdout=stream,
         )
