@@ -13,7 +13,15 @@ from pathlib import Path
 
 import pytest
 from taskyard.wire import Environment, Manager, Reason, RequirementsKind
-from taskyard_agent.environments import EnvironmentRequest, EnvironmentSettings, ReadyEnvironment, cache, provision
+from taskyard_agent.environments import (
+    EnvironmentRequest,
+    EnvironmentSettings,
+    ReadyEnvironment,
+    cache,
+    provision,
+    uv,
+)
+from taskyard_agent.environments.interpreters import probe
 from taskyard_agent.errors import RunFailed, RunStopped
 
 from tests.support.waiting import becomes_true
@@ -497,3 +505,34 @@ def test_inherited_environment_is_the_agents_own_under_an_overlay(tmp_path: Path
 
 
 Probe = Callable[[], None]
+
+
+@pytest.mark.parametrize(
+    ("packages", "asked", "gpus", "backend"),
+    [
+        (("torch",), "auto", 0, "cpu"),
+        (("torch",), "auto", 1, "auto"),
+        (("torch",), "cu126", 0, "cu126"),
+        (("torch==2.6.0+cu124", "numpy"), "auto", 0, "cu124"),
+        (("torch",), "none", 1, None),
+    ],
+)
+def test_build_of_pytorch_follows_the_requirement_else_the_machine(
+    uv_bench: Bench, packages: tuple[str, ...], asked: str, gpus: int, backend: str | None
+) -> None:
+    request = uv_bench.request(requirements=RequirementsKind.PACKAGES, packages=packages)
+    environment = dataclasses.replace(request.environment, torch_backend=asked)
+    request = dataclasses.replace(request, environment=environment, gpus=gpus)
+
+    recipe = uv.resolve(request, probe(Path(sys.executable), uv_bench.settings), uv_bench.settings)
+
+    assert recipe.torch_backend == backend
+
+
+def test_safe_index_strategy_holds_once_a_private_index_takes_part(uv_bench: Bench) -> None:
+    public = dataclasses.replace(uv_bench.settings, variables={"PIP_CONFIG_FILE": os.devnull})
+    interpreter = probe(Path(sys.executable), public)
+
+    recipes = [uv.resolve(uv_bench.request(), interpreter, settings) for settings in (public, uv_bench.settings)]
+
+    assert [recipe.index_strategy for recipe in recipes] == ["unsafe-best-match", "first-index"]

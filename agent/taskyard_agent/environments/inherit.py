@@ -14,9 +14,11 @@ from taskyard_agent.environments.interpreters import Interpreter, find_interpret
 
 
 def find(wanted: str | None, settings: EnvironmentSettings, installer: Installer) -> Interpreter:
-    """Returns the agent's own interpreter with its environment, or the one that the task names."""
-    if wanted is None and settings.python is None:
-        return probe(Path(sys.executable), settings)
+    """Returns the agent's own interpreter with its environment unless the task names a version that it is not."""
+    own = probe(Path(sys.executable), settings)
+    wanted = wanted or settings.python
+    if wanted in (None, own.minor, own.version):
+        return own
     return find_interpreter(wanted, settings, installer)
 
 

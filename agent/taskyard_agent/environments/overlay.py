@@ -12,7 +12,8 @@ from pathlib import Path
 from taskyard_agent.environments.requirements import Project
 
 PATH_FILE = "_taskyard.pth"
-_HEAD_BYTES = 4096
+_NOT_CARRIED_OVER = ("python", "pypy", "activate", "Activate", "deactivate", "pydoc")
+_LONGEST_LAUNCHER = 65536
 _SHEBANG = re.compile(rb"#!\s*(?P<python>/[^\n]*)\n")
 _TRAMPOLINE = re.compile(rb"""#!/bin/sh\n'''exec' ['"]?(?P<python>/[^"'\n]*?)['"]? "\$0" "\$@"\n' '''\n""")
 _LONGEST_SHEBANG = 127
@@ -90,49 +91,40 @@ def _path_file(base: Base, projects: Iterable[Project], last: Iterable[Path]) ->
 def _add_launchers(python: Path, folder: Path) -> None:
     if not folder.is_dir():
         return
-    for name, is_launcher in _tools(str(folder), folder.stat().st_mtime_ns):
-        target = python.parent / name
-        if is_launcher:
-            _copy_launcher(folder / name, target, python)
+    for name, body in _tools(str(folder), folder.stat().st_mtime_ns):
+        if body is None:
+            python.with_name(name).symlink_to(folder / name)
         else:
-            target.symlink_to(folder / name)
+            write_launcher(python.with_name(name), python, body)
 
 
 @functools.lru_cache(maxsize=64)
-def _tools(folder: str, _changed: int) -> tuple[tuple[str, bool], ...]:
-    """Returns (name, whether the folder's own Python runs it) of what the base brings along.
+def _tools(folder: str, _changed: int) -> tuple[tuple[str, bytes | None], ...]:
+    """Returns what the base brings along: names, with the text below the first line where its Python runs it.
 
-    In a system's folder, where everything else lies as well, only the launchers are of interest.
+    In a system's folder, where everything else lies as well, only the launchers are of interest. Kept in memory,
+    because reading thirty small files takes longer than all else that is done for a run.
     """
     own = (Path(folder).parent / "pyvenv.cfg").exists()
-    return tuple((name, launcher) for name, launcher in _scan(folder) if launcher or own)
+    return tuple((name, body) for name, body in _scan(folder) if own or body is not None)
 
 
-def _scan(folder: str) -> Iterator[tuple[str, bool]]:
+def _scan(folder: str) -> Iterator[tuple[str, bytes | None]]:
     with os.scandir(folder) as entries:
         for entry in entries:
-            if (
-                entry.name.startswith(("python", "pypy", "activate", "Activate", "deactivate", "pydoc"))
-                or entry.is_dir()
-            ):
-                continue
-            yield entry.name, _runs_with_python_of(folder, entry.path)
+            if not entry.name.startswith(_NOT_CARRIED_OVER) and not entry.is_dir():
+                yield entry.name, _launcher_body(folder, Path(entry.path))
 
 
-def _runs_with_python_of(folder: str, file: str) -> bool:
+def _launcher_body(folder: str, file: Path) -> bytes | None:
     try:
-        with open(file, "rb") as stream:
-            head = stream.read(_HEAD_BYTES)
+        with file.open("rb") as stream:
+            text = stream.read(_LONGEST_LAUNCHER)
     except OSError:
-        return False
-    match = _TRAMPOLINE.match(head) or _SHEBANG.match(head)
-    return match is not None and match["python"].startswith(f"{folder}/py".encode())
-
-
-def _copy_launcher(source: Path, target: Path, python: Path) -> None:
-    text = source.read_bytes()
+        return None
     match = _TRAMPOLINE.match(text) or _SHEBANG.match(text)
-    write_launcher(target, python, text[match.end() :] if match else text)
+    runs = match is not None and match["python"].startswith(f"{folder}/py".encode())
+    return text[match.end() :] if match and runs and len(text) < _LONGEST_LAUNCHER else None
 
 
 def _head(python: Path) -> bytes:

@@ -67,8 +67,8 @@ def _closure(name: str, found: dict[str, metadata.Distribution]) -> dict[str, me
 
 
 def _top_level(distribution: metadata.Distribution) -> Iterator[Path]:
-    for file in distribution.files or ():
-        top = file.parts[0]
-        code = len(file.parts) > 1 or top.endswith(".py")
-        if code and top not in ("..", "__pycache__") and not top.endswith((".dist-info", ".egg-info")):
-            yield Path(os.path.normpath(str(distribution.locate_file(top))))
+    lines = (distribution.read_text("RECORD") or "").splitlines()
+    names = {path.partition("/")[0] for path in lines if "/" in path or path.partition(",")[0].endswith(".py")}
+    for name in {name.partition(",")[0] for name in names}:
+        if name not in ("..", "__pycache__") and not name.endswith((".dist-info", ".egg-info")):
+            yield Path(os.path.normpath(str(distribution.locate_file(name))))
