@@ -191,8 +191,8 @@ class HeldRun:
 
     def alive(self) -> bool:
         """Whether the keeper runs."""
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self.keeper.pid, os.WNOHANG)  # it is ours where the agent is a container's first process
+        if os.getpid() == 1:  # the agent is a container's first process, and so the keeper's parent
+            processes.reap(self.keeper)
         return self.keeper.alive()
 
     def wait(self, timeout: float | None = None) -> bool:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # importing typing takes 4 ms
     from collections.abc import Iterator
     from typing import Any, NoReturn
 
+STOP_CAUSES = ("cancelled", "timeout", "exclusive", "agent_stopped")
 READ_BYTES = 1 << 18
 MAXIMUM_LOCKS = 64
 RECORD_BYTES = 4096
@@ -215,10 +216,11 @@ class Keeper:
         self._watch_clocks()
 
     def _pause_milliseconds(self) -> float | None:
-        pauses = [deadline - time.monotonic() for deadline in (self._kill_at, self._times_out_at()) if deadline]
+        deadlines = (None if self._killed else self._kill_at, self._times_out_at())
+        pauses = [deadline - time.monotonic() for deadline in deadlines if deadline]
         if self._spool.waiting:
             pauses.append(RETRY_DISK_SECONDS)
-        if self._ended:
+        if self._ended or self._killed:
             pauses.append(LEFTOVERS_SECONDS)
         if self._launch.get("exclusive"):
             pauses.append(LEASE_SECONDS)
@@ -288,15 +290,20 @@ class Keeper:
                 self._stop("cancelled", 0.0)
 
     def _obey_orders(self) -> None:
-        """Orders are lines of JSON in the named pipe `control`."""
+        """Orders are lines of JSON in the named pipe `control`, into which any process of this user can write."""
         *lines, self._orders = (self._orders + (_read_some(self._control) or b"")).split(b"\n")
         for line in lines:
-            order = json.loads(line)
-            if "stop" in order:
-                grace = order.get("grace_seconds")
-                self._stop(order["stop"], self._grace if grace is None else grace)
-            self._lease_at = max(self._lease_at, order.get("lease_at", 0.0))
-            self._masker.add(order.get("masks", ()))
+            try:
+                self._obey(json.loads(line))
+            except (ValueError, TypeError, AttributeError) as error:
+                sys.stderr.write(f"no order: {error}\n")
+
+    def _obey(self, order: dict[str, Any]) -> None:
+        if order.get("stop") in STOP_CAUSES:
+            grace = order.get("grace_seconds")
+            self._stop(order["stop"], self._grace if grace is None else float(grace))
+        self._lease_at = max(self._lease_at, order.get("lease_at", 0.0))
+        self._masker.add(order.get("masks", ()))
 
     def _stop(self, cause: str, grace: float) -> None:
         """SIGTERM to the command's group, SIGKILL when the grace is over. A second call can only hasten it."""
@@ -401,6 +408,8 @@ def _locked(fd: int) -> bool:
 def _next_exit() -> tuple[int, int | None, int | None] | None:
     """Reaps one child: its pid with its exit code or the signal that ended it; None when none has ended."""
     try:
+        if not hasattr(os, "waitid"):  # macOS before Python 3.13
+            return _next_exit_by_status()
         taken = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
     except ChildProcessError:
         return None
@@ -409,6 +418,15 @@ def _next_exit() -> tuple[int, int | None, int | None] | None:
     if taken.si_code == os.CLD_EXITED:
         return taken.si_pid, taken.si_status, None
     return taken.si_pid, None, taken.si_status
+
+
+def _next_exit_by_status() -> tuple[int, int | None, int | None] | None:
+    pid, status = os.waitpid(-1, os.WNOHANG)
+    if pid == 0:
+        return None
+    if os.WIFSIGNALED(status):
+        return pid, None, os.WTERMSIG(status)
+    return pid, os.WEXITSTATUS(status), None
 
 
 def _read_some(fd: int) -> bytes | None:

@@ -81,6 +81,16 @@ def start_ticks(pid: int) -> int | None:
     return None if fields is None or fields[0] in (b"Z", b"X") else int(fields[19])
 
 
+def reap(identity: ProcessIdentity) -> None:
+    """Takes the exit of a child that has ended, so that it is no zombie any more."""
+    fields = _stat(identity.pid) if LINUX else None
+    if fields is not None and fields[0] == b"Z" and int(fields[19]) == identity.start_ticks:
+        try:
+            os.waitpid(identity.pid, os.WNOHANG)
+        except ChildProcessError:
+            pass
+
+
 def _stat(pid: int) -> list[bytes] | None:
     """The fields of /proc/PID/stat from the third (the state) on: the second, the name, may hold anything."""
     try:

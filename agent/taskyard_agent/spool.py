@@ -5,6 +5,7 @@ Standard library alone.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -58,7 +59,8 @@ class Spool:
     def _tell(self, trouble: str) -> None:
         if trouble != self.trouble:
             self.trouble = trouble
-            self._state.write(json.dumps({"trouble": trouble, "at": time.time()}))
+            with contextlib.suppress(OSError):  # the trouble may be with this file, too
+                self._state.write(json.dumps({"trouble": trouble, "at": time.time()}))
 
     def _poke(self) -> None:
         """Wakes the shipper; a full pipe has woken it already."""

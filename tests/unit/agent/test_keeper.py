@@ -269,6 +269,16 @@ def test_leftovers_are_asked_to_leave_and_then_made_to(keepers):
     assert not left_of(held)
 
 
+@pytest.mark.parametrize("garbage", [b"?\n", b"[]\n", b'{"stop": "for fun"}\n', b'{"masks": 3}\n', b"{" * 9000])
+def test_garbage_among_the_orders_does_no_harm(keepers, garbage):
+    held = keepers.start("sh", "-c", "while ! [ -e go ]; do sleep 0.02; done")
+
+    (held.run_dir / "control").write_bytes(garbage)
+    (held.run_dir.parent / "go").touch()
+
+    assert ended(held).cause == Cause.EXIT
+
+
 # --- Only once
 
 

@@ -62,6 +62,18 @@ def test_another_start_boot_or_pid_is_another_process(start, change):
     assert not ProcessIdentity(**{**parts, **change}).alive()
 
 
+def test_a_child_that_has_ended_is_reaped(start):
+    process = start("sh", "-c", "read line; exit 3")
+    identity = processes.identify(process.pid)
+    process.terminate()
+    assert becomes_true(lambda: not identity.alive())
+
+    processes.reap(identity)
+
+    with pytest.raises(ChildProcessError):
+        os.waitpid(process.pid, os.WNOHANG)
+
+
 def test_a_name_with_brackets_and_blanks_is_no_riddle(tmp_path, start):
     odd = tmp_path / "a) S 1 (b"
     odd.symlink_to("/bin/sleep")
