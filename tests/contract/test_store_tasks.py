@@ -22,6 +22,7 @@ from tests.support.records import (
     put_back,
     queued,
     take_out,
+    worker,
 )
 
 STRANGE = [
@@ -71,13 +72,20 @@ async def test_any_name_tag_or_project_is_kept_and_found(store: Store, text: str
     assert found[0].spec.env == {"k": text}
 
 
-async def test_text_that_is_not_unicode_is_refused_and_nothing_is_written(store: Store) -> None:
-    record = draft(name="\ud800")
+async def test_text_that_is_not_unicode_is_refused_wherever_it_comes(store: Store) -> None:
+    half = "\ud800"
 
-    with pytest.raises(Invalid):
-        await store.add_tasks([record])
-    with pytest.raises(NotFound):
-        await store.task(record.id)
+    for verb in (
+        store.add_tasks([draft(name=half)]),
+        store.task(half),
+        store.tasks(TaskFilter(name=half)),
+        store.claim([half], any_fits, prepare()),
+        store.queue_named(half),
+        store.save_worker(half, lambda record: worker(half)),
+    ):
+        with pytest.raises(Invalid):
+            await verb
+    assert await store.tasks(TaskFilter()) == []
 
 
 async def test_adding_an_id_twice_is_a_conflict_that_names_it_and_adds_nothing(store: Store) -> None:

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from taskyard_server.errors import StartRefused, Unavailable
 from taskyard_server.store.place import Place
-from taskyard_server.store.writer import GroupWriter, Operation, is_unavailability
+from taskyard_server.store.writer import GroupWriter, Operation, explained, is_unavailability
 
 T = TypeVar("T")
 
@@ -159,6 +159,8 @@ class Database:
 def _translating() -> Iterator[None]:
     try:
         yield
+    except UnicodeEncodeError as error:
+        raise explained(error) from error
     except sqlite3.Error as error:
         if not is_unavailability(error):
             raise

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
-from taskyard_server.errors import Unavailable
+from taskyard_server.errors import Invalid, Unavailable
 from taskyard_server.store.rounds import Answer, Rounds
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class GroupWriter:
             if is_unavailability(error):
                 raise
             self._connection.execute("ROLLBACK TO operation")
-            answer = Answer(error=error)
+            answer = Answer(error=explained(error))
         self._connection.execute("RELEASE operation")
         return answer
 
@@ -74,6 +74,15 @@ class GroupWriter:
 def is_unavailability(error: Exception) -> bool:
     """Whether it is the file's fault (full, failing, locked, damaged) and not the operation's."""
     return isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError
+
+
+def explained(error: Exception) -> Exception:
+    """Text that is no Unicode, such as half of a surrogate pair, is the caller's mistake; the rest stays."""
+    if not isinstance(error, UnicodeEncodeError):
+        return error
+    refusal = Invalid(f"{error.object!r} is not valid Unicode: write it without half characters")
+    refusal.__cause__ = error
+    return refusal
 
 
 def _unavailable(error: Exception) -> Unavailable:
