@@ -20,6 +20,9 @@ from .worker import AgentIdentity, Worker
 logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 10.0
+BEATS_PER_LEASE = 6
+MEASURE_SECONDS = 2.0
+"""Shortest time between two measurements: a beat that was poked for measures too, so short runs are seen."""
 RETRY_SECONDS = 2.0
 SAMPLES_PER_BEAT = 5000
 UNSENT_SAMPLES = 20_000
@@ -27,7 +30,7 @@ UNSENT_SAMPLES = 20_000
 
 
 class Lease:
-    """Sends one beat for all workers and runs of the agent, every ten seconds and whenever it is poked."""
+    """Sends one beat for all workers and runs of the agent, six times a lease and whenever it is poked."""
 
     def __init__(
         self,
@@ -44,6 +47,7 @@ class Lease:
         self._clock = clock
         self._samples = samples
         self._unsent: list[Sample] = []
+        self._measured_at = float("-inf")
         self._poked = threading.Event()
         self._stopping = threading.Event()
         self._sending = threading.Lock()
@@ -75,14 +79,10 @@ class Lease:
         return answer
 
     def _loop(self) -> None:
-        next_samples = 0.0
         while not self._stopping.is_set():
-            if time.monotonic() >= next_samples:
-                self._measure()
-                next_samples = time.monotonic() + BEAT_SECONDS
-            pause = BEAT_SECONDS
+            self._measure()
             try:
-                self.send()
+                pause = min(BEAT_SECONDS, self.send().lease_seconds / BEATS_PER_LEASE)
             except TaskyardError as error:
                 logger.warning("the beat was not taken: %s", error, extra={"action": "beat_failed"})
                 pause = RETRY_SECONDS * random.uniform(0.5, 1.5)
@@ -90,7 +90,9 @@ class Lease:
             self._poked.clear()
 
     def _measure(self) -> None:
-        self._unsent = [*self._unsent, *self._samples()][-UNSENT_SAMPLES:]
+        if time.monotonic() - self._measured_at >= MEASURE_SECONDS:
+            self._measured_at = time.monotonic()
+            self._unsent = [*self._unsent, *self._samples()][-UNSENT_SAMPLES:]
 
     def _beat(self, jobs: Sequence[RunJob]) -> Beat:
         return Beat(

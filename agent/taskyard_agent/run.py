@@ -29,6 +29,7 @@ from taskyard.wire import (
     Phase,
     PhaseTime,
     Reason,
+    Run,
     RunDirective,
     RunReport,
     StartRequest,
@@ -345,7 +346,7 @@ class RunJob:
             output_offset=self._log_bytes(),
         )
         try:
-            self._repeat(lambda: self._services.client.start_run(self.id, request), stop=self._cancelled)
+            run = self._repeat(lambda: self._services.client.start_run(self.id, request), stop=self._cancelled)
         except Stale as error:
             self._stale = True
             raise RunStopped(str(error)) from error
@@ -353,6 +354,8 @@ class RunJob:
             raise RunFailed(
                 Phase.ENVIRONMENT, Reason.INTERNAL, f"the server refused the start: {error}"
             ) from error
+        if run.cancel_requested_at is not None:
+            raise RunStopped("cancelled just before its process was started")
         self._save(phases=self._phases.times, gpus=request.gpus, output_offset=request.output_offset, started=True)
 
     def _launch(self, argv: tuple[str, ...], environ: dict[str, str], tree: Tree) -> Launch:
@@ -444,17 +447,17 @@ class RunJob:
         )  # fmt: skip
         return True
 
-    def _repeat(self, call: Callable[[], object], *, stop: threading.Event | None) -> None:
+    def _repeat(self, call: Callable[[], Run], *, stop: threading.Event | None) -> Run:
         for wait in _waits():
             try:
-                call()
-                return
+                return call()
             except Unavailable as error:
                 logger.warning("the server cannot be reached: %s", error, extra={"action": "server_unavailable"})
             if stop is not None and stop.wait(wait):
                 raise RunStopped("stopped while the server could not be reached")
             if stop is None:
                 time.sleep(wait)
+        raise AssertionError("the waits never end")
 
     def _save(self, **changes: Any) -> None:
         self._progress = dataclasses.replace(self._progress, **changes)

@@ -20,6 +20,7 @@ from taskyard_server.api.services import Services
 from taskyard_server.auth import Authenticator
 from taskyard_server.claims import Claims
 from taskyard_server.config import ServerConfig
+from taskyard_server.disk_space import DiskSpace
 from taskyard_server.idempotency import Repeats
 from taskyard_server.metrics import Metrics
 from taskyard_server.queues import Queues
@@ -98,7 +99,9 @@ def _compose(config: ServerConfig, stores: Stores) -> tuple[Services, Claims, Sw
         authenticator=authenticator,
         accounts=Accounts(store, authenticator, clock),
         repeats=Repeats(store, clock),
-        tasks=Tasks(store, room, stores.logs, stores.blobs, clock),
+        tasks=Tasks(
+            store, room, stores.logs, stores.blobs, clock, DiskSpace(config.data, config.min_free_disk_bytes)
+        ),
         queues=Queues(store, room, clock),
         room=room,
         workers=Workers(store, clock),
