@@ -186,6 +186,7 @@ def _fill(order: _Order, slot: Slot, mirror: Mirror, commit: str, address: Addre
     head = code.commit if code.commit and (code.commit == commit or mirror.has(code.commit)) else commit
     top.give_to_task(Head(commit=head, branch=code.branch, origin=address.url if address else None))
     slot.record(TreeState(commit=commit, submodules=tuple(path for path, _ in modules)))
+    order.log(f"checked out {head[:12]}{'' if head == commit and not code.patch else ' with uncommitted changes'}")
     reads = dict.fromkeys([mirror.path, *(module.path for _, module in modules)])
     return Tree(slot, working_folder(slot.tree, code), tuple(reads), order.settings.spare_trees)
 
