@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import stat
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from taskyard import wire
-from taskyard.cli.app import execute
+from taskyard.cli.app import MODULES, execute
 from taskyard.client import Client
 from taskyard.config import Credentials
 from taskyard.transport import Transport
@@ -373,3 +374,30 @@ def test_a_closed_pipe_is_no_traceback(server: ServerProcess) -> None:
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
 
     assert "Traceback" not in done.stderr
+
+
+def test_every_command_is_in_the_reference() -> None:
+    reference = (Path(__file__).parents[2] / "docs/reference/cli.md").read_text()
+
+    missing = [name for names in MODULES.values() for name in names if f"`{name}" not in reference]
+
+    assert missing == []
+
+
+def test_up_says_how_others_get_in(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "taskyard.cli", "up", "--host", "0.0.0.0", "--insecure", "--cpu-only"]
+    folders = ["--data", str(tmp_path / "data"), "--local-dir", str(tmp_path / "local")]
+    process = subprocess.Popen([*command, "--port", str(free_port()), *folders], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    said = ""
+    while "agent join" not in said:
+        line = process.stderr.readline()
+        assert line, said
+        said += line
+
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+
+    assert process.returncode == 0
+    assert "taskyard login http://" in said
+    assert "--insecure" in said
