@@ -23,7 +23,7 @@ def build_environment(manager: Manager, recipe: Recipe, folder: Path, installer:
     site = site_packages(recipe, prefix)
     packages = installed(site)
     pip = None if _has_pip(packages) else _add_pip(recipe.interpreter.minor, folder, prefix)
-    installer.log(f"built in {time.monotonic() - begun:.1f} s: {len(packages)} packages")
+    installer.log(f"built in {time.monotonic() - begun:.1f} s; packages: {len(packages)}")
     return Built(
         manager=recipe.manager,
         python=recipe.interpreter.version,
