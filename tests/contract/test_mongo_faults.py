@@ -13,10 +13,11 @@ from taskyard_server.errors import Unavailable
 from taskyard_server.store import Stores, open_store
 from taskyard_server.store.base import QueueRecord
 
-from tests.support.mongod import Mongod
+from tests.support.mongod import Mongod, collect_sockets, forgets_sockets
 from tests.support.records import any_fits, eventually, fill, prepare, queue, queued
 
-pytestmark = pytest.mark.mongo
+pytestmark = [pytest.mark.mongo, pytest.mark.usefixtures("collect_sockets"), forgets_sockets]
+__all__ = ["collect_sockets"]
 
 
 @pytest.fixture(scope="module")

