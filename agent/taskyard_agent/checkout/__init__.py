@@ -50,7 +50,7 @@ class Tree:
         self._spare = spare
 
     def release(self) -> None:
-        """Gives the tree back to the pool, once the run's processes are gone. A repeat does nothing."""
+        """Lets go of the tree: it is used again once no process holds its lock. A repeat does nothing."""
         if self.lock_fd is not None:
             self.lock_fd = None
             self._slot.release(self._spare)

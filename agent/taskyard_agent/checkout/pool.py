@@ -61,14 +61,12 @@ class Slot:
         self.folder.mkdir(parents=True)
 
     def release(self, spare: int) -> None:
-        """Gives the place back, or up where there are enough unused ones."""
+        """Lets go of the place; it is free once nobody else holds its lock. Unused ones over `spare` are removed."""
+        os.close(self.lock)
         try:
-            if len(_folders(self.folder.parent)) > spare and _unused(self.folder, besides=spare):
-                gitdir.remove(self.folder)
+            _prune(self.folder.parent, spare)
         except OSError as error:
-            logger.warning("cannot remove %s: %s", self.folder, error, extra={"action": "tree_kept"})
-        finally:
-            os.close(self.lock)
+            logger.warning("cannot remove a tree: %s", error, extra={"action": "tree_kept"})
 
 
 def acquire(pool: Path, commit: str) -> Slot:
@@ -92,10 +90,13 @@ def _new(pool: Path) -> Slot:
         return Slot(folder, lock)
 
 
-def _unused(folder: Path, *, besides: int) -> bool:
-    """Whether `besides` other places of the pool are unused."""
+def _prune(pool: Path, spare: int) -> None:
+    """Removes the unused places that were used longest ago. Each is locked anew: a keeper may still hold it."""
     with contextlib.ExitStack() as stack:
-        return sum(_free(other, stack) for other in _folders(folder.parent) if other != folder) >= besides
+        unused = [folder for folder in _folders(pool) if _free(folder, stack)]
+        latest_first = sorted(unused, key=lambda folder: folder.stat().st_mtime, reverse=True)
+        for folder in latest_first[spare:]:
+            gitdir.remove(folder)
 
 
 def _free(folder: Path, stack: contextlib.ExitStack) -> bool:

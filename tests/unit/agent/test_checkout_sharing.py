@@ -137,6 +137,18 @@ def test_only_so_many_unused_trees_are_kept(repository: Repository, tmp_path: Pa
     assert sum(tree.root.exists() for tree in trees) == 1
 
 
+def test_a_tree_that_a_keeper_holds_is_never_removed(repository: Repository, tmp_path: Path) -> None:
+    machine = Machine.at(tmp_path / "agent", spare_trees=0)
+    tree = machine.prepare(code_of(repository))
+    assert tree.lock_fd is not None
+    keeper = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[tree.lock_fd])
+
+    tree.release()
+
+    assert contents(tree.root) == contents(repository.root)
+    keeper.communicate()
+
+
 def test_runs_that_start_together_fetch_once(repository: Repository, machine: Machine) -> None:
     with ThreadPoolExecutor(4) as pool:
         trees = list(pool.map(lambda _: machine.prepare(code_of(repository)), range(4)))
