@@ -58,10 +58,10 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
         for name, value in pairs:
             print(f"{name}\t{value}")
         return
+    console = _console()
     width = max((len(name) for name, _ in pairs), default=0)
     for name, value in pairs:
-        _console().print(f"{name:<{width}}  ", _styled(value), style="default", end="", sep="")
-        print()
+        console.print(f"{name:<{width}} ", _styled(value), soft_wrap=True)
 
 
 def note(text: str) -> None:
@@ -123,10 +123,9 @@ def _console() -> Any:
 
 
 def _table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> Any:
-    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    made = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
         made.add_column(column, overflow="ellipsis", no_wrap=True)
     for row in cells:

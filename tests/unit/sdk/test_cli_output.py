@@ -1,0 +1,124 @@
+"""How times, sizes, names and endings are shown."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+from taskyard import wire
+from taskyard.cli import changes, output
+from taskyard.cli.run import exit_code
+from taskyard.cli.story import picture
+from taskyard.cli.tasks import note
+from taskyard.errors import UsageError
+from taskyard.wire import OutcomeKind, Phase, PhaseTime, Reason, TaskState
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (None, ""),
+        (0.04, "0.0 s"),
+        (9.94, "9.9 s"),
+        (42, "42 s"),
+        (190, "3m10s"),
+        (7500, "2h05m"),
+        (273600, "3d04h"),
+    ],
+)
+def test_a_duration_is_as_exact_as_it_matters(seconds: float | None, shown: str) -> None:
+    assert output.duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"), [(0, "0 B"), (999, "999 B"), (3_400_000, "3.4 MB"), (2e15, "2000.0 TB")]
+)
+def test_a_size_has_its_unit(count: float, shown: str) -> None:
+    assert output.size(count) == shown
+
+
+def test_names_cannot_command_the_terminal() -> None:
+    assert output.clean("\x1b[2Jevil\nname\u202e\u0007 Größe 训练") == "�[2Jevil name�� Größe 训练"
+
+
+def test_a_table_fits_a_narrow_terminal() -> None:
+    rows = [("x" * 100, "y" * 100)]
+    code = f"from taskyard.cli.output import print_table; print_table(('ONE', 'TWO'), {rows})"
+    outer, inner = pty.openpty()
+    subprocess.run([sys.executable, "-c", code], stdout=inner, env={**os.environ, "COLUMNS": "40"}, check=True)
+
+    shown = os.read(outer, 4096).decode()
+    os.close(inner)
+    os.close(outer)
+
+    lines = shown.replace("\x1b[1m", "").replace("\x1b[0m", "").splitlines()
+    assert max(map(len, lines)) <= 40
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("1.5m", 90), ("2h", 7200), ("1d", 86400)])
+def test_times_are_read_as_people_write_them(text: str, seconds: float) -> None:
+    assert changes.seconds(text, "--timeout") == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "-5", "5 parsecs"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--timeout"):
+        changes.seconds(text, "--timeout")
+
+
+def test_assignments_keep_everything_behind_the_first_sign() -> None:
+    assert changes.assignments(["A=b=c", "B="], "--env") == {"A": "b=c", "B": ""}
+
+
+@pytest.mark.parametrize("text", ["A", "=b", "A B=c"])
+def test_what_is_no_assignment_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="NAME=VALUE"):
+        changes.assignments([text], "--env")
+
+
+def test_a_story_draws_each_phase_at_its_place() -> None:
+    phases = [
+        PhaseTime(phase=Phase.CLAIMED, started_at=100.0, seconds=5.0),
+        PhaseTime(phase=Phase.RUNNING, started_at=105.0, seconds=None),
+    ]
+
+    first, second = picture(phases, now=110.0)
+
+    assert first.endswith("  " + "█" * 15)
+    assert second.endswith("  " + " " * 15 + "█" * 15 + " …")
+
+
+def test_no_phases_are_no_picture() -> None:
+    assert list(picture([], now=0.0)) == []
+
+
+# --- endings
+
+
+def ended(state: TaskState, reason: Reason, exit_code: int | None = None, signal: int | None = None) -> wire.Task:
+    kind = OutcomeKind.COMPLETED if state is TaskState.COMPLETED else OutcomeKind.FAILED
+    outcome = wire.Outcome(kind=kind, reason=reason, phase=Phase.RUNNING, exit_code=exit_code, signal=signal)
+    run = wire.Run(id="t.1", task="t", number=1, worker="w", outcome=outcome)
+    return wire.Task(id="t", spec=wire.TaskSpec(), state=state, created_at=0.0, updated_at=0.0, run=run)
+
+
+ENDINGS = [
+    (ended(TaskState.COMPLETED, Reason.EXIT, 0), 0, ""),
+    (ended(TaskState.FAILED, Reason.EXIT, 3), 3, "exit 3"),
+    (ended(TaskState.FAILED, Reason.SIGNAL, None, 9), 137, "signal 9"),
+    (ended(TaskState.FAILED, Reason.TIMEOUT, None, 15), 124, "timeout"),
+    (ended(TaskState.CANCELLED, Reason.CANCELLED, None, 15), 130, ""),
+    (ended(TaskState.FAILED, Reason.ENVIRONMENT), 125, "environment"),
+    (ended(TaskState.FAILED, Reason.LEASE), 125, "lease"),
+    (ended(TaskState.DRAFT, Reason.EXIT, 1), 130, ""),
+]
+
+
+@pytest.mark.parametrize(("task", "code", "word"), ENDINGS)
+def test_an_ending_has_its_exit_code_and_its_word(task: wire.Task, code: int, word: str) -> None:
+    assert task.run is not None
+    assert exit_code(task.run.outcome, task) == code
+    assert note(task) == word
