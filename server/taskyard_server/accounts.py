@@ -13,7 +13,7 @@ from pathlib import Path
 from taskyard.wire import Invitation, IssuedToken, LoginRequest, NewToken, Token, TokenKind
 
 from taskyard_server.auth import Actor, Authenticator, digest, draw_secret
-from taskyard_server.errors import Forbidden, Invalid, NotFound, Unauthorised
+from taskyard_server.errors import Conflict, Forbidden, Invalid, NotFound, Unauthorised
 from taskyard_server.store.base import Store, TokenRecord
 
 logger = logging.getLogger(__name__)
@@ -54,11 +54,15 @@ class Accounts:
         return await self._add(new, owner=_owner_for(actor), limit=await self._limit_for(actor))
 
     async def revoke(self, token_id: str, actor: Actor) -> Token:
-        """Ends a token's life for good. Raises NotFound for another account's."""
+        """Ends a token's life. Raises NotFound for another account's, Conflict for the last administrator's."""
+        others = [record for record in await self._store.tokens() if record.id != token_id]
+        last_way_in = not any(self._administers(record) for record in others)
 
         def revoked(record: TokenRecord) -> TokenRecord:
             if record.invitation or not _manages(actor, record):
                 raise NotFound(f"there is no token {token_id}; `taskyard token list` shows yours")
+            if last_way_in and self._administers(record):
+                raise Conflict("this is the last administrator's token: issue another one first")
             return replace(record, revoked=True)
 
         record = await self._store.update_token(token_id, revoked)

@@ -32,6 +32,7 @@ BACKLOG = 4096
 GRACE_SECONDS = 10
 KEEP_ALIVE_SECONDS = 75
 """Longer than clients keep an idle connection, so that none is closed under a request."""
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,11 +161,17 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
+class _OneLine(logging.Formatter):
+    """Escapes what a name in a message could forge: further lines, the terminal's control codes."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = record.message.translate(_CONTROL)
+        return super().formatMessage(record)
+
+
 def _configure_logging(level: str) -> None:
     handler = logging.StreamHandler()
-    handler.setFormatter(
-        logging.Formatter("%(asctime)s %(levelname)s %(message)s [%(action)s]", defaults={"action": "-"})
-    )
+    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s [%(action)s]", defaults={"action": "-"}))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for name in ("uvicorn.error", "sse_starlette", "asyncio", "pymongo"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
 import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
@@ -34,9 +38,32 @@ class Claimant:
 
     def claim(self, *queues: str, wait_seconds: float = 0.0) -> dict[str, Any]:
         """The answer to a claim with fresh tokens."""
-        answer = self.http.post("/claims", json=self.request(*queues, wait_seconds=wait_seconds))
+        return self.send(self.request(*queues, wait_seconds=wait_seconds))
+
+    @contextlib.contextmanager
+    def parked(self, request: dict[str, Any]) -> Iterator[Future[dict[str, Any]]]:
+        """A claim that waits at the server."""
+        sent = threading.Event()
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(self.send, request, sent)
+            sent.wait(10.0)
+            self.round_trip()
+            yield answer
+
+    def send(self, request: dict[str, Any], sent: threading.Event | None = None) -> dict[str, Any]:
+        """Sends a claim; sets `sent` when it is on its way."""
+
+        def trace(event: str, _: Any) -> None:
+            if sent is not None and event.endswith("receive_response_headers.started"):
+                sent.set()
+
+        answer = self.http.post("/claims", json=request, extensions={"trace": trace})
         answer.raise_for_status()
         return dict(answer.json())
+
+    def round_trip(self) -> None:
+        """When this returns, the server has seen what was sent, or hung up, before."""
+        self.http.get("/info").raise_for_status()
 
     def request(self, *queues: str, wait_seconds: float = 0.0) -> dict[str, Any]:
         """The body of a claim, with fresh tokens."""

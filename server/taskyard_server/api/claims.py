@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import Request
 from taskyard.wire import Beat, BeatAnswer, Claim, ClaimRequest
 
@@ -12,15 +14,24 @@ from taskyard_server.auth import Right
 router = new_router("claims")
 
 
-@router.post("/claims", responses=errors(409))
+@router.post("/claims", responses=errors(404, 409))
 @allow(Right.CLAIM, body_limit=MIB, repeatable=False)
 async def claim(body: ClaimRequest, request: Request, services: InServices, actor: InActor) -> Claim:
     """Takes the first fitting task of the queues, waiting up to `wait_seconds`. A repeated `request_id` is
     answered with the same run."""
-    return await services.runs.claim(body, actor, request.is_disconnected)
+    hang_up = asyncio.ensure_future(request.receive())  # the body is read: only a disconnect can follow
+
+    async def gone() -> bool:
+        await asyncio.sleep(0)  # a disconnect that is already known reaches its waiter first
+        return hang_up.done()
+
+    try:
+        return await services.runs.claim(body, actor, gone)
+    finally:
+        hang_up.cancel()
 
 
-@router.post("/beats")
+@router.post("/beats", responses=errors(404, 409))
 @allow(Right.CLAIM, body_limit=4 * MIB, repeatable=False)
 async def beat(body: Beat, services: InServices, actor: InActor) -> BeatAnswer:
     """Renews the leases of the agent's runs, keeps its measurements, and answers with what it must do."""

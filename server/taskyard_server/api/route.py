@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast, get_type_hints
 
 from fastapi import APIRouter, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from pydantic import TypeAdapter, ValidationError
 from taskyard.wire import API_PREFIX, IDEMPOTENCY_HEADER, Problem
 
 from taskyard_server import idempotency
@@ -19,6 +21,8 @@ from taskyard_server.errors import Unauthorised
 
 KIB, MIB = 1 << 10, 1 << 20
 MUTATING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+_GIVEN = frozenset({"body", "services", "actor", "request"})
+"""Arguments that need no resolving."""
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -91,7 +95,7 @@ class Route(APIRoute):
 
     def get_route_handler(self) -> Handler:
         """The endpoint's handler behind the checks of its access."""
-        handle = super().get_route_handler()
+        handle = _direct(self) or super().get_route_handler()
         access = self.access
 
         async def admitted(request: Request) -> Response:
@@ -117,13 +121,48 @@ class _CheckedRequest(Request):
     def __init__(self, request: Request, content: bytes) -> None:
         super().__init__(request.scope, request.receive)
         self.content = content
-        self._document = body.parse(content, request.headers.get("content-type", "")) if content else None
+        self.document = body.parse(content, request.headers.get("content-type", "")) if content else None
 
     async def body(self) -> bytes:
         return self.content
 
     async def json(self) -> Any:
-        return self._document
+        return self.document
+
+
+def _direct(route: Route) -> Handler | None:
+    """Calls an endpoint that takes a record and parts of the path, and answers with a record.
+
+    FastAPI would resolve the same arguments in three times the time, which is most of a beat. None where the
+    endpoint takes more than that: then FastAPI resolves it.
+    """
+    endpoint, path_parts = route.endpoint, set(route.param_convertors)
+    hints = get_type_hints(endpoint, include_extras=True)
+    answer_type = hints.pop("return", None)
+    plain = all(name in _GIVEN or (name in path_parts and hint is str) for name, hint in hints.items())
+    if "body" not in hints or not plain or answer_type in (None, type(None)):
+        return None
+    takes, gives = TypeAdapter(hints["body"]), TypeAdapter(answer_type)
+
+    async def handle(request: Request) -> Response:
+        available = {
+            "body": _record(takes, cast(_CheckedRequest, request).document),
+            "services": services_of(request),
+            "actor": cast(Call, request.scope["taskyard.call"]).actor if "actor" in hints else None,
+            "request": request,
+            **request.path_params,
+        }
+        answer = await endpoint(**{name: available[name] for name in hints})
+        return Response(gives.dump_json(answer), media_type="application/json")
+
+    return handle
+
+
+def _record(takes: TypeAdapter[Any], document: Any) -> Any:
+    try:
+        return takes.validate_python(document)
+    except ValidationError as error:
+        raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in error.errors()]) from error
 
 
 async def _admit(request: Request, services: Services, access: Access) -> Call | None:

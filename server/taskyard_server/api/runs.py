@@ -42,10 +42,15 @@ LOG_HEADERS = {
     "Taskyard-Log-Complete": {"description": "Whether nothing can follow", "schema": {"enum": ["true", "false"]}},
 }
 LOG_ANSWER: dict[int | str, dict[str, Any]] = {200: {**RAW_ANSWER[200], "headers": LOG_HEADERS}}
+EVENT = {
+    "type": "object",
+    "description": "One event of the stream; `data` is JSON.",
+    "properties": {"event": {"enum": ["log", "end"]}, "id": {"type": "string"}, "data": {"type": "string"}},
+}
 STREAM_ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Events `log` (a LogChunk; the id is the next offset) and, at the end, `end` (the Run).",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": EVENT}},
     }
 }
 

@@ -154,7 +154,7 @@ async def read_story(task_id: str, services: InServices, actor: InActor) -> Stor
     return await services.tasks.story(task_id, actor)
 
 
-@router.get("/events", responses=errors(422))
+@router.get("/events", responses=errors(404, 422))
 @allow(Right.READ_EVENTS)
 async def list_events(
     services: InServices,

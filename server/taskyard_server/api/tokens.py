@@ -49,7 +49,7 @@ async def issue_token(body: NewToken, services: InServices, actor: InActor) -> I
     return await services.accounts.issue(body, actor)
 
 
-@router.post("/tokens/{token_id}/revoke")
+@router.post("/tokens/{token_id}/revoke", responses=errors(409))
 @allow(Right.MANAGE_TOKENS)
 async def revoke_token(token_id: str, services: InServices, actor: InActor) -> Token:
     """Ends the token's life; it is refused within two seconds."""

@@ -12,7 +12,7 @@ import pytest
 from taskyard.wire import IssuedToken, LoginRequest, NewToken, TokenKind
 from taskyard_server.accounts import Accounts
 from taskyard_server.auth import CACHE_SECONDS, RIGHTS, Actor, Authenticator, Right
-from taskyard_server.errors import Forbidden, Invalid, NotFound, Unauthorised
+from taskyard_server.errors import Conflict, Forbidden, Invalid, NotFound, Unauthorised
 from taskyard_server.store.sqlite import SqliteStore
 
 USER = NewToken(kind=TokenKind.USER, name="ada")
@@ -139,6 +139,15 @@ async def test_users_see_and_revoke_their_own_tokens_alone(door: Door) -> None:
     with pytest.raises(NotFound):
         await door.accounts.revoke(second.token.id, bob)
     assert (await door.accounts.revoke(second.token.id, ada)).revoked
+
+
+async def test_last_administrator_keeps_the_way_in(door: Door) -> None:
+    with pytest.raises(Conflict, match="issue another"):
+        await door.accounts.revoke(door.root.token, door.root)
+
+    await door.accounts.issue(NewToken(kind=TokenKind.ADMINISTRATOR), door.root)
+
+    assert (await door.accounts.revoke(door.root.token, door.root)).revoked
 
 
 async def test_token_of_a_token_does_not_outlive_it(door: Door) -> None:

@@ -1,0 +1,173 @@
+"""Parked claims over real HTTP: woken, hung up, shared between two servers, answered when the server stops."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from tests.support.claimants import COMMAND, Claimant, enqueue
+from tests.support.mongod import mongod
+from tests.support.servers import ServerProcess
+from tests.support.waiting import becomes_true
+
+AGENTS = 8
+TASKS = 1000
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    with ServerProcess() as server:
+        yield server
+
+
+@pytest.fixture
+def root(server: ServerProcess) -> Iterator[httpx.Client]:
+    with server.client() as client:
+        yield client
+
+
+@pytest.fixture
+def agent(server: ServerProcess) -> Iterator[Claimant]:
+    with Claimant(server, server.issue("agent")) as claimant:
+        yield claimant
+
+
+def test_enqueue_wakes_a_parked_claim(root: httpx.Client, agent: Claimant) -> None:
+    with agent.parked(agent.request(wait_seconds=20.0)) as claim:
+        task = enqueue(root)
+
+        answer = claim.result(10.0)
+
+    assert answer["task"]["id"] == task
+    agent.beat(answer["run"]["id"])
+    agent.finish(answer["run"]["id"]).raise_for_status()
+
+
+def test_claim_that_hangs_up_takes_nothing(server: ServerProcess, root: httpx.Client, agent: Claimant) -> None:
+    queue = root.post("/queues", json={"name": "hang-up"}).json()["name"]
+    with pytest.raises(httpx.ReadTimeout):
+        agent.http.post("/claims", json=agent.request(queue, wait_seconds=20.0), timeout=0.5)
+    agent.round_trip()
+
+    task = enqueue(root, queue)
+
+    with Claimant(server, server.issue("agent"), worker="other:cpu:0") as other:
+        assert other.claim(queue, wait_seconds=5.0)["task"]["id"] == task
+
+
+def test_repeated_request_is_given_the_same_run(root: httpx.Client, agent: Claimant) -> None:
+    enqueue(root)
+    request = agent.request()
+
+    first = agent.http.post("/claims", json=request).json()
+    again = agent.http.post("/claims", json=request).json()
+
+    assert first["run"]["id"] == again["run"]["id"]
+
+
+def test_cancel_ends_the_parked_claim_of_the_same_agent(root: httpx.Client, agent: Claimant) -> None:
+    task = enqueue(root)
+    run = agent.claim()["run"]["id"]
+    agent.beat(run)
+    request = {**agent.request(wait_seconds=20.0), "worker": None, "runs": [run]}
+
+    with agent.parked(request) as claim:
+        root.post(f"/tasks/{task}/stop", json={}).raise_for_status()
+        answer = claim.result(10.0)
+
+    assert answer["run"] is None
+    assert answer["directives"] == [{"run": run, "stale": False, "cancel": True}]
+
+
+def test_agent_claims_from_its_own_queues_alone(server: ServerProcess, root: httpx.Client) -> None:
+    root.post("/queues", json={"name": "private"}).raise_for_status()
+    enqueue(root, "private")
+
+    with Claimant(server, server.issue("agent", queues=["default"])) as bound:
+        answer = bound.http.post("/claims", json=bound.request("private"))
+
+    assert answer.status_code == 403
+
+
+def test_stopping_server_answers_parked_claims(root: httpx.Client) -> None:
+    with ServerProcess() as server, Claimant(server, server.issue("agent")) as agent:
+        with agent.parked(agent.request(wait_seconds=20.0)) as claim:
+            began = time.monotonic()
+            code = server.stop()
+            answer = claim.result(5.0)
+
+    assert code == 0
+    assert answer["run"] is None
+    assert time.monotonic() - began < 10.0
+
+
+@pytest.mark.mongo
+@pytest.mark.slow
+def test_two_servers_on_one_mongodb_hand_out_each_task_once() -> None:
+    with two_servers() as (one, other), one.client() as root:
+        token = one.issue("agent")
+        tasks = create_many(root, TASKS)
+
+        with ThreadPoolExecutor(AGENTS) as agents:
+            servers = [(one, other)[number % 2] for number in range(AGENTS)]
+            done = agents.map(lambda pair: drain(pair[1], token, f"host{pair[0]}:cpu:0"), enumerate(servers))
+            ran = Counter(task for tasks_of_one in done for task in tasks_of_one)
+
+        assert ran == Counter(tasks)
+        completed = root.get("/tasks", params={"state": "completed", "limit": 1000}).json()["tasks"]
+        assert len(completed) == TASKS
+        assert {task["run_count"] for task in completed} == {1}
+
+
+@pytest.mark.mongo
+def test_enqueue_on_one_server_wakes_a_claim_parked_on_the_other() -> None:
+    with two_servers() as (one, other), one.client() as root:
+        with Claimant(other, one.issue("agent")) as agent:
+            with agent.parked(agent.request(wait_seconds=20.0)) as claim:
+                task = enqueue(root)
+
+                answer = claim.result(15.0)
+
+    assert answer["task"]["id"] == task
+
+
+@pytest.mark.mongo
+def test_token_revoked_on_one_server_stops_on_the_other_within_two_seconds() -> None:
+    with two_servers() as (one, other), one.client() as root:
+        issued = root.post("/tokens", json={"kind": "user"}).json()
+        with other.client(issued["secret"]) as ada:
+            assert ada.get("/whoami").status_code == 200
+
+            root.post(f"/tokens/{issued['token']['id']}/revoke").raise_for_status()
+
+            assert becomes_true(lambda: ada.get("/whoami").status_code == 401, seconds=2.0)
+
+
+@contextlib.contextmanager
+def two_servers() -> Iterator[tuple[ServerProcess, ServerProcess]]:
+    with mongod() as uri:
+        store = f"{uri}/taskyard-{threading.get_ident()}-{time.monotonic_ns()}"
+        with ServerProcess(store=store) as one, ServerProcess(store=store) as other:
+            yield one, other
+
+
+def drain(server: ServerProcess, token: str, worker: str) -> list[str]:
+    """Runs tasks until none is left."""
+    with Claimant(server, token, worker) as agent:
+        return list(iter(lambda: agent.run_one(wait_seconds=0.5), None))
+
+
+def create_many(http: httpx.Client, number: int) -> list[str]:
+    body = {
+        "tasks": [{"spec": {"name": f"task {n}", "command": COMMAND}, "queue": "default"} for n in range(number)]
+    }
+    answer = http.post("/tasks/bulk", json=body)
+    answer.raise_for_status()
+    return [task["id"] for task in answer.json()]
