@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import stat
 import subprocess
@@ -401,3 +402,32 @@ def test_up_says_how_others_get_in(tmp_path: Path) -> None:
     assert process.returncode == 0
     assert "taskyard login http://" in said
     assert "--insecure" in said
+
+
+def test_a_certificate_is_trusted_by_name_and_remembered_by_the_login(type_in: Typed, tmp_path: Path) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
+    subprocess.run([*made, *names], check=True, capture_output=True)
+    with ServerProcess("--tls-cert", str(cert), "--tls-key", str(key)) as server:
+        (tmp_path / "token").write_text(server.admin_token)
+
+        strange = type_in("ps", "--server", server.url)
+        login = type_in("login", server.url, "--token-file", str(tmp_path / "token"), "--ca-file", "cert.pem")
+        after = type_in("ps", "--server", server.url)
+
+    assert strange.code == 1
+    assert "--ca-file FILE" in strange.err
+    assert (login.code, after.code) == (0, 0)
+
+
+def test_the_doctor_knows_another_program_called_agent(
+    type_in: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign = tmp_path / "bin" / "agent"
+    foreign.parent.mkdir()
+    foreign.write_text("#!/bin/sh\n")
+    foreign.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{foreign.parent}{os.pathsep}{os.environ['PATH']}")
+
+    assert f"{foreign} is another program" in type_in("doctor").out
