@@ -29,10 +29,14 @@ class Machine:
         """A machine whose operator allows repositories by path."""
         return cls(CheckoutSettings(folder=folder, **{"allow_file": True, **settings}))  # type: ignore[arg-type]
 
-    def prepare(self, code: Code) -> Tree:
-        """Checks code out."""
+    def prepare(self, code: Code, fetch: Callable[[str, Path], None] | None = None) -> Tree:
+        """Checks code out. `fetch` stands in the server's place."""
         return prepare(
-            code, settings=self.settings, fetch_blob=self._fetch, log=self.lines.append, cancelled=self.cancelled
+            code,
+            settings=self.settings,
+            fetch_blob=fetch or self._fetch,
+            log=self.lines.append,
+            cancelled=self.cancelled,
         )
 
     def prepare_snapshot(self, snapshot: Snapshot, change: Callable[[Code], Code] = lambda code: code) -> Tree:

@@ -16,11 +16,12 @@ from taskyard_agent.errors import RunFailed
 
 from . import archive, gitdir, pool
 from .address import Address, parse, routes
+from .blob import FetchBlob, download
 from .credentials import network
 from .failure import GitFailed, of_system, refused
 from .git import Git
 from .gitdir import Head
-from .mirror import ACCESS_ADVICE, Log, Mirror, check_digest, mirror_of
+from .mirror import ACCESS_ADVICE, Log, Mirror, mirror_of
 from .pool import Slot, TreeState
 from .settings import CheckoutSettings
 from .submodules import DEEPEST, address_of, named_in
@@ -114,7 +115,7 @@ def check_repository(url: str, settings: CheckoutSettings) -> RepositoryCheck:
 class _Order:
     code: Code
     settings: CheckoutSettings
-    fetch_blob: Callable[[str, Path], None]
+    fetch_blob: FetchBlob
     log: Log
     git: Git
 
@@ -180,7 +181,7 @@ def _fill(order: _Order, slot: Slot, mirror: Mirror, commit: str, address: Addre
     slot.record(TreeState(submodules=known.submodules))
     top = _filling(order, slot, mirror, slot.tree, slot.git_dir, address)
     _fill_in_spite(top, slot, commit, known.submodules)
-    modules = _fill_submodules(order, slot, top, commit) if (slot.tree / ".gitmodules").exists() else []
+    modules = _fill_submodules(order, slot, top, commit) if os.path.lexists(slot.tree / ".gitmodules") else []
     if code.patch:
         top.apply(code.patch)
     head = code.commit if code.commit and (code.commit == commit or mirror.has(code.commit)) else commit
@@ -286,6 +287,5 @@ def _from_archive(order: _Order) -> Tree:
 def _unpack(order: _Order, digest: str, slot: Slot) -> None:
     with tempfile.TemporaryDirectory(prefix="incoming-", dir=slot.folder) as folder:
         file = Path(folder) / "folder.tar.gz"
-        order.fetch_blob(digest, file)
-        check_digest(file, digest)
+        download(digest, file, order.fetch_blob, order.git.cancelled)
         archive.unpack(file, slot.tree, order.settings)

@@ -52,9 +52,9 @@ def remove(path: Path) -> None:
     with contextlib.suppress(OSError):
         shutil.rmtree(path)
         return
+    path.chmod(0o700)
     for base, folders, _ in os.walk(path):
-        for name in ("", *folders):
-            folder = Path(base) / name
+        for folder in (Path(base) / name for name in folders):
             if not folder.is_symlink():
                 folder.chmod(0o700)
     shutil.rmtree(path)

@@ -17,6 +17,7 @@ from taskyard.wire import Pack, Reason
 from taskyard_agent.errors import RunFailed
 
 from .address import Address, Route, routes
+from .blob import FetchBlob, download
 from .credentials import network
 from .failure import GitFailed, of_machine, refused
 from .git import Git
@@ -100,14 +101,13 @@ class Mirror:
         if gone:
             raise refused(f"commit {gone[0]} is not in {address.url} (any more, or not yet)", SHIP_CODE)
 
-    def add_pack(self, pack: Pack, head: str | None, fetch_blob: Callable[[str, Path], None]) -> None:
+    def add_pack(self, pack: Pack, head: str | None, fetch_blob: FetchBlob) -> None:
         """Downloads a pack and adds its objects, each of them checked. Raises RunFailed."""
         if head and not pack.needs and not self.has(head):
             self._cut_history_at(head)
         with tempfile.TemporaryDirectory(prefix="incoming-", dir=self.path) as folder:
             file = Path(folder) / "snapshot.pack"
-            fetch_blob(pack.blob, file)
-            check_digest(file, pack.blob)
+            download(pack.blob, file, fetch_blob, self.git.cancelled)
             strict = "--strict=" + ",".join(f"{name}=ignore" for name in TOLERATED)
             try:
                 self.git.run("index-pack", "--stdin", "--fix-thin", strict, stdin=file)
@@ -198,14 +198,3 @@ def no_way(failures: Sequence[tuple[Route, GitFailed]]) -> RunFailed:
     if any(failure.of_access for _, failure in failures):
         return refused(f"the repository refuses this agent:\n{words}", ACCESS_ADVICE)
     return of_machine(Reason.GIT_HOST, f"the repository's host cannot be reached:\n{words}")
-
-
-def check_digest(file: Path, expected: str) -> None:
-    hashed = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            hashed.update(block)
-    if hashed.hexdigest() != expected:
-        raise of_machine(
-            Reason.DISK, f"the snapshot arrived damaged: its SHA-256 is {hashed.hexdigest()}, not {expected}"
-        )

@@ -61,7 +61,7 @@ class Slot:
         self.folder.mkdir(parents=True)
 
     def release(self, spare: int) -> None:
-        """Lets go of the place; it is free once nobody else holds its lock. Unused ones over `spare` are removed."""
+        """Lets go of the place, and removes unused ones over `spare`. It is free once nobody holds its lock."""
         os.close(self.lock)
         try:
             _prune(self.folder.parent, spare)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
@@ -75,11 +76,16 @@ def select(
     wanted = set(by_hand)
     left_out = sorted(path for path in found if looks_secret(path) and path not in wanted)
     chosen = {*found, *wanted}.difference(left_out)
-    measured = (UntrackedFile(path=path, size=(root / path).lstat().st_size) for path in chosen)
-    files = tuple(sorted(measured, key=lambda file: (-file.size, file.path)))
+    files = tuple(sorted(_measured(root, chosen), key=lambda file: (-file.size, file.path)))
     _check(files, limits)
     unasked = {path for path in found if not looks_secret(path)}
     return Selection(files=files, left_out=tuple(left_out), included=tuple(sorted(wanted - unasked)))
+
+
+def _measured(root: Path, paths: Iterable[str]) -> Iterator[UntrackedFile]:
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):  # a temporary file that is gone by now
+            yield UntrackedFile(path=path, size=(root / path).lstat().st_size)
 
 
 def untracked(git: Git, root: Path) -> Iterator[str]:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from taskyard.errors import NotFound, Unavailable
 from taskyard.snapshot import capture
 from taskyard.snapshot.pack import digest
 from taskyard.wire import Code, Pack, Phase, Reason
@@ -199,6 +200,33 @@ def test_a_pack_that_arrives_damaged_is_the_machines_failure(repository: Reposit
             machine.prepare_snapshot(snapshot)
 
     assert failed.value.infrastructure
+
+
+def test_code_that_the_server_does_not_hold_is_the_tasks_failure(machine: Machine) -> None:
+    def absent(digest: str, target: Path) -> None:
+        raise NotFound(404, "not_found", "there is no such blob")
+
+    with pytest.raises(RunFailed, match="no such blob") as failed:
+        machine.prepare(Code(archive="0" * 64), fetch=absent)
+
+    assert not failed.value.infrastructure
+
+
+def test_a_server_that_cannot_be_reached_is_waited_for(
+    repository: Repository, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskyard_agent.checkout.blob.RETRY_SECONDS", (0.0,))
+    answers = [Unavailable("no route"), Unavailable("no route")]
+
+    def fetch(digest: str, target: Path) -> None:
+        if answers:
+            raise answers.pop()
+        target.write_bytes(snapshot.blobs[digest].read_bytes())
+
+    with capture(repository.root, ship_code=True) as snapshot:
+        tree = machine.prepare(snapshot.code, fetch=fetch)
+
+    assert (tree.root / "train.py").exists()
 
 
 def test_a_pack_of_rubbish_is_refused(machine: Machine, tmp_path: Path) -> None:
