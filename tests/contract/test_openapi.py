@@ -73,7 +73,7 @@ def assert_true(server: ServerProcess, token: str, *flags: str, config: Path | N
 
     report = subprocess.run(
         [*command, *options],
-        cwd=ROOT,
+        cwd=server.data,  # the tool leaves a folder of reports
         env={**os.environ, "SCHEMATHESIS_HOOKS": "tests.support.fuzzing", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

@@ -138,6 +138,14 @@ def test_log_that_comes_after_the_end_is_waited_for(running: Running) -> None:
     assert text_of([first, *events]) == b"early late"
 
 
+@pytest.mark.slow
+def test_quiet_live_log_shows_a_sign_of_life(running: Running) -> None:
+    with running.reader.stream("GET", f"/runs/{running.run}/logs/stream") as answer:
+        first_line = next(answer.iter_lines())
+
+    assert first_line.startswith(": ping")
+
+
 def test_revoked_token_ends_the_live_log(running: Running) -> None:
     issued = running.reader.post("/tokens", json={"kind": "user"}).json()
     running.agent.append(running.run, 0, b"hello")
