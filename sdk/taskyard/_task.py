@@ -111,9 +111,8 @@ class Task:
     ) -> Sequence[Task]:
         """Tasks, newest first, at most `limit` of them; None for all. `queue` is a name or an id."""
         client = client or _default_client()
-        pages = _pages(
-            client,
-            limit,
+        records = client.all_tasks(
+            limit=limit,
             states=[TaskState(state) for state in states],
             queue=_queue_id(client, queue) if queue else None,
             project=project,
@@ -121,7 +120,7 @@ class Task:
             name=name,
             name_contains=name_contains,
         )
-        return [cls(record, client) for record in pages]
+        return [cls(record, client) for record in records]
 
     # --- what it is
 
@@ -332,17 +331,6 @@ def _default_client() -> Client:
 @functools.lru_cache(maxsize=1)
 def _client_of_process(_pid: int) -> Client:
     return Client.of(connection())
-
-
-def _pages(client: Client, limit: int | None, **wanted: Any) -> Iterator[wire.Task]:
-    before, left = None, limit
-    while left is None or left > 0:
-        page = client.tasks(**wanted, before=before, limit=None if left is None else min(left, 100))
-        yield from page.tasks
-        before = page.cursor
-        if before is None:
-            return
-        left = None if left is None else left - len(page.tasks)
 
 
 def _queue_id(client: Client, ref: str) -> str:

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 
 CONTROL_HEADER = "Taskyard-Control-Token"
 BLOB_ANSWER_SECONDS = 300.0
+PAGE_TASKS = 100
 
 T = TypeVar("T")
 
@@ -200,6 +201,17 @@ class Client:
             "limit": limit,
         }
         return self._get(TaskPage, "/tasks", params)
+
+    def all_tasks(self, *, limit: int | None = None, **wanted: Any) -> Iterator[Task]:
+        """Goes through the pages of `tasks`, newest first, to the end or to `limit` tasks."""
+        before, left = None, limit
+        while left is None or left > 0:
+            page = self.tasks(**wanted, before=before, limit=PAGE_TASKS if left is None else min(left, PAGE_TASKS))
+            yield from page.tasks
+            before = page.cursor
+            if before is None:
+                return
+            left = None if left is None else left - len(page.tasks)
 
     def resolve_task(self, ref: str) -> Task:
         """The task with this id, unique id prefix or unique name."""

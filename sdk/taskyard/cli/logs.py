@@ -25,7 +25,7 @@ MOMENT_SECONDS = 2.0
 def add_parser(subparsers: Any) -> None:
     """Adds `logs`."""
     parser = add_command(subparsers, "logs", "print a task's log", logs)
-    parser.add_argument("-f", "--follow", action="store_true", help="go on until the task has ended")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on until the run has ended")
     parser.add_argument("-n", "--tail", type=int, metavar="N", help="only the last N lines")
     parser.add_argument("--attempt", type=int, metavar="N", help="this attempt; default: the latest")
     add_task(parser)
@@ -87,6 +87,12 @@ def wait_for_run(client: Client, task: Task, *, after: int = 0) -> Task:
     return task
 
 
+def say_detached(task: Task) -> None:
+    """After Ctrl-C: nothing happened to the task."""
+    output.note(f"\nThe task goes on. Follow it again: taskyard logs -f {task.id[:8]}")
+    output.note(f"Stop it: taskyard stop {task.id[:8]}")
+
+
 def write(data: bytes) -> None:
     """The task's bytes, as they are."""
     sys.stdout.buffer.write(data)
@@ -107,7 +113,7 @@ def _follow(client: Client, task: Task, run_id: str | None, namespace: argparse.
             offset = tail.offset + len(tail.data)
         follow_run(client, run_id, offset=offset)
     except KeyboardInterrupt:
-        output.note(f"\nThe task goes on. Follow it again: taskyard logs -f {task.id[:8]}")
+        say_detached(task)
         raise
 
 

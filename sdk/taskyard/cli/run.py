@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taskyard.cli import changes, output
-from taskyard.cli.logs import follow_run, wait_for_run
+from taskyard.cli.logs import follow_run, say_detached, wait_for_run
 from taskyard.cli.session import add_command, confirmed, find_queue, open_client, remember_task
 from taskyard.cli.settings import RUN_SETTINGS
 from taskyard.config import add_settings, find_project_file, resolve, user_file, user_folder
@@ -256,8 +256,7 @@ def _follow(client: Client, task: Task) -> int:
                 f"taskyard: attempt {number} ended ({_words(ended.outcome)}); the task is {task.state} again"
             )
     except KeyboardInterrupt:
-        output.note(f"\nThe task goes on. Follow it again: taskyard logs -f {task.id[:8]}")
-        output.note(f"Stop it: taskyard stop {task.id[:8]}")
+        say_detached(task)
         return EXIT_CANCELLED
     return _explained(task.run.outcome if task.run else None, task)
 

@@ -271,20 +271,16 @@ def _about_run(run: Run) -> list[tuple[str, object]]:
 def _tasks(client: Client, namespace: argparse.Namespace) -> list[Task]:
     from taskyard.wire import TaskState
 
-    wanted: dict[str, Any] = {
-        "states": [TaskState(state) for state in namespace.state],
-        "queue": find_queue(client, namespace.queue).id if namespace.queue else None,
-        "project": namespace.project,
-        "tag": namespace.tag,
-        "name": namespace.name,
-        "name_contains": namespace.match,
-    }
-    page = client.tasks(**wanted, limit=None if namespace.all else namespace.limit)
-    tasks = list(page.tasks)
-    while namespace.all and page.cursor:
-        page = client.tasks(**wanted, before=page.cursor)
-        tasks += page.tasks
-    return tasks
+    found = client.all_tasks(
+        limit=None if namespace.all else namespace.limit,
+        states=[TaskState(state) for state in namespace.state],
+        queue=find_queue(client, namespace.queue).id if namespace.queue else None,
+        project=namespace.project,
+        tag=namespace.tag,
+        name=namespace.name,
+        name_contains=namespace.match,
+    )
+    return list(found)
 
 
 def _watch(client: Client, namespace: argparse.Namespace) -> None:
