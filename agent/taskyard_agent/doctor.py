@@ -22,8 +22,8 @@ from .config import AgentSettings
 from .daemon import checkout_settings
 from .errors import AgentError
 
-OLDEST_GIT = (2, 31)
-"""The first that takes its configuration from the environment, which keeps credentials out of argv."""
+OLDEST_GIT = (2, 34)
+"""Configuration by environment, which keeps credentials out of argv, and mirrors that are packed in portions."""
 CLOCK_SECONDS = 5.0
 
 
@@ -65,7 +65,7 @@ def examine(settings: AgentSettings, *, repository: str | None = None) -> Iterat
 def _git() -> Finding:
     found = _output("git", "--version")
     version = tuple(map(int, re.findall(r"\d+", found)[:2]))
-    cure = "install git 2.31 or newer, on Debian: apt-get install git"
+    cure = "install git 2.34 or newer, on Debian: apt-get install git"
     return Finding(name="git", ok=version >= OLDEST_GIT, detail=found or "not found", cure=cure)
 
 

@@ -18,12 +18,14 @@ HEAD = """# The agent's commands and settings
 
 | command | what it does |
 |---|---|
-| `agent daemon` | claims and runs tasks until told to end; the first Ctrl-C or SIGTERM drains, the second cancels with \
-grace, the third kills; SIGUSR1 hands the runs over to the next daemon |
-| `agent execute --id TASK` | runs one task here and now, its log on standard output; the exit code is the command's |
-| `agent join URL` | lets this machine in, with the code of `taskyard invite agent`, `--token-file` or `--token-stdin` |
+| `agent daemon` | claims and runs tasks until told to end |
+| `agent execute --id TASK` | runs one task here and now, with its log and its exit code |
+| `agent join URL` | lets this machine in, with a code of `taskyard invite agent` or a token |
 | `agent doctor [--repo URL]` | checks the machine; each failure names the command that mends it |
 | `agent cache list`, `agent cache prune [--all]` | the environments kept on this machine |
+
+The daemon's first Ctrl-C or SIGTERM drains, the second cancels with grace, the third kills; SIGUSR1 hands the runs over
+to the next daemon.
 
 A setting is looked for as a flag, then as its variable, then in the project's `[tool.taskyard]`, then in
 `~/.config/taskyard/config.toml`. Switches have a `--no-…` form.
