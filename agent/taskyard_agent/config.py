@@ -13,6 +13,7 @@ from pathlib import Path
 import platformdirs
 from taskyard.config import (
     CONNECTION_SETTINGS,
+    SERVER,
     Connection,
     Resolved,
     Setting,
@@ -103,6 +104,13 @@ ALLOW_FILE_REPOSITORIES = Setting(
 ALLOW_FILTERS = Setting(
     name="allow_git_filters", kind=bool, default=False, help="run git LFS and other filters during the checkout"
 )
+SUBMODULE_HOST = Setting(
+    name="submodule_host",
+    many=True,
+    default=(),
+    metavar="HOST",
+    help="hosts that submodules may come from beside their repository's own",
+)
 PYTHON = Setting(
     name="python", metavar="PYTHON", help="interpreter for tasks that name none; default: the agent's own"
 )
@@ -147,6 +155,7 @@ MACHINE_SETTINGS = (
     GIT_SSH_KEY,
     ALLOW_FILE_REPOSITORIES,
     ALLOW_FILTERS,
+    SUBMODULE_HOST,
     PYTHON,
     PYTHON_DOWNLOADS,
     PYTHON_MIRROR,
@@ -175,6 +184,8 @@ class AgentSettings:
 
     connection: Connection
     """Where the server is; as whom, `account.py` decides."""
+    server_named: bool
+    """Whether anybody named the server, rather than the default being taken."""
     token_file: Path | None
     queues: tuple[str, ...]
     order_fairness: bool
@@ -189,6 +200,7 @@ class AgentSettings:
     git_ssh_key: Path | None
     allow_file_repositories: bool
     allow_git_filters: bool
+    submodule_hosts: tuple[str, ...]
     python: str | None
     python_downloads: str
     python_mirror: str | None
@@ -236,7 +248,8 @@ def _record(
 
     return AgentSettings(
         connection=link,
-        token_file=values["token_file"],
+        server_named=SERVER in settings and values.given("server"),
+        token_file=values["token_file"] if TOKEN_FILE in settings else None,
         queues=queues,
         order_fairness=bool(optional(ORDER_FAIRNESS)),
         create_queue=bool(optional(CREATE_QUEUE)),
@@ -250,6 +263,7 @@ def _record(
         git_ssh_key=values["git_ssh_key"],
         allow_file_repositories=values["allow_file_repositories"],
         allow_git_filters=values["allow_git_filters"],
+        submodule_hosts=tuple(values["submodule_host"]),
         python=values["python"],
         python_downloads=values["python_downloads"],
         python_mirror=values["python_mirror"],

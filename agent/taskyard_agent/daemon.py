@@ -347,6 +347,7 @@ def checkout_settings(settings: AgentSettings) -> CheckoutSettings:
         folder=settings.local_dir / "git",
         allow_file=settings.allow_file_repositories,
         allow_filters=settings.allow_git_filters,
+        submodule_hosts=settings.submodule_hosts,
         tokens=settings.git_tokens,
         ssh_key=settings.git_ssh_key,
         environ=settings.environ,

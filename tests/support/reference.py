@@ -24,8 +24,8 @@ HEAD = """# The agent's commands and settings
 | `agent doctor [--repo URL]` | checks the machine; each failure names the command that mends it |
 | `agent cache list`, `agent cache prune [--all]` | the environments kept on this machine |
 
-The daemon's first Ctrl-C or SIGTERM drains, the second cancels with grace, the third kills; SIGUSR1 hands the runs over
-to the next daemon.
+The daemon's first Ctrl-C or SIGTERM drains, the second cancels with grace, the third kills; SIGUSR1 hands the runs
+over to the next daemon.
 
 A setting is looked for as a flag, then as its variable, then in the project's `[tool.taskyard]`, then in
 `~/.config/taskyard/config.toml`. Switches have a `--no-…` form.
