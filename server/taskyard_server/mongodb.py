@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
-import pymongo
 from bson.errors import BSONError
 from gridfs import AsyncGridFSBucket
 from pymongo import AsyncMongoClient, IndexModel, ReadPreference, WriteConcern
@@ -97,12 +97,15 @@ class Database:
                 # The driver would try for as long as the whole transaction may take.
                 raise _unavailable(error) from error
 
-        with pymongo.timeout(_TRANSACTION_SECONDS):
-            async with self._named.client.start_session() as session:
-                answer: T = await session.with_transaction(
-                    attempt, read_concern=ReadConcern("snapshot"), write_concern=_MAJORITY
-                )
-                return answer
+        async with self._named.client.start_session() as session:
+            whole = session.with_transaction(
+                attempt, read_concern=ReadConcern("snapshot"), write_concern=_MAJORITY
+            )
+            # Not pymongo's own timeout, under which each message is repeated until the time is over.
+            try:
+                return await asyncio.wait_for(whole, _TRANSACTION_SECONDS)
+            except asyncio.TimeoutError as error:
+                raise _unavailable(error) from error
 
     @property
     def _named(self) -> AsyncDatabase[Document]:
@@ -199,7 +202,7 @@ def translated() -> Iterator[None]:
         raise _unavailable(error) from error
 
 
-def _unavailable(error: PyMongoError) -> Unavailable:
+def _unavailable(error: Exception) -> Unavailable:
     logger.warning("MongoDB did not do it: %s", error, extra={"action": "store_unavailable"})
     return Unavailable("MongoDB cannot be reached or written just now: try again")
 

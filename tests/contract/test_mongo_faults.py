@@ -125,10 +125,8 @@ async def _claim_until_gone(stores: Stores, queue_id: str, acknowledged: set[str
 
 
 async def _until(changes: AsyncIterator[str], wanted: str) -> None:
-    async with asyncio.timeout(60):
-        async for queue_id in changes:
-            if queue_id == wanted:
-                return
+    while await asyncio.wait_for(anext(changes), timeout=60) != wanted:
+        pass
 
 
 async def _chunks(data: bytes) -> AsyncIterator[bytes]:

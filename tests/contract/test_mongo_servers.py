@@ -145,11 +145,8 @@ async def _claim_all(store: Store, queue_id: str) -> list[str]:
 async def _until(changes: AsyncIterator[str], wanted: str) -> set[str]:
     """Waits for a word of the changes and returns all that came up to it."""
     heard: set[str] = set()
-    async with asyncio.timeout(30):
-        async for queue_id in changes:
-            heard.add(queue_id)
-            if queue_id == wanted:
-                break
+    while wanted not in heard:
+        heard.add(await asyncio.wait_for(anext(changes), timeout=30))
     return heard
 
 

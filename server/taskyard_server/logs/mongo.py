@@ -6,7 +6,7 @@ had somebody else written there meanwhile, that `_id` would be taken. So appends
 
 from __future__ import annotations
 
-from pymongo import ASCENDING, DESCENDING
+from pymongo import DESCENDING
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import DuplicateKeyError
 
@@ -35,12 +35,14 @@ class MongoLogs:
 
     @translating
     async def read(self, run_id: str, offset: int, limit: int) -> bytes:
+        if limit <= 0:
+            return b""
+        first = _name(run_id, await self._chunk_of(run_id, offset))
+        chunks = self._chunks.find({"_id": {"$gte": first, "$lt": _name(run_id, offset + limit)}}).sort("_id")
         found = bytearray()
-        async for chunk in self._chunks.find(_behind(run_id, await self._chunk_of(run_id, offset))).sort("_id"):
+        async for chunk in chunks:
             begin = _begin(chunk)
-            found += chunk["data"][max(offset - begin, 0) : max(offset + limit - begin, 0)]
-            if chunk["end"] >= offset + limit:
-                break
+            found += chunk["data"][max(offset - begin, 0) : offset + limit - begin]
         return bytes(found)
 
     @translating
@@ -49,14 +51,14 @@ class MongoLogs:
 
     @translating
     async def delete(self, run_id: str) -> None:
-        await self._chunks.delete_many(_behind(run_id, 0))
+        await self._chunks.delete_many(_all_of(run_id))
 
     @property
     def _chunks(self) -> AsyncCollection[Document]:
         return self._database.collection("logs")
 
     async def _length(self, run_id: str) -> int:
-        last = await self._chunks.find_one(_behind(run_id, 0), {"end": ASCENDING}, sort=[("_id", DESCENDING)])
+        last = await self._chunks.find_one(_all_of(run_id), {"end": 1}, sort=[("_id", DESCENDING)])
         return 0 if last is None else int(last["end"])
 
     async def _chunk_of(self, run_id: str, offset: int) -> int:
@@ -83,6 +85,6 @@ def _begin(chunk: Document) -> int:
     return int(chunk["_id"].rpartition(":")[2])
 
 
-def _behind(run_id: str, begin: int) -> Document:
-    """The chunks of a run from one that begins there; `;` is the character after the colon."""
-    return {"_id": {"$gte": _name(run_id, begin), "$lt": f"{run_id};"}}
+def _all_of(run_id: str) -> Document:
+    """The chunks of a run; `;` is the character after the colon."""
+    return {"_id": {"$gte": f"{run_id}:", "$lt": f"{run_id};"}}
