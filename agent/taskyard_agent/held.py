@@ -358,9 +358,10 @@ def _read_identity(run_dir: Path) -> HeldRun:
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
-    """What a keeper wrote; None when it is not there (yet), or torn by a power failure."""
+    """What a keeper wrote; None when it is not there, still blank, or torn by a power failure."""
     try:
-        data = json.loads(path.read_bytes())
+        text = path.read_bytes()
+        data = json.loads(text) if text.strip() else None
     except FileNotFoundError:
         return None
     except ValueError:

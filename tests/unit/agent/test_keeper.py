@@ -318,3 +318,10 @@ def test_a_warm_keeper_holds_a_run_like_any_other(keepers):
 
     assert ended(held).exit_code == 0
     assert output(held) == b"hello\n"
+
+
+def test_a_run_without_trouble_has_nothing_to_note(keepers, caplog):
+    held = keepers.python("import time; time.sleep(60)")
+
+    assert held.note() == ""
+    assert not caplog.records
