@@ -234,7 +234,6 @@ class RunJob:
         with ExitStack() as stack:
             keeper = stack.enter_context(WarmKeeper())
             launch, locks = self._prepare(stack)
-            self._phases.enter(Phase.RUNNING)
             held = self._start_held(launch, locks, keeper)
         return self._hold(held)
 
@@ -356,6 +355,7 @@ class RunJob:
             ) from error
         if run.cancel_requested_at is not None:
             raise RunStopped("cancelled just before its process was started")
+        self._phases.enter(Phase.RUNNING)
         self._save(phases=self._phases.times, gpus=request.gpus, output_offset=request.output_offset, started=True)
 
     def _launch(self, argv: tuple[str, ...], environ: dict[str, str], tree: Tree) -> Launch:
@@ -422,7 +422,7 @@ class RunJob:
 
     def _finish(self, outcome: Outcome) -> bool:
         """Reports the outcome for as long as it takes; journalled first, for a killed agent."""
-        self._save(outcome=outcome, log_bytes=self._log_bytes())
+        self._save(outcome=outcome, log_bytes=self._log_bytes(), phases=self._phases.times)
         self.reporting = True
         request = FinishRequest(
             control_token=self._tokens.control_token,
