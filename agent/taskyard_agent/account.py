@@ -12,7 +12,7 @@ from taskyard.config import SERVER, Connection, Credentials, resolve, user_file,
 from taskyard.errors import NotLoggedIn, TaskyardError, UsageError
 from taskyard.wire import LoginRequest, NewToken, TokenKind
 
-from .config import AgentSettings
+from .config import TOKEN_FILE, AgentSettings
 from .errors import SettingsError
 
 PR_SET_DUMPABLE = 4
@@ -21,6 +21,17 @@ PR_SET_DUMPABLE = 4
 def agent_credentials() -> Credentials:
     """The file of the agents' tokens, apart from the person's."""
     return Credentials(user_folder() / "agent-credentials.json")
+
+
+def as_joined(settings: AgentSettings) -> AgentSettings:
+    """The settings with what `agent join` was told of the way to this server."""
+    link = settings.connection
+    login = agent_credentials().login(link.server)
+    if login is None:
+        return settings
+    ca_file = link.ca_file or (Path(login.ca_file) if login.ca_file else None)
+    link = dataclasses.replace(link, ca_file=ca_file, insecure=link.insecure or login.insecure)
+    return dataclasses.replace(settings, connection=link)
 
 
 def connect(settings: AgentSettings) -> Client:
@@ -40,15 +51,25 @@ def connect(settings: AgentSettings) -> Client:
 
 
 def join(link: Connection, token_or_code: str, *, is_code: bool, name: str) -> Client:
-    """Stores an agent's token, exchanged for a code where it is one. Raises what the server answers."""
-    token = token_or_code
-    if is_code:
-        token = Client.of(link).login(LoginRequest(code=token_or_code, name=name)).secret
-    client = Client.of(dataclasses.replace(link, token=token))
-    if client.whoami().kind is not TokenKind.AGENT:
-        raise SettingsError("that is a person's code: make one for a machine with `taskyard invite agent`")
-    agent_credentials().save(link.server, token)
+    """Stores an agent's token, exchanged for a code where it is one. Raises SettingsError, Unavailable, Refused."""
+    given = "code" if is_code else "token"
+    try:
+        token = _exchanged(link, token_or_code, name) if is_code else token_or_code
+        client = Client.of(dataclasses.replace(link, token=token))
+        kind = client.whoami().kind
+    except NotLoggedIn as error:
+        raise SettingsError(
+            f"{link.server} does not accept this {given}: a code works once and for ten minutes; "
+            "make a new one with `taskyard invite agent`"
+        ) from error
+    if kind is not TokenKind.AGENT:
+        raise SettingsError(f"that is a person's {given}: make one for a machine with `taskyard invite agent`")
+    agent_credentials().save(link.server, token, insecure=link.insecure, ca_file=link.ca_file)
     return client
+
+
+def _exchanged(link: Connection, code: str, name: str) -> str:
+    return Client.of(dataclasses.replace(link, token=None)).login(LoginRequest(code=code, name=name)).secret
 
 
 def read_token(token_file: Path | str | None) -> str:
@@ -64,6 +85,11 @@ def read_token(token_file: Path | str | None) -> str:
     if not token or any(char.isspace() for char in token):
         raise SettingsError(f"{token_file or 'standard input'} does not hold one token")
     return token
+
+
+def holds_token(settings: AgentSettings) -> bool:
+    """Whether there is a token for this server, so that none has to be asked for."""
+    return settings.token_file is not None or _held_token(settings) is not None
 
 
 def _token_of(settings: AgentSettings) -> str | None:
@@ -82,7 +108,7 @@ def _enrol(settings: AgentSettings) -> str:
     """Asks for an agent's token with the right of the person who is logged in here, and keeps it."""
     link = settings.connection
     if link.token is None:
-        raise NotLoggedIn(f"this machine has not joined {link.server}; run `taskyard agent join {link.server}`")
+        raise SettingsError(_missing(link.server, settings))
     try:
         person = Client.of(link)
         invitation = person.invite(NewToken(kind=TokenKind.AGENT, name=settings.host, create_queues=True))
@@ -93,8 +119,19 @@ def _enrol(settings: AgentSettings) -> str:
         raise NotLoggedIn(f"{error}, or `taskyard agent join {link.server}` for this machine") from error
     except TaskyardError as error:
         raise SettingsError(f"no agent's token to be had from {link.server}: {error}") from error
-    agent_credentials().save(link.server, token)
+    agent_credentials().save(link.server, token, insecure=link.insecure, ca_file=link.ca_file)
     return token
+
+
+def _missing(server: str, settings: AgentSettings) -> str:
+    """Everything that keeps this machine out, at once."""
+    cure = f"run `taskyard agent join {server}`, or give --token-file (or {TOKEN_FILE.variable})"
+    if settings.server_named:
+        return f"missing: this machine's token for {server}; {cure}"
+    return (
+        f"missing: {SERVER.flag} (or {SERVER.variable}), for which {server} is taken, "
+        f"and this machine's token for it; {cure}"
+    )
 
 
 def remember_server(server: str) -> None:

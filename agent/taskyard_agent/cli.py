@@ -6,11 +6,13 @@ import argparse
 import getpass
 import json
 import logging
+import socket
 import sys
 from typing import Any
 
 from taskyard.cli import output
-from taskyard.config import CONNECTION_SETTINGS, add_settings, connection, server_address
+from taskyard.client import Client
+from taskyard.config import CONNECTION_SETTINGS, Connection, add_settings, connection, server_address
 from taskyard.wire import to_json
 
 from . import account, doctor
@@ -19,6 +21,8 @@ from .daemon import Daemon, environment_settings
 from .environments import cache
 from .errors import SettingsError
 from .execute import execute
+
+JOIN_PATIENCE_SECONDS = 2.0
 
 
 def add_parser(subparsers: Any) -> None:
@@ -66,7 +70,7 @@ def _run_execute(namespace: argparse.Namespace) -> int:
 
 def _started(namespace: argparse.Namespace, settings: Any) -> AgentSettings:
     """Reads the settings, begins to log, and hides the agent's memory from tasks of the same user."""
-    read = read_settings(namespace, settings)
+    read = account.as_joined(read_settings(namespace, settings))
     logging.basicConfig(
         level=read.log_level.upper(),
         stream=sys.stderr,
@@ -83,8 +87,10 @@ def _started(namespace: argparse.Namespace, settings: Any) -> AgentSettings:
 
 def _add_join(verbs: Any) -> None:
     parser = _verb(verbs, "join", "let this machine's agent into a server", _run_join)
-    parser.add_argument("url", metavar="URL", type=server_address, help="the server's address")
-    parser.add_argument("--name", default="", help="a name for the token; default: the host's")
+    parser.add_argument("url", metavar="URL", help="the server's address")
+    parser.add_argument(
+        "--name", default=socket.gethostname(), help="what the token is called; default: the host's name"
+    )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--token-file", metavar="FILE", help="take a ready token from this file instead of a code")
     source.add_argument("--token-stdin", action="store_true", help="take a ready token from standard input")
@@ -92,22 +98,32 @@ def _add_join(verbs: Any) -> None:
 
 
 def _run_join(namespace: argparse.Namespace) -> int:
-    namespace.server = namespace.url
-    link = connection(namespace)
+    link = _link(namespace)
     by_token = bool(namespace.token_file or namespace.token_stdin)
     secret = account.read_token(namespace.token_file) if by_token else _ask_for_code(link.server)
     client = account.join(link, secret, is_code=not by_token, name=namespace.name)
     token = client.whoami()
     account.remember_server(link.server)
-    queues = " ".join(token.queues) or "any queue"
+    queues = ", ".join(token.queues) or "any queue"
     print(f"joined {link.server} as {token.name!r}, for {queues}; start it with: taskyard agent daemon")
     return 0
+
+
+def _link(namespace: argparse.Namespace) -> Connection:
+    """The way to the server, tried: a wrong address is found before anybody types a code."""
+    try:
+        namespace.server = server_address(namespace.url)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+    link = connection(namespace)
+    Client.of(link).info(patience_seconds=JOIN_PATIENCE_SECONDS)
+    return link
 
 
 def _ask_for_code(server: str) -> str:
     if not sys.stdin.isatty():
         raise SettingsError("no terminal to ask for the code on; give --token-file FILE or --token-stdin")
-    print(f"On a machine that is logged in to {server}: taskyard invite agent", file=sys.stderr)
+    print(f"Where you are logged in to {server}, `taskyard invite agent` prints a code.", file=sys.stderr)
     return getpass.getpass("Code: ").strip()
 
 
@@ -122,7 +138,7 @@ def _add_doctor(verbs: Any) -> None:
 
 
 def _run_doctor(namespace: argparse.Namespace) -> int:
-    settings = read_settings(namespace, EXECUTE_SETTINGS)
+    settings = account.as_joined(read_settings(namespace, EXECUTE_SETTINGS))
     findings = []
     for finding in doctor.examine(settings, repository=namespace.repo):
         findings.append(finding)

@@ -138,12 +138,17 @@ class Daemon:
 
     def _say_hello(self, parts: AgentParts) -> None:
         names = ", ".join(worker.name for worker in parts.workers)
-        order = "in turn" if self._settings.order_fairness else "in this order"
-        queues = " ".join(repr(queue) for queue in parts.order.queues)
+        order = " in turn" if self._settings.order_fairness else " in this order"
+        queues = ", ".join(map(repr, parts.order.queues))
         logger.info(
             "worker %s, server %s", names, self._settings.connection.server, extra={"action": "agent_started"}
         )
-        logger.info("serving %s %s; Ctrl-C drains", queues, order, extra={"action": "agent_queues"})
+        logger.info(
+            "serving %s%s; Ctrl-C drains",
+            queues,
+            order if len(parts.order.queues) > 1 else "",
+            extra={"action": "agent_queues"},
+        )
 
     # --- the end
 
