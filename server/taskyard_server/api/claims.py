@@ -8,7 +8,7 @@ from fastapi import Request
 from taskyard.wire import Beat, BeatAnswer, Claim, ClaimRequest
 
 from taskyard_server.api.route import MIB, allow, errors, new_router
-from taskyard_server.api.services import InActor, InServices
+from taskyard_server.api.services import InActor, InServices, call_of
 from taskyard_server.auth import Right
 
 router = new_router("claims")
@@ -19,10 +19,12 @@ router = new_router("claims")
 async def claim(body: ClaimRequest, request: Request, services: InServices, actor: InActor) -> Claim:
     """Takes the first fitting task of the queues, waiting up to `wait_seconds`. A repeated `request_id` is
     answered with the same run."""
+    secret = call_of(request).secret
     hang_up = asyncio.ensure_future(request.receive())  # the body is read: only a disconnect can follow
 
     async def gone() -> bool:
         await asyncio.sleep(0)  # a disconnect that is already known reaches its waiter first
+        await services.authenticator.actor(secret)  # nothing is handed to a token revoked while its claim waited
         return hang_up.done()
 
     try:

@@ -66,12 +66,17 @@ async def _services(request: Request) -> Services:
     return services_of(request)
 
 
-async def _call(request: Request) -> Call:
+def call_of(request: Request) -> Call:
+    """Who was admitted with this request."""
     return cast(Call, request.scope["taskyard.call"])
 
 
+async def _call(request: Request) -> Call:
+    return call_of(request)
+
+
 async def _actor(request: Request) -> Actor:
-    return cast(Call, request.scope["taskyard.call"]).actor
+    return call_of(request).actor
 
 
 InServices = Annotated[Services, Depends(_services)]
