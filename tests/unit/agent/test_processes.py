@@ -63,7 +63,7 @@ def test_another_start_boot_or_pid_is_another_process(start, change):
 
 
 def test_a_child_that_has_ended_is_reaped(start):
-    process = start("sh", "-c", "read line; exit 3")
+    process = start("sleep", "600")
     identity = processes.identify(process.pid)
     process.terminate()
     assert becomes_true(lambda: not identity.alive())
