@@ -24,12 +24,13 @@ lint: setup     ## ruff, mypy, import-linter
 	$(BIN)/lint-imports
 
 test: lint      ## Lint and all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto
 
 bench: setup    ## Measure what the design promises; writes tests/benchmarks/results.json
 	$(BIN)/python -m tests.benchmarks
 
 docs: setup     ## Build the documentation into site/
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --group docs
 	$(BIN)/python -m mkdocs build --strict
 
 clean:          ## Remove what was made
