@@ -51,7 +51,7 @@ def connect(settings: AgentSettings) -> Client:
 
 
 def join(link: Connection, token_or_code: str, *, is_code: bool, name: str) -> Client:
-    """Stores an agent's token, exchanged for a code where it is one. Raises SettingsError, Unavailable, Refused."""
+    """Stores an agent's token, exchanged for a code where it is one. Raises SettingsError, Unavailable."""
     given = "code" if is_code else "token"
     try:
         token = _exchanged(link, token_or_code, name) if is_code else token_or_code

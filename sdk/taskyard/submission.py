@@ -205,7 +205,7 @@ def _parameters(command: Command, given: Mapping[str, Any]) -> dict[str, dict[st
 
 def _environment(wanted: Wanted, command: Command, root: Path) -> tuple[Environment, RequirementsPlan, PythonPlan]:
     """What to install on which interpreter, and why."""
-    from taskyard.requirements import plan_python, plan_requirements
+    from taskyard.requirements import plan_requirements
 
     folder = wanted.folder.absolute()
     script = _script(command, folder)
@@ -218,7 +218,7 @@ def _environment(wanted: Wanted, command: Command, root: Path) -> tuple[Environm
         packages=wanted.packages,
         manager=wanted.manager,
     )
-    python = plan_python(root, wanted.python, script=script, start=folder)
+    python = _interpreter(wanted, root, script)
     environment = Environment(
         manager=wanted.manager,
         python=python.version,
@@ -227,6 +227,15 @@ def _environment(wanted: Wanted, command: Command, root: Path) -> tuple[Environm
         packages=needs.packages,
     )
     return environment, needs, python
+
+
+def _interpreter(wanted: Wanted, root: Path, script: Path | None) -> PythonPlan:
+    """The version to ask for; an environment that is inherited has its own, whatever this project uses."""
+    from taskyard.requirements import PythonPlan, plan_python
+
+    if wanted.manager is Manager.INHERIT and wanted.python is None:
+        return PythonPlan(version=None, origin="--manager inherit")
+    return plan_python(root, wanted.python, script=script, start=wanted.folder.absolute())
 
 
 def _script(command: Command, folder: Path) -> Path | None:

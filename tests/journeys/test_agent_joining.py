@@ -1,4 +1,4 @@
-"""How a machine gets its token: by a code, by a ready token, or by the login of the person who starts its agent."""
+"""How a machine gets its token: by a code, by a ready token, or by the login of the person at it."""
 
 from __future__ import annotations
 

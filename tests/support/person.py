@@ -61,7 +61,7 @@ class Person:
             )
 
     def answers(self, *words: str, question: str, answer: str) -> tuple[int, str]:
-        """Runs `taskyard WORDS` on a terminal and answers its question; returns exit code and all that it showed."""
+        """Runs `taskyard WORDS` on a terminal and answers its question; returns exit code and what it showed."""
         terminal, inner = pty.openpty()
         process = subprocess.Popen(
             [*TASKYARD, *words],

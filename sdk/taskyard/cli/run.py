@@ -137,7 +137,8 @@ def plan(prepared: Prepared, queue: Queue, workers: list[Worker]) -> Iterator[st
     yield f"requirements  {_needs(prepared)}"
     yield from (f"              {output.clean(remark)}" for remark in prepared.needs.notes)
     version = prepared.python.version or "the agent's own"
-    yield f"python        {version} ({output.clean(prepared.python.origin)}), built by {manager}"
+    made = "with what is installed there" if manager == "inherit" else f"built by {manager}"
+    yield f"python        {version} ({output.clean(prepared.python.origin)}), {made}"
     yield f"queue         {_place(queue)}"
     yield from _fitting(prepared, queue, workers)
 

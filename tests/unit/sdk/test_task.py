@@ -12,7 +12,7 @@ import pytest
 from taskyard import Task, TaskState, wire
 from taskyard.client import Client
 from taskyard.errors import NotFound, UsageError
-from taskyard.submission import read_command, sections
+from taskyard.submission import Wanted, prepare, read_command, sections
 from taskyard.transport import Transport
 
 from tests.support.servers import ServerProcess
@@ -174,3 +174,17 @@ def test_commands_are_read_as_people_type_them(
     command, asked = read_command(words)
 
     assert (command.kind, command.target, asked) == (kind, target, version)
+
+
+@pytest.mark.parametrize(("asked", "sent"), [(None, None), ("3.12", "3.12")])
+def test_an_inherited_environment_has_its_own_interpreter_unless_one_is_asked_for(
+    tmp_path: Path, asked: str | None, sent: str | None
+) -> None:
+    (tmp_path / ".python-version").write_text("3.8\n")
+    (tmp_path / "train.py").write_text("")
+    command = wire.Command(target="train.py")
+
+    wanted = Wanted(command=command, folder=tmp_path, manager=wire.Manager.INHERIT, python=asked)
+
+    with prepare(wanted) as prepared:
+        assert prepared.spec.environment.python == sent
