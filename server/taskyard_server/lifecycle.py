@@ -170,12 +170,17 @@ def retry(record: TaskRecord, *, by: str, now: float) -> TaskRecord:
     return _tell(moved, "retried", now, by=by)
 
 
-def leave_queue(record: TaskRecord, *, by: str, now: float) -> TaskRecord:
+def leave_queue(record: TaskRecord, queue: str, *, by: str, now: float) -> TaskRecord:
     """Forgets a queue that is being deleted: what waits in it is a draft again, what runs goes on."""
-    if record.queue is None:
+    if record.queue != queue:
         return record
     if record.state in (TaskState.QUEUED, TaskState.WAITING):
         return dequeue(record, by=by, now=now)
+    return _tell(without_queue(record), "queue_deleted", now, by=by)
+
+
+def without_queue(record: TaskRecord) -> TaskRecord:
+    """The record as one whose queue is gone, with the place that it held there."""
     return replace(record, queue=None, rank=None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import difflib
 import heapq
 import logging
@@ -27,7 +28,7 @@ from taskyard_server.claims import Claims
 from taskyard_server.errors import Conflict, Invalid, NotFound
 from taskyard_server.names import checked_id, checked_name, is_id, normalised
 from taskyard_server.specs import MAX_DESCRIPTION
-from taskyard_server.store.base import QueueRecord, Store, TaskFilter, TaskRecord
+from taskyard_server.store.base import Change, QueueRecord, Store, TaskFilter, TaskRecord
 from taskyard_server.views import entry_view
 
 logger = logging.getLogger(__name__)
@@ -150,7 +151,7 @@ class Queues:
             raise Conflict(
                 f"queue {record.name!r} still has tasks that wait or run: move or stop them, or delete by force"
             )
-        leave = partial(lifecycle.leave_queue, by=actor.name, now=self._clock())
+        leave = partial(lifecycle.leave_queue, queue=queue_id, by=actor.name, now=self._clock())
         if force:
             await self._detach(queue_id, leave)
         await self._store.delete_queue(queue_id, force=leave if force else None)
@@ -167,7 +168,8 @@ class Queues:
         bound = TaskFilter(queue=queue_id, states=_BOUND_TO_A_QUEUE)
         while records := await self._store.tasks(bound, limit=_PORTION):
             for record in records:
-                await self._store.update(record.id, leave)
+                with contextlib.suppress(NotFound):  # somebody deletes it at the same time
+                    await self._store.update(record.id, leave)
 
     async def entries(self, queue_id: str, offset: int, limit: int) -> EntryPage:
         """A stretch of the queue in the order of claiming. Raises NotFound."""
@@ -251,6 +253,32 @@ async def find_queue(store: Store, ref: str) -> QueueRecord:
     if record is None:
         raise NotFound(_unknown(ref, [queue.name for queue in await store.queues()]))
     return record
+
+
+async def update_task(store: Store, task_id: str, change: Change) -> TaskRecord:
+    """As `Store.update`; a task whose queue is gone is changed as one that has none, never stuck in it.
+
+    Raises NotFound when the task itself is gone, and what `change` raises.
+    """
+    try:
+        return await store.update(task_id, change)
+    except NotFound:
+        gone = (await store.task(task_id)).queue
+        if gone is None or await _exists(store, gone):
+            raise
+
+    def changed(record: TaskRecord) -> TaskRecord:
+        return change(lifecycle.without_queue(record) if record.queue == gone else record)
+
+    return await store.update(task_id, changed)
+
+
+async def _exists(store: Store, queue_id: str) -> bool:
+    try:
+        await store.queue(queue_id)
+    except NotFound:
+        return False
+    return True
 
 
 def _unknown(ref: str, names: Sequence[str]) -> str:

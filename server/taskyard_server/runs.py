@@ -34,6 +34,7 @@ from taskyard_server.config import ServerConfig
 from taskyard_server.errors import Conflict, Forbidden, Invalid, NotFound, Stale
 from taskyard_server.matching import Offer
 from taskyard_server.names import normalised
+from taskyard_server.queues import update_task
 from taskyard_server.run_logs import LogSlice, RunLogs, hash_of
 from taskyard_server.store.base import LogStore, RunRecord, SampleStore, Store, TaskRecord, WorkerRecord
 from taskyard_server.views import task_view
@@ -268,8 +269,8 @@ class Runs:
         return known.host == beat.host and known.boot_id not in ("", beat.boot_id)
 
     async def _lose_by_reboot(self, task_id: str, run_id: str) -> None:
-        record = await self._store.update(
-            task_id, lambda record: lifecycle.reboot(record, run_id, now=self._clock())
+        record = await update_task(
+            self._store, task_id, lambda record: lifecycle.reboot(record, run_id, now=self._clock())
         )
         self.tell(record)
 
@@ -310,7 +311,7 @@ class Runs:
                 record, run_id, request, control_hash=control_hash, now=self._clock(), timing=self._timing
             )
 
-        record = await self._store.update(lifecycle.task_of(run_id), finished)
+        record = await update_task(self._store, lifecycle.task_of(run_id), finished)
         run = lifecycle.require_run(record, run_id).run
         if run.outcome is not None and lifecycle.require_run(before[0], run_id).run.outcome != run.outcome:
             await self._count(run, run.outcome)

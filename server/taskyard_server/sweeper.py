@@ -19,6 +19,7 @@ from taskyard_server import lifecycle, workers
 from taskyard_server.claims import Claims
 from taskyard_server.config import ServerConfig
 from taskyard_server.errors import Conflict, NotFound, Unavailable
+from taskyard_server.queues import update_task
 from taskyard_server.runs import Runs, timing_of
 from taskyard_server.store.base import LIVE_WORKER_STATES, Store, TaskFilter, TaskRecord, WorkerRecord
 
@@ -161,7 +162,7 @@ class Sweeper:
 
         for task_id in await self._store.due(now, limit=AT_ONCE):
             try:
-                record = await self._store.update(task_id, due)
+                record = await update_task(self._store, task_id, due)
             except NotFound:
                 continue
             self._runs.tell(record)

@@ -206,7 +206,7 @@ def test_a_lost_run_that_never_started_is_handed_out_again_whatever_on_lost_says
 
 
 def test_a_task_without_a_queue_waits_for_one_when_it_comes_back() -> None:
-    record = lifecycle.leave_queue(claimed(queued()), by="ada", now=1.0)
+    record = lifecycle.leave_queue(claimed(queued()), "q", by="ada", now=1.0)
 
     record = lifecycle.on_due(record, now=31.0, timing=TIMING)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from taskyard.wire import NewQueue, Queue, QueueChanges, TaskState
+from taskyard.wire import NewQueue, Outcome, OutcomeKind, Phase, Queue, QueueChanges, Reason, TaskState
 from taskyard_server.errors import Conflict, Invalid, NotFound
 from taskyard_server.queues import estimated_wait
 
 from tests.support.services import ADA, FAILED, Services
 
 ID = "ab" * 16
+INTERRUPTED = Outcome(kind=OutcomeKind.LOST, reason=Reason.AGENT_STOPPED, phase=Phase.RUNNING)
 
 
 async def create(services: Services, name: str, **fields: str) -> Queue:
@@ -102,6 +105,59 @@ async def test_a_task_that_runs_when_its_queue_is_deleted_is_not_lost(services: 
     assert (now.state, now.wake_at) == (TaskState.WAITING, None)
     await services.tasks.enqueue(task.id, "services", ADA)
     assert (await services.agent("other", queues=("services",)).claim()).run is not None
+
+
+async def test_a_story_tells_that_the_queue_of_a_running_task_was_deleted(services: Services) -> None:
+    task = await services.enqueue()
+    await services.agent().take()
+
+    await services.queues.delete((await named(services)).id, True, ADA)
+
+    last = (await services.tasks.story(task.id, ADA)).events[-1]
+    assert (last.kind, last.by) == ("queue_deleted", "ada")
+
+
+async def test_a_run_that_ends_in_a_queue_that_vanished_is_reported_all_the_same(services: Services) -> None:
+    task = await services.enqueue()
+    agent = services.agent()
+    run = await agent.take_and_start()
+    await services.stores.store.delete_queue((await named(services)).id)  # and the server died before the rest
+
+    await agent.finish(run, INTERRUPTED)
+
+    now = await services.task(task.id)
+    assert (now.state, now.queue_id) == (TaskState.WAITING, None)
+
+
+async def test_a_run_that_is_lost_in_a_queue_that_vanished_waits_for_another_queue(services: Services) -> None:
+    task = await services.enqueue()
+    await services.agent().take_and_start()
+    await services.stores.store.delete_queue((await named(services)).id)
+
+    await services.tick(302)
+
+    assert (await services.task(task.id)).state is TaskState.WAITING
+    last = (await services.tasks.story(task.id, ADA)).events[-1]
+    assert last.detail == "it has no queue: enqueue it in one"
+
+
+async def test_a_task_that_went_elsewhere_stays_there_when_its_old_queue_is_deleted(services: Services) -> None:
+    task, old = await services.enqueue(), await named(services)
+    store = services.stores.store
+    tasks_of = store.tasks
+
+    async def overtaken(*args: Any, **options: Any) -> Any:
+        found = await tasks_of(*args, **options)
+        await services.tasks.dequeue(task.id, ADA)
+        await services.tasks.enqueue(task.id, "services", ADA)
+        store.tasks = tasks_of  # type: ignore[method-assign]
+        return found
+
+    store.tasks = overtaken  # type: ignore[method-assign]
+    await services.queues.delete(old.id, True, ADA)
+
+    now = await services.task(task.id)
+    assert (now.state, now.queue) == (TaskState.QUEUED, "services")
 
 
 async def test_entries_are_paged_in_the_order_of_claiming(services: Services) -> None:
