@@ -299,13 +299,15 @@ class RunJob:
 
     def _provision(self, tree: Tree) -> ReadyEnvironment:
         command = self._spec.command
+        overlay = self._journalled.directory.path / "overlay"
+        shutil.rmtree(overlay, ignore_errors=True)  # what a killed daemon began is made anew
         request = EnvironmentRequest(
             environment=self._spec.environment,
             tree=tree.root,
             work=tree.work,
             script=tree.work / command.target if command.kind is CommandKind.SCRIPT else None,
             gpus=len(self._devices),
-            overlay=self._journalled.directory.path / "overlay",
+            overlay=overlay,
         )
         return environments.provision(
             request, settings=self._services.environments, log=self._say, cancelled=self._cancelled

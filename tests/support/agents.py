@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -28,8 +29,12 @@ class AgentProcess:
         folder: Path | None = None,
         url: str | None = None,
         variables: dict[str, str] | None = None,
+        under: Sequence[str] = (),
     ) -> None:
-        """`url` stands for another way to the server, such as a relay; `variables` are added to its own."""
+        """`url` stands for another way to the server, such as a relay; `variables` are added to its own.
+
+        The daemon is started through the command `under`, which must replace itself with it.
+        """
         self._made = (
             None if folder else tempfile.TemporaryDirectory(prefix="taskyard-agent-", ignore_cleanup_errors=True)
         )
@@ -41,6 +46,7 @@ class AgentProcess:
         self._url = url or server.url
         self._token = server.issue("agent", name=name, create_queues=True)
         self._variables = variables or {}
+        self.under = tuple(under)
 
     @property
     def log(self) -> str:
@@ -95,6 +101,22 @@ class AgentProcess:
             self.process.kill()
             self.process.wait()
 
+    def reboot(self, boot_id: Path) -> AgentProcess:
+        """Ends all that it holds without a word, and starts it on a machine that was started as `boot_id` says."""
+        self.kill()
+        for keeper in self.keepers():
+            os.kill(keeper, signal.SIGKILL)
+        for run in self.runs:
+            end_leftovers(run.name)
+        mount = f'mount --bind {boot_id} /proc/sys/kernel/random/boot_id && exec "$0" "$@"'
+        self.under = ("unshare", "--mount", "sh", "-c", mount)
+        return self.start()
+
+    def keepers(self) -> list[int]:
+        """The processes that hold its runs."""
+        found = [json.loads(file.read_bytes())["pid"] for run in self.runs for file in run.glob("keeper.json")]
+        return [pid for pid in found if Path(f"/proc/{pid}").exists()]
+
     def restart(self) -> AgentProcess:
         """Kills the daemon and starts it again on its folder."""
         self.kill()
@@ -103,7 +125,7 @@ class AgentProcess:
     def _command(self) -> list[str]:
         flags = self._flags if "--gpus" in self._flags else ("--cpu-only", *self._flags)
         place = ["--local-dir", str(self.folder / "cache"), "--name", self.name, "--allow-file-repositories"]
-        return [sys.executable, "-m", "taskyard.cli", "agent", "daemon", *place, *flags]
+        return [*self.under, sys.executable, "-m", "taskyard.cli", "agent", "daemon", *place, *flags]
 
     def _environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("TASKYARD_")}

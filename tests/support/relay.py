@@ -6,9 +6,37 @@ import contextlib
 import selectors
 import socket
 import threading
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 BUFFER_BYTES = 1 << 16
+
+
+class Snag:
+    """Requests with certain bytes in them, which stop at the relay or whose answers do, until it is loosened."""
+
+    def __init__(self, patterns: Sequence[bytes], *, answers: bool) -> None:
+        self._patterns = patterns
+        self._answers = answers
+        self._loose = threading.Event()
+        self.caught = threading.Event()
+        """Set once there was such a request."""
+
+    def loosen(self) -> None:
+        """Catches no more; what is caught already goes its way."""
+        self._loose.set()
+
+    def catch(self, data: bytes, forward: Callable[[bytes], None]) -> None:
+        """Forwards a piece of a request, at once or, if it is one of the wanted ones, late."""
+        if self._loose.is_set() or not any(pattern in data for pattern in self._patterns):
+            forward(data)
+            return
+        if self._answers:
+            forward(data)
+        self.caught.set()
+        self._loose.wait()
+        if not self._answers:
+            forward(data)
 
 
 class Relay:
@@ -20,6 +48,7 @@ class Relay:
         self._cut = threading.Event()
         self._closed = threading.Event()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._snag: Snag | None = None
         self.port = int(self._listener.getsockname()[1])
 
     @property
@@ -35,6 +64,8 @@ class Relay:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._closed.set()
+        if self._snag is not None:
+            self._snag.loosen()
         self._listener.close()
         self._drop_all()
 
@@ -50,6 +81,16 @@ class Relay:
     def reset(self) -> None:
         """Breaks every connection once, in the middle of whatever it carries."""
         self._drop_all()
+
+    def hold(self, *patterns: bytes) -> Snag:
+        """Requests with any of these bytes wait here until the snag is loosened."""
+        self._snag = Snag(patterns, answers=False)
+        return self._snag
+
+    def hold_answers(self, *patterns: bytes) -> Snag:
+        """Such requests reach the server, but its answers wait here until the snag is loosened."""
+        self._snag = Snag(patterns, answers=True)
+        return self._snag
 
     def _drop_all(self) -> None:
         pairs, self._pairs = self._pairs, []
@@ -81,5 +122,9 @@ class Relay:
                     data = end.recv(BUFFER_BYTES)
                     if not data:
                         return
-                    if not self._cut.is_set():
+                    if self._cut.is_set():
+                        continue
+                    if end is client and self._snag is not None:
+                        self._snag.catch(data, server.sendall)
+                    else:
                         other[end].sendall(data)
