@@ -1,0 +1,1 @@
+"""What the design promises, measured on real processes: `python -m tests.benchmarks [names …] [--quick]`."""

@@ -1,0 +1,76 @@
+"""The command line of the benchmarks."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import pytest
+from rich.console import Console
+
+from tests.benchmarks import (
+    claims,
+    command_line,
+    environments,
+    faults,
+    first_line,
+    idle,
+    logs,
+    machine,
+    parked,
+    results,
+)
+from tests.benchmarks.bench import Bench, Measure
+
+BENCHMARKS: dict[str, Measure] = {
+    "machine": machine.measure,
+    "command-line": command_line.measure,
+    "first-line": first_line.measure_cached,
+    "snapshot": first_line.measure_snapshot,
+    "first-task": command_line.measure_first_task,
+    "environment": environments.measure,
+    "cancel": first_line.measure_cancel,
+    "claims": claims.measure_sqlite,
+    "claims-mongodb": claims.measure_mongodb,
+    "logs": logs.measure,
+    "idle": idle.measure,
+    "parked": parked.measure,
+    "faults": faults.measure,
+}
+
+
+def main() -> int:
+    """Runs the benchmarks that were named, else all."""
+    options = _parser().parse_args()
+    console = Console(stderr=True)
+    chosen = options.names or list(BENCHMARKS)
+    measured = _measure(chosen, Bench(quick=options.quick, console=console))
+    records = results.save(measured, whole=not options.names)
+    if options.write_docs:
+        results.write_document(records)
+    Console(width=None if sys.stdout.isatty() else 160).print(results.table(one.record() for one in measured))
+    return 0
+
+
+def _measure(chosen: Sequence[str], bench: Bench) -> list[results.Measurement]:
+    measured: list[results.Measurement] = []
+    for name in chosen:
+        with bench.named(name):
+            try:
+                measured += BENCHMARKS[name](bench)
+            except pytest.skip.Exception as reason:
+                bench.console.print(f"{name} is left out: {reason}")
+    return measured
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], metavar="name", help=", ".join(BENCHMARKS))
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions, smaller queues")
+    parser.add_argument("--write-docs", action="store_true", help="rewrite the table in docs/explanation")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
