@@ -1,4 +1,4 @@
-"""The command line of the benchmarks."""
+"""What the design promises, measured on real processes: `python -m tests.benchmarks [names …] [--quick]`."""
 
 from __future__ import annotations
 

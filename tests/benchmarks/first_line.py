@@ -21,7 +21,6 @@ from taskyard.wire import (
     Phase,
     RequirementsKind,
     Run,
-    Task,
     TaskSpec,
     TaskState,
     WorkerState,
@@ -130,7 +129,8 @@ def _run_one(yard: Yard, spec: TaskSpec) -> Timed:
     yard.wait_for_end(task, seconds=120)
     first, last = map(float, yard.text(task).split())
     run = yard.run(task)
-    assert yard.task(task).state is TaskState.COMPLETED and run.ended_at
+    assert yard.task(task).state is TaskState.COMPLETED
+    assert run.ended_at is not None
     return Timed(
         first_line=(first - enqueued) * 1000,
         final=(run.ended_at - last) * 1000,

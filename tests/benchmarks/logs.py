@@ -28,7 +28,8 @@ def measure(bench: Bench) -> Iterator[Measurement]:
     """Many runs that write as fast as they can; then one that writes a line now and then."""
     with ServerProcess("--min-free-disk-bytes", "0") as server:
         rounds = len(bench.times(600, 150))
-        load = asyncio.run(_send(server, _started_runs(server), rounds))
+        token = server.issue("agent", name="bench")
+        load = asyncio.run(_send(server, token, _started_runs(server, token), rounds))
         yield Measurement(
             metric=f"log lines taken per second by one server process, {RUNS} runs, 55 bytes a line",
             value=load * LINES,
@@ -39,9 +40,8 @@ def measure(bench: Bench) -> Iterator[Measurement]:
         yield from _follow(bench, server)
 
 
-def _started_runs(server: ServerProcess) -> list[tuple[str, str]]:
+def _started_runs(server: ServerProcess, token: str) -> list[tuple[str, str]]:
     """Runs that may send logs, with their control tokens."""
-    token = server.issue("agent", name="bench")
     runs = []
     for number in range(RUNS):
         with Claimant(server, token, f"bench:{number}") as claimant, server.client() as http:
@@ -50,14 +50,12 @@ def _started_runs(server: ServerProcess) -> list[tuple[str, str]]:
             claimant.beat(run)
             claimant.start(run).raise_for_status()
             runs.append((run, claimant.control_token))
-    server.agent_token = token  # type: ignore[attr-defined]
     return runs
 
 
-async def _send(server: ServerProcess, runs: list[tuple[str, str]], rounds: int) -> float:
+async def _send(server: ServerProcess, token: str, runs: list[tuple[str, str]], rounds: int) -> float:
     offsets = [0] * RUNS
     async with AsyncExitStack() as stack:
-        token = server.agent_token  # type: ignore[attr-defined]
         lanes = [await stack.enter_async_context(Connection(server, token)) for _ in runs]
 
         async def send(lane: int) -> None:
