@@ -137,7 +137,13 @@ class Runs:
             earlier = await self._claimed_before(seeker)
             if earlier is not None or not seeker.queues:
                 return earlier
-            record = await self._take_first(seeker, waiter)
+            try:
+                record = await self._take_first(seeker, waiter)
+            except Conflict:
+                earlier = await self._claimed_before(seeker)
+                if earlier is None:
+                    raise
+                return earlier  # a repeat that another server answered at the same time
         if record is None:
             return None
         return self._handed_out(record, record.runs[-1], seeker.queues.get(record.queue or ""))

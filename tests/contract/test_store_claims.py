@@ -163,6 +163,26 @@ async def test_a_run_is_found_by_the_request_that_claimed_it(store: Store, queue
     assert [record and record.id for record in found] == [task, task, None]
 
 
+async def test_one_request_takes_one_entry_however_often_it_is_sent(store: Store, queue: QueueRecord) -> None:
+    await fill(store, [queued(queue.id) for _ in range(4)])
+    claims = [store.claim([queue.id], any_fits, prepare(request_id="one")) for _ in range(3)]
+
+    answers = await asyncio.gather(*claims, store.claim([queue.id], any_fits, prepare()), return_exceptions=True)
+
+    assert sorted(type(answer).__name__ for answer in answers[:3]) == ["Conflict", "Conflict", "TaskRecord"]
+    assert not isinstance(answers[3], BaseException)
+    assert len(await store.entries(queue.id)) == 2
+
+
+async def test_a_request_that_took_an_entry_takes_no_task_by_name(store: Store, queue: QueueRecord) -> None:
+    first, second = await fill(store, [queued(queue.id), queued(queue.id)])
+    await store.claim([queue.id], any_fits, prepare(request_id="one"))
+
+    with pytest.raises(Conflict):
+        await store.update(second, prepare(request_id="one"))
+    assert (await store.run_of_request("one") or await store.task(second)).id == first
+
+
 async def test_only_the_latest_run_is_found_by_its_report_token(store: Store, queue: QueueRecord) -> None:
     (task,) = await fill(store, [queued(queue.id)])
     for report in ("old", "new"):

@@ -169,3 +169,18 @@ def create_many(http: httpx.Client, number: int) -> list[str]:
     answer = http.post("/tasks/bulk", json=body)
     answer.raise_for_status()
     return [task["id"] for task in answer.json()]
+
+
+@pytest.mark.mongo
+def test_repeats_of_one_claim_at_two_servers_are_given_one_run() -> None:
+    with two_servers() as (one, other), one.client() as root, ThreadPoolExecutor(2) as both:
+        token = one.issue("agent")
+        with Claimant(one, token) as here, Claimant(other, token) as there:
+            for _ in range(10):
+                create_many(root, 2)
+                request = here.request()
+
+                first, second = both.map(Claimant.send, (here, there), (request, request))
+
+                assert first["run"]["id"] == second["run"]["id"]
+        assert len(root.get("/tasks", params={"state": "preparing"}).json()["tasks"]) == 10

@@ -206,8 +206,9 @@ class Store(Protocol):
         """Atomically takes the first fitting entry of the first queue (ids) that has one.
 
         Within a queue: the lowest rank among the shapes for which `fits` is true. Paused queues are passed
-        over. The record is replaced by `change(record)`, as in `update`; two claims never take one entry.
-        The cost does not grow with the number of entries, fitting or not. Returns None when nothing fits.
+        over. The record is replaced by `change(record)`, as in `update`; two claims never take one entry, and
+        one request never takes two: its second claim raises Conflict, whichever server it came to. The cost does
+        not grow with the number of entries, fitting or not. Returns None when nothing fits.
         """
 
     async def run_of_request(self, request_id: str) -> TaskRecord | None:

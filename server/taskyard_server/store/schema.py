@@ -75,4 +75,9 @@ CREATE INDEX answers_by_age ON answers (at);
 CREATE TABLE servers (id TEXT PRIMARY KEY NOT NULL, at REAL NOT NULL);
 """
 
-CONTROL = Schema(application_id=0x5459_4331, migrations=(_FIRST,))
+_ONE_RUN_PER_REQUEST = """
+DROP INDEX runs_by_request;
+CREATE UNIQUE INDEX runs_by_request ON runs (request_id);
+"""
+
+CONTROL = Schema(application_id=0x5459_4331, migrations=(_FIRST, _ONE_RUN_PER_REQUEST))

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from taskyard_server.errors import Conflict
 from taskyard_server.store.base import Change, Fits, TaskRecord
 from taskyard_server.store.mongo.documents import Found
 from taskyard_server.store.mongo.entries import Entries
@@ -103,7 +104,9 @@ class Claims:
         writes = {seat: write for seat, entry in pairs if (write := self._prepare(seat, entry)) is not None}
         written = await self._tasks.write_each(list(writes.values()))
         for (seat, write), done in zip(writes.items(), written, strict=True):
-            if done:
+            if isinstance(done, Conflict):
+                seat.fail(done)
+            elif done:
                 seat.settle(write.changed)
 
     def _prepare(self, seat: _Seat, entry: Found) -> Write | None:

@@ -22,6 +22,7 @@ from taskyard_server.store.codec import TASKS
 
 ENTRIES_BY_SHAPE = "entries_by_shape"
 PLACES = "places"
+ONE_RUN_PER_REQUEST = "one_run_per_request"
 NEEDED = {"body": 1, "rank": 1, "due_at": 1, "version": 1}
 """What must be read to decode a document."""
 HOLDING_STATES = tuple(state.value for state in TaskState if not state.terminal)
@@ -46,7 +47,8 @@ INDEXES = [
     IndexModel([("name", ASCENDING), *_NEWEST], name="by_name"),
     IndexModel([("tags", ASCENDING), *_NEWEST], name="by_tag", sparse=True),
     IndexModel([("updated_at", ASCENDING)], name="by_change"),
-    IndexModel([("requests", ASCENDING)], name="by_request", sparse=True),
+    # Of two repeats of one claim, sent to two servers at the same time, one finds the other's run.
+    IndexModel([("requests", ASCENDING)], name=ONE_RUN_PER_REQUEST, unique=True, sparse=True),
     IndexModel([("report_hash", ASCENDING)], name="by_report_token", sparse=True),
 ]
 

@@ -20,6 +20,7 @@ from taskyard_server.store.mongo.gates import Gates
 from taskyard_server.store.ranks import key_after
 
 _ACTIVE = {"$in": [state.value for state in TaskState if state.active]}
+_DUPLICATE = 11000
 _NEWEST = [("created_at", DESCENDING), ("_id", DESCENDING)]
 
 
@@ -121,17 +122,30 @@ class Tasks:
         document = to_document(changed, version=found.version + 1, writer=self.writer)
         return Write(found=found, changed=changed, document=document)
 
-    async def write_each(self, writes: Sequence[Write]) -> list[bool]:
-        """Sends the writes in one message; says of each whether it was done, or somebody else wrote before."""
+    async def write_each(self, writes: Sequence[Write]) -> list[bool | Conflict]:
+        """Sends the writes in one message; says of each whether it was done, or somebody else wrote before.
+
+        A Conflict in its place: its request has taken another task.
+        """
         if not writes:
             return []
-        result = await self.collection.bulk_write([write.replacement for write in writes], ordered=False)
-        if result.matched_count == len(writes):
-            return [True] * len(writes)
-        ids = [write.changed.id for write in writes]
-        cursor = self.collection.find({"_id": {"$in": ids}}, {"version": 1, "writer": 1, "requests": 1})
-        stored = {document["_id"]: document async for document in cursor}
-        return [write.stands_in(stored.get(write.changed.id, {})) for write in writes]
+        refused: set[int] = set()
+        try:
+            result = await self.collection.bulk_write([write.replacement for write in writes], ordered=False)
+            if result.matched_count == len(writes):
+                return [True] * len(writes)
+        except BulkWriteError as error:
+            refused = _refused_as_duplicates(error)
+        stored = await self._stored([write.changed.id for write in writes])
+        return [
+            _request_used(write.changed) if place in refused else write.stands_in(stored.get(write.changed.id, {}))
+            for place, write in enumerate(writes)
+        ]
+
+    async def _stored(self, ids: Sequence[str]) -> dict[str, Document]:
+        """What tells whose write stands in each record now."""
+        cursor = self.collection.find({"_id": {"$in": list(ids)}}, {"version": 1, "writer": 1, "requests": 1})
+        return {document["_id"]: document async for document in cursor}
 
     async def replace_all(self, changes: Sequence[tuple[Found, TaskRecord]], session: AsyncClientSession) -> None:
         """Replaces records that were read in the same transaction."""
@@ -191,7 +205,10 @@ class Tasks:
     async def _replace(self, found: Found, changed: TaskRecord, session: AsyncClientSession | None) -> bool:
         """Writes unless somebody else wrote since the record was found."""
         write = self.prepare(found, changed)
-        result = await self.collection.replace_one(write.condition, write.document, session=session)
+        try:
+            result = await self.collection.replace_one(write.condition, write.document, session=session)
+        except DuplicateKeyError as error:
+            raise _request_used(changed) from error
         return result.matched_count == 1
 
     async def _behind(self, task_id: str) -> Document:
@@ -270,11 +287,24 @@ def _no_task(task_id: str) -> NotFound:
     return NotFound(f"there is no task {task_id}: it was never created, or was deleted")
 
 
+def _request_used(record: TaskRecord) -> Conflict:
+    return Conflict(f"the request that claims task {record.id} took another one: ask for that")
+
+
+def _refused_as_duplicates(error: BulkWriteError) -> set[int]:
+    """The places of the writes whose request has a run elsewhere. Raises the error when there is another fault."""
+    details: Any = error.details
+    faults = details["writeErrors"]
+    if details["writeConcernErrors"] or any(fault["code"] != _DUPLICATE for fault in faults):
+        raise error
+    return {fault["index"] for fault in faults}
+
+
 def _duplicate(error: BulkWriteError | DuplicateKeyError) -> str | None:
     """The id that was refused because it exists."""
     details: Any = error.details or {}
     for refused in details.get("writeErrors", [details]):
-        if refused.get("code") == 11000:
+        if refused.get("code") == _DUPLICATE:
             return str(refused.get("keyValue", {}).get("_id", "?"))
     return None
 

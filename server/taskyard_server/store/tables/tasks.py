@@ -187,7 +187,12 @@ def _index_runs(connection: sqlite3.Connection, record: TaskRecord, *, was: Task
         connection.execute("DELETE FROM runs WHERE task = ?", (record.id,))
         known = []
     rows = [(record.id, *keys) for keys in wanted[len(known) :]]
-    connection.executemany("INSERT INTO runs (task, number, request_id, report_hash) VALUES (?, ?, ?, ?)", rows)
+    try:
+        connection.executemany(
+            "INSERT INTO runs (task, number, request_id, report_hash) VALUES (?, ?, ?, ?)", rows
+        )
+    except sqlite3.IntegrityError as error:
+        raise Conflict(f"the request that claims task {record.id} took another one: ask for that") from error
 
 
 def _run_keys(runs: Sequence[RunRecord]) -> list[tuple[int, str, str]]:
