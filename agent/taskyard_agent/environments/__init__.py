@@ -10,20 +10,19 @@ from taskyard import wire
 from taskyard.wire import Reason
 
 from taskyard_agent.environments import inherit, pip, uv
-from taskyard_agent.environments.base import (
-    EnvironmentRequest,
-    EnvironmentSettings,
-    Log,
-    Manager,
-    ReadyEnvironment,
-    Recipe,
-    failed,
-)
+from taskyard_agent.environments.base import Manager, Recipe
 from taskyard_agent.environments.building import build_environment
 from taskyard_agent.environments.cache import Built, Held, cache_of, limits_of
 from taskyard_agent.environments.installer import Installer, visible_variables
 from taskyard_agent.environments.interpreters import find_interpreter
 from taskyard_agent.environments.overlay import Base, make_overlay
+from taskyard_agent.environments.request import (
+    EnvironmentRequest,
+    EnvironmentSettings,
+    Log,
+    ReadyEnvironment,
+    failed,
+)
 from taskyard_agent.environments.requirements import Project
 from taskyard_agent.environments.sdk_path import OLDEST_PYTHON, sdk_folder
 from taskyard_agent.errors import RunFailed

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from taskyard_agent.environments.base import EnvironmentSettings, Log
+from taskyard_agent.environments.request import EnvironmentSettings, Log
 from taskyard_agent.errors import RunStopped
 
 MARKER = "ready.json"

@@ -8,9 +8,9 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from taskyard_agent.environments.base import EnvironmentSettings
 from taskyard_agent.environments.installer import Installer
 from taskyard_agent.environments.interpreters import Interpreter, find_interpreter, probe
+from taskyard_agent.environments.request import EnvironmentSettings
 
 
 def find(wanted: str | None, settings: EnvironmentSettings, installer: Installer) -> Interpreter:

@@ -18,8 +18,8 @@ from typing import IO, cast
 
 from taskyard.wire import Reason
 
-from taskyard_agent.environments.base import Log, failed
 from taskyard_agent.environments.indexes import mask
+from taskyard_agent.environments.request import Log, failed
 from taskyard_agent.errors import RunFailed, RunStopped
 
 # The agent's token and whatever else it was started with stay away from build scripts, which are the task's code.

@@ -15,8 +15,8 @@ from typing import Any
 
 from taskyard.wire import Reason
 
-from taskyard_agent.environments.base import EnvironmentSettings, failed
 from taskyard_agent.environments.installer import Installer, visible_variables
+from taskyard_agent.environments.request import EnvironmentSettings, failed
 from taskyard_agent.errors import RunFailed
 
 _WANTED = re.compile(r"(?:(?P<kind>cpython|pypy|python)[-@]?)?(?P<version>\d+\.\d+(?:\.\d+)?)(?P<free>t?)")

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from taskyard.wire import RequirementsKind
 
-from taskyard_agent.environments.base import EnvironmentRequest, EnvironmentSettings, Recipe, failed
+from taskyard_agent.environments.base import Recipe
 from taskyard_agent.environments.indexes import PYTORCH_INDEX, IndexPolicy, configured_indexes
 from taskyard_agent.environments.installer import Installer
 from taskyard_agent.environments.interpreters import Interpreter
+from taskyard_agent.environments.request import EnvironmentRequest, EnvironmentSettings, failed
 from taskyard_agent.environments.requirements import Requirements, read_project, read_project_dependencies
 from taskyard_agent.environments.venvs import (
     LISTED,

@@ -16,8 +16,8 @@ from urllib.parse import unquote, urlsplit
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from taskyard_agent.environments.base import failed
 from taskyard_agent.environments.indexes import IndexPolicy, mask, refusal
+from taskyard_agent.environments.request import failed
 from taskyard_agent.errors import RunFailed
 
 URL_SCHEMES = ("https", "git+https", "git+ssh")

@@ -10,10 +10,11 @@ from typing import Any
 from taskyard.wire import RequirementsKind
 from uv import find_uv_bin
 
-from taskyard_agent.environments.base import EnvironmentRequest, EnvironmentSettings, Recipe, failed
+from taskyard_agent.environments.base import Recipe
 from taskyard_agent.environments.indexes import Indexes, IndexPolicy, configured_indexes, refusal
 from taskyard_agent.environments.installer import Installer
 from taskyard_agent.environments.interpreters import Interpreter
+from taskyard_agent.environments.request import EnvironmentRequest, EnvironmentSettings, failed
 from taskyard_agent.environments.requirements import (
     Project,
     Requirements,

@@ -10,9 +10,10 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from taskyard.wire import Environment, RequirementsKind
 
-from taskyard_agent.environments.base import EnvironmentRequest, EnvironmentSettings, Recipe, failed
+from taskyard_agent.environments.base import Recipe
 from taskyard_agent.environments.indexes import IndexPolicy, configured_indexes
 from taskyard_agent.environments.installer import Installer
+from taskyard_agent.environments.request import EnvironmentRequest, EnvironmentSettings, failed
 from taskyard_agent.environments.requirements import (
     Requirements,
     inside,

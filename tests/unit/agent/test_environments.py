@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from taskyard.wire import Reason
-from taskyard_agent.environments.base import EnvironmentSettings
 from taskyard_agent.environments.indexes import IndexPolicy, configured_indexes, mask, refusal
 from taskyard_agent.environments.installer import Installer, failure_of
 from taskyard_agent.environments.interpreters import find_interpreter
+from taskyard_agent.environments.request import EnvironmentSettings
 from taskyard_agent.errors import RunFailed, RunStopped
 
 OWN = platform.python_version()
