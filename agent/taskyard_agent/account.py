@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import re
 import sys
 from pathlib import Path
 
 from taskyard.client import Client
 from taskyard.config import SERVER, Connection, Credentials, resolve, user_file, user_folder
-from taskyard.errors import NotLoggedIn, TaskyardError, UsageError
+from taskyard.errors import NotLoggedIn, Refused, TaskyardError, UsageError
 from taskyard.wire import LoginRequest, NewToken, TokenKind
 
 from .config import TOKEN_FILE, AgentSettings
 from .errors import SettingsError
 
 PR_SET_DUMPABLE = 4
+WHOLE_ID = re.compile(r"[0-9a-f]{32}")
 
 
 def agent_credentials() -> Credentials:
@@ -48,6 +50,22 @@ def connect(settings: AgentSettings) -> Client:
             f"the token for {link.server} is not an agent's; run `taskyard agent join {link.server}` here"
         )
     return client
+
+
+def task_id(ref: str, settings: AgentSettings) -> str:
+    """The whole id of a task that is named by a prefix or its name, found with the right of the person here.
+
+    An agent's own token opens the tasks that it claims and no others. Raises SettingsError.
+    """
+    if WHOLE_ID.fullmatch(ref):
+        return ref
+    if settings.connection.token is None:
+        raise SettingsError(f"nobody is logged in here to look for {ref!r}; give the task's whole id")
+    try:
+        with Client.of(settings.connection) as person:
+            return person.resolve_task(ref).id
+    except Refused as error:
+        raise SettingsError(f"{error}; give the task's whole id") from error
 
 
 def join(link: Connection, token_or_code: str, *, is_code: bool, name: str) -> Client:

@@ -65,7 +65,7 @@ def _add_execute(verbs: Any) -> None:
 
 def _run_execute(namespace: argparse.Namespace) -> int:
     settings = _started(namespace, EXECUTE_SETTINGS)
-    return execute(namespace.id, settings, account.connect(settings))
+    return execute(account.task_id(namespace.id, settings), settings, account.connect(settings))
 
 
 def _started(namespace: argparse.Namespace, settings: Any) -> AgentSettings:

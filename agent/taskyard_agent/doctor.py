@@ -109,7 +109,7 @@ def _disk(settings: AgentSettings) -> Finding:
         name="disk",
         ok=free >= settings.min_free_disk,
         detail=f"{free / 2**30:.1f} GB free, {settings.min_free_disk / 2**30:.1f} GB to be left free",
-        cure="agent cache prune --all, or a larger disk with --local-dir DIR",
+        cure="taskyard agent cache prune --all, or a larger disk with --local-dir DIR",
     )
 
 

@@ -82,9 +82,7 @@ def _claim(task_id: str, parts: AgentParts) -> tuple[JournalledRun, dict[str, st
     claim = parts.client.claim(request)
     if claim.run is None:
         parts.journal.forget_claim(tokens.request_id)
-        raise SettingsError(
-            f"task {task_id} cannot be taken now; `taskyard explain {task_id}` says why (it must be queued)"
-        )
+        raise SettingsError(f"task {task_id} cannot be taken now; `taskyard explain {task_id}` says why")
     return parts.journal.save_run(claim, tokens), claim.secrets
 
 

@@ -18,7 +18,7 @@ from . import archive, gitdir, pool
 from .address import Address, parse, routes
 from .blob import FetchBlob, download
 from .credentials import network
-from .failure import GitFailed, of_system, refused
+from .failure import ADVICE_MARK, GitFailed, of_system, refused
 from .git import Git
 from .gitdir import Head
 from .mirror import ACCESS_ADVICE, Log, Mirror, mirror_of
@@ -106,7 +106,10 @@ def check_repository(url: str, settings: CheckoutSettings) -> RepositoryCheck:
                     words.append(f"{route.described}: {failure.words}")
                     continue
             return RepositoryCheck(url=url, reachable=True, detail=f"reads {route.described}")
-    except (RunFailed, OSError) as error:
+    except RunFailed as error:
+        detail, _, advice = str(error).partition(ADVICE_MARK)
+        return RepositoryCheck(url=url, reachable=False, detail=detail, advice=advice or ACCESS_ADVICE)
+    except OSError as error:
         return RepositoryCheck(url=url, reachable=False, detail=str(error), advice=ACCESS_ADVICE)
     return RepositoryCheck(url=url, reachable=False, detail="\n".join(words), advice=ACCESS_ADVICE)
 

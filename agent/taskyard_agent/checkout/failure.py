@@ -9,6 +9,7 @@ from taskyard.wire import Phase, Reason
 
 from taskyard_agent.errors import RunFailed
 
+ADVICE_MARK = "\nWhat to do: "
 DISK = re.compile(
     r"No space left|Disk quota exceeded|Read-only file system|Input/output error|Too many open files|"
     r"Cannot allocate memory|out of memory",
@@ -77,7 +78,7 @@ class GitFailed(Exception):
 
 def refused(what: str, advice: str) -> RunFailed:
     """The task's own fault."""
-    return RunFailed(Phase.CHECKOUT, Reason.CHECKOUT, f"{what}\nWhat to do: {advice}")
+    return RunFailed(Phase.CHECKOUT, Reason.CHECKOUT, f"{what}{ADVICE_MARK}{advice}")
 
 
 def of_machine(reason: Reason, message: str) -> RunFailed:

@@ -1,0 +1,125 @@
+"""What an agent is told, and what it says: K01, D06."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from taskyard.config import Setting, add_settings
+from taskyard_agent.config import DAEMON_SETTINGS, EXECUTE_SETTINGS, read_settings
+
+from tests.support.agents import wait_until
+from tests.support.person import Person
+from tests.support.servers import ServerProcess
+from tests.support.yard import Yard
+
+EXAMPLES: dict[str, tuple[str, Any]] = {
+    "server": ("http://elsewhere:1234", "http://elsewhere:1234"),
+    "queue": ("b 'a queue'", ("b", "a queue")),
+    "git_token_file": ("git.example.org=/token", (("git.example.org", Path("/token")),)),
+    "foreground": ("yes", True),
+}
+"""Variables' texts and their values, where the kind of the setting does not say enough."""
+
+
+@pytest.fixture(scope="module")
+def yard() -> Iterator[Yard]:
+    with ServerProcess() as server, Yard(server) as yard:
+        yield yard
+
+
+@pytest.fixture
+def person(tmp_path: Path) -> Person:
+    return Person(tmp_path)
+
+
+def example(setting: Setting) -> tuple[str, Any]:
+    """What somebody could write, and what it means."""
+    if setting.name in EXAMPLES:
+        return EXAMPLES[setting.name]
+    if setting.choices:
+        return setting.choices[-1], setting.choices[-1]
+    if setting.kind is bool:
+        return "1", True
+    text = "7"
+    value = setting.kind(text)
+    return text, (value,) if setting.many else value
+
+
+@pytest.mark.parametrize("setting", DAEMON_SETTINGS, ids=lambda setting: setting.flag)
+def test_every_flag_has_its_variable(setting: Setting, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from taskyard.config import resolve
+
+    text, value = example(setting)
+    monkeypatch.setenv(f"TASKYARD_{setting.flag.removeprefix('--').replace('-', '_').upper()}", text)
+
+    assert resolve([setting])[setting.name] == value
+
+
+@pytest.mark.parametrize("settings", [DAEMON_SETTINGS, EXECUTE_SETTINGS], ids=["daemon", "execute"])
+def test_the_help_names_every_flag_with_its_variable(person: Person, settings: tuple[Setting, ...]) -> None:
+    verb = "daemon" if settings is DAEMON_SETTINGS else "execute"
+
+    shown = re.sub(r"\s+", " ", person.types("agent", verb, "--help").stdout)
+
+    for setting in settings:
+        assert setting.flag in shown
+        assert f"[{setting.variable}" in shown
+
+
+def test_flags_reach_the_record_of_settings() -> None:
+    parser = argparse.ArgumentParser()
+    add_settings(parser, DAEMON_SETTINGS)
+
+    read = read_settings(parser.parse_args(["--queue", "a", "b", "--queue", "c", "--cpu-only"]), DAEMON_SETTINGS)
+
+    assert read.queues == ("a", "b", "c")
+    assert read.cpu_only
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("--gpus", "0", "--cpu-only"),
+            "--gpus (flag --gpus) and --cpu-only (flag --cpu-only) exclude each other",
+        ),
+        (("--queue", "a", "a"), "--queue names 'a' twice"),
+        (("--name", "two words"), "--name: 'two words' is not a worker's name"),
+        (("--cache-bytes", "huge"), "'huge' is not a size; write it like 20GB"),
+        (("--python-downloads", "maybe"), "'maybe' is not one of auto, never"),
+    ],
+)
+def test_what_cannot_be_followed_is_one_line_and_2(person: Person, words: tuple[str, ...], said: str) -> None:
+    done = person.types("agent", "daemon", *words)
+
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_exclusive_settings_are_refused_wherever_they_come_from(person: Person) -> None:
+    done = person.types("agent", "daemon", "--cpu-only", TASKYARD_GPUS="0")
+
+    assert done.returncode == 2
+    assert "--gpus (TASKYARD_GPUS) and --cpu-only (flag --cpu-only) exclude each other" in done.stderr
+
+
+@pytest.mark.parametrize("flag", ["--server", "--api"])
+def test_the_first_lines_name_worker_and_server(person: Person, yard: Yard, flag: str, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    person.log_in(yard.server)
+    daemon = person.starts("agent", "daemon", flag, yard.server.url, "--name", f"w{flag}", log=log)
+
+    wait_until(lambda: b"serving" in log.read_bytes())
+    daemon.send_signal(signal.SIGINT)
+
+    assert daemon.wait(30) == 0
+    first, second, *_ = log.read_text().splitlines()
+    assert f"worker w{flag}, server {yard.server.url}" in first
+    assert "serving 'default'; Ctrl-C drains" in second

@@ -1,0 +1,159 @@
+"""`agent execute`, `agent doctor` and `agent cache`, as an operator types them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from taskyard.wire import Environment, RequirementsKind, TaskState
+
+from tests.support.person import Person
+from tests.support.repositories import Repository
+from tests.support.servers import ServerProcess
+from tests.support.wheels import package_index
+from tests.support.yard import Yard
+
+
+@pytest.fixture(scope="module")
+def yard() -> Iterator[Yard]:
+    with ServerProcess() as server, Yard(server) as yard:
+        yield yard
+
+
+@pytest.fixture
+def person(tmp_path: Path, yard: Yard) -> Person:
+    return Person(tmp_path / "person").log_in(yard.server)
+
+
+# --- execute
+
+
+@pytest.mark.parametrize(("source", "code"), [("print('here')", 0), ("print('here'); exit(7)", 7)])
+def test_one_task_is_run_here_and_now_and_its_exit_code_returned(
+    person: Person, yard: Yard, source: str, code: int
+) -> None:
+    queue = yard.queue(f"nobody serves it {code}")
+    task = yard.python(source, queue=queue)
+
+    done = person.types("agent", "execute", "--id", task.id)
+
+    assert done.returncode == code, done.stderr
+    assert done.stdout.endswith("here\n")
+    assert yard.task(task).state is (TaskState.FAILED if code else TaskState.COMPLETED)
+    assert yard.text(task) == "here\n"
+
+
+def test_one_task_is_found_by_its_name(person: Person, yard: Yard) -> None:
+    yard.python("print('found')", queue=yard.queue("names"), name="by name")
+
+    done = person.types("agent", "execute", "--id", "by name")
+
+    assert done.stdout.endswith("found\n"), done.stderr
+
+
+def test_a_task_that_has_ended_is_not_run_again(person: Person, yard: Yard) -> None:
+    task = yard.python("print()", queue=None)
+    person.types("agent", "execute", "--id", task.id)
+
+    done = person.types("agent", "execute", "--id", task.id)
+
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert yard.task(task).run_count == 1
+
+
+# --- doctor
+
+
+def test_the_doctor_finds_a_machine_that_can_run_tasks(person: Person, tmp_path: Path) -> None:
+    repository = Repository.create(tmp_path / "code", {"a": "b"})
+
+    done = person.types("agent", "doctor", "--repo", str(repository.root), "--allow-file-repositories")
+
+    assert done.returncode == 0, done.stdout
+    named = [line.removeprefix("ok").strip().partition(":")[0] for line in done.stdout.splitlines()]
+    assert named == [
+        "git", "uv", "Python", "local folder", "disk", "server", "clock", "token", "GPUs", "`agent` command",
+        "repository",
+    ]  # fmt: skip
+
+
+def test_the_doctor_leaves_no_token_behind(person: Person, yard: Yard) -> None:
+    before = len(yard.client.tokens())
+
+    person.types("agent", "doctor")
+
+    assert len(yard.client.tokens()) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "cure"),
+    [
+        (("--server", "http://127.0.0.1:1"), "server", "taskyard up"),
+        (("--min-free-disk", "900000T"), "disk", "taskyard agent cache prune --all"),
+        (("--local-dir", "/proc/nowhere"), "local folder", "--local-dir"),
+        (("--gpus", "63"), "GPUs", "nvidia-smi"),
+        (("--repo", "ext::sh -c id"), "repository", "give an https:// or ssh address"),
+        (("--repo", "/no/such/repository", "--allow-file-repositories"), "repository", ""),
+    ],
+)
+def test_each_failure_comes_with_its_cure(person: Person, words: tuple[str, ...], name: str, cure: str) -> None:
+    done = person.types("agent", "doctor", *words, "--json")
+
+    failed = {found["name"]: found["cure"] for found in json.loads(done.stdout) if not found["ok"]}
+    assert done.returncode == 1
+    assert cure in failed[name]
+    assert failed[name]
+
+
+def test_a_machine_that_has_not_joined_is_told_how(tmp_path: Path, yard: Yard) -> None:
+    done = Person(tmp_path).types("agent", "doctor", "--server", yard.server.url)
+
+    assert done.returncode == 1
+    assert f"taskyard agent join {yard.server.url}" in done.stdout
+
+
+@pytest.mark.parametrize(("absent", "cure"), [("git", "apt-get install git")])
+def test_a_program_that_is_absent_is_named(person: Person, tmp_path: Path, absent: str, cure: str) -> None:
+    done = person.types("agent", "doctor", PATH=str(tmp_path))
+
+    assert f"FAIL  {absent}: not found" in done.stdout
+    assert cure in done.stdout
+
+
+def test_another_program_called_agent_is_reported(person: Person, tmp_path: Path) -> None:
+    foreign = tmp_path / "agent"
+    foreign.write_text("#!/bin/sh\n")
+    foreign.chmod(0o755)
+
+    done = person.types("agent", "doctor", PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+
+    assert f"{foreign} is another program" in done.stdout
+    assert "use `taskyard agent`" in done.stdout
+
+
+# --- cache
+
+
+def test_environments_are_listed_and_pruned(person: Person, yard: Yard, tmp_path: Path) -> None:
+    wanted = Environment(requirements=RequirementsKind.PACKAGES, packages=("speck_of_dust",))
+    task = yard.submit("python", "-c", "import speck_of_dust", queue=yard.queue("cached"), environment=wanted)
+    with package_index(tmp_path / "index") as index:
+        index.add("speck_of_dust")
+        ran = person.types(
+            "agent", "execute", "--id", task.id, PIP_INDEX_URL=index.url, PIP_CONFIG_FILE=os.devnull
+        )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+    (listed,) = json.loads(person.types("agent", "cache", "list", "--json").stdout)
+    shown = person.types("agent", "cache", "list").stdout
+    pruned = person.types("agent", "cache", "prune", "--all")
+
+    assert listed["manager"] == "uv"
+    assert "speck-of-dust==1.0" in listed["packages"]
+    assert listed["key"][:12] in shown
+    assert listed["key"][:12] in pruned.stdout
+    assert json.loads(person.types("agent", "cache", "list", "--json").stdout) == []
