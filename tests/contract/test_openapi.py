@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from taskyard_server.api.snapshot import snapshot
+from taskyard_server.description import description
 
 from tests.support.claimants import Claimant, enqueue
 from tests.support.servers import ServerProcess
@@ -30,9 +30,9 @@ def server() -> Iterator[ServerProcess]:
 
 
 def test_snapshot_is_current() -> None:
-    assert SNAPSHOT.read_text(encoding="utf-8") == snapshot(), (
+    assert SNAPSHOT.read_text(encoding="utf-8") == description(), (
         "the API has changed; look at the difference, then run: "
-        "python -m taskyard_server.api.snapshot docs/reference/openapi.json"
+        "python -m taskyard_server.description docs/reference/openapi.json"
     )
 
 

@@ -1,4 +1,4 @@
-"""Writes the API's description to a file: `python -m taskyard_server.api.snapshot docs/reference/openapi.json`."""
+"""Writes the API's description to a file: `python -m taskyard_server.description docs/reference/openapi.json`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from taskyard_server.app import create_app
 from taskyard_server.config import ServerConfig
 
 
-def snapshot() -> str:
+def description() -> str:
     """The OpenAPI document as it is kept in the repository."""
     return json.dumps(create_app(ServerConfig()).openapi(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(snapshot(), encoding="utf-8")
+    Path(sys.argv[1]).write_text(description(), encoding="utf-8")
