@@ -309,6 +309,7 @@ def _draw_ticket(run_dir: Path) -> str:
     """Writes down which keeper may start the run's command: the one that knows this word."""
     ticket = secrets.token_hex(8)
     try:
+        (run_dir / "ticket").touch(mode=0o600)
         (run_dir / "ticket").write_text(ticket, encoding="ascii")
     except OSError as error:
         raise _cannot_hold(str(error), error.errno) from error

@@ -159,7 +159,7 @@ class Git:
         kept = {
             name: value
             for name, value in self.environ.items()
-            if not name.startswith("GIT_") or name.startswith(INHERITED)
+            if not name.startswith(("GIT_", "TASKYARD_")) or name.startswith(INHERITED)
         }
         kept.pop("SSH_ASKPASS", None)
         return {**kept, **FIXED_ENVIRONMENT, **(self.env or OFFLINE)}

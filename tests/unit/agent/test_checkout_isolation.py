@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from taskyard.wire import Code
+from taskyard_agent.checkout.git import Git
 
 from tests.support.checkouts import Machine
 from tests.support.repositories import Repository, contents, run
@@ -268,3 +270,19 @@ def fingerprint(root: Path) -> dict[str, str]:
         for path in root.rglob("*")
         if path.is_file()
     }
+
+
+def test_git_sees_no_token_of_the_agent_nor_programs_from_its_variables(tmp_path: Path) -> None:
+    told = {
+        "TASKYARD_TOKEN": "ty_agent_x",
+        "GIT_EXTERNAL_DIFF": "/x",
+        "SSH_ASKPASS": "/x",
+        "PATH": os.environ["PATH"],
+    }
+    config = {"alias.variables": "!env"}
+    git = Git(git_dir=tmp_path, environ=told, cancelled=threading.Event(), config=config)
+
+    seen = git.line("variables")
+
+    assert "PATH=" in seen
+    assert [name for name in ("TASKYARD_", "GIT_EXTERNAL_DIFF", "SSH_ASKPASS") if name in seen] == []
