@@ -42,6 +42,11 @@ def create_app(config: ServerConfig) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        telemetry={
+            "tracing": False,
+            "metrics": False,
+            "logs": False,
+        },  # asking whether it is on costs 30 µs a request
     )
     app.state.config = config
     app.state.rate_limit = RateLimit(config.rate_limit)

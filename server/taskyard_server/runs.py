@@ -132,20 +132,20 @@ class Runs:
         return None
 
     async def _look(self, seeker: _Seeker, waiter: Waiter) -> Claim | None:
-        """One look at the store. Repeats of one request look one after the other, and find the same run."""
+        """One look at the store. Repeats of one request look one after the other, and find the same run.
+
+        They are rare: the store refuses them a second run, so only who gets none looks for an earlier one.
+        """
         async with seeker.lock:
-            earlier = await self._claimed_before(seeker)
-            if earlier is not None or not seeker.queues:
-                return earlier
             try:
-                record = await self._take_first(seeker, waiter)
+                record = await self._take_first(seeker, waiter) if seeker.queues else None
             except Conflict:
                 earlier = await self._claimed_before(seeker)
                 if earlier is None:
                     raise
-                return earlier  # a repeat that another server answered at the same time
-        if record is None:
-            return None
+                return earlier
+            if record is None:
+                return await self._claimed_before(seeker)
         return self._handed_out(record, record.runs[-1], seeker.queues.get(record.queue or ""))
 
     async def _take_first(self, seeker: _Seeker, waiter: Waiter) -> TaskRecord | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -76,15 +78,15 @@ async def drive(act: Callable[[int], Awaitable[object]], *, rounds: int, at_once
 
 def claim_requests(worker: str, *, wait_seconds: float = 0.0, gpus: int = 0) -> Iterator[dict[str, Any]]:
     """Bodies of claims, each a new one."""
-    for number in range(1 << 40):
-        name = f"{worker}-{number}-{time.time_ns()}"
+    while True:
+        name = secrets.token_hex(16)
         yield {
             "agent": worker,
             "worker": worker,
             "boot_id": "boot",
             "request_id": name,
-            "control_hash": "0" * 64,
-            "report_hash": f"{abs(hash(name)):064x}",
+            "control_hash": "c" * 64,
+            "report_hash": hashlib.sha256(name.encode()).hexdigest(),
             "queues": ["default"],
             "free_gpus": gpus,
             "total_gpus": gpus,

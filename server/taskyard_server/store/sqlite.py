@@ -20,6 +20,7 @@ from taskyard_server.store.base import (
     WorkerRecord,
 )
 from taskyard_server.store.database import Database
+from taskyard_server.store.remembered import Remembered
 from taskyard_server.store.schema import CONTROL
 from taskyard_server.store.tables import answers, entries, queues, tasks, tokens, workers
 
@@ -34,6 +35,8 @@ class SqliteStore:
     def __init__(self, path: Path) -> None:
         self._database = Database(path, CONTROL)
         self._shapes = entries.Shapes()
+        self._queues: Remembered[QueueRecord] = Remembered()
+        self._workers: Remembered[WorkerRecord] = Remembered()
 
     async def open(self) -> None:
         await self._database.open()
@@ -79,27 +82,32 @@ class SqliteStore:
     # --- queues
 
     async def add_queue(self, queue: QueueRecord) -> None:
-        await self._database.write(lambda connection: queues.add(connection, queue))
+        await self._queues.forgetting(self._database.write(lambda connection: queues.add(connection, queue)))
 
     async def queue(self, queue_id: str) -> QueueRecord:
         return self._database.look_up(lambda connection: queues.get(connection, queue_id))
 
     async def queue_named(self, name: str) -> QueueRecord | None:
-        return self._database.look_up(lambda connection: queues.named(connection, name))
+        return self._queues.get(
+            name, lambda: self._database.look_up(lambda connection: queues.named(connection, name))
+        )
 
     async def queues(self) -> list[QueueRecord]:
         return await self._database.read(queues.by_name)
 
     async def update_queue(self, queue_id: str, change: Callable[[QueueRecord], QueueRecord]) -> QueueRecord:
-        return await self._database.write(lambda connection: queues.update(connection, queue_id, change))
+        return await self._queues.forgetting(
+            self._database.write(lambda connection: queues.update(connection, queue_id, change))
+        )
 
     async def delete_queue(self, queue_id: str, *, force: Change | None = None) -> None:
         if force is None:
-            await self._database.write(lambda connection: queues.delete_empty(connection, queue_id))
+            delete_empty = partial(queues.delete_empty, queue_id=queue_id)
+            await self._queues.forgetting(self._database.write(delete_empty))
             return
         # In portions, so that a long queue does not hold up everybody else.
         portion = partial(queues.delete_some, queue_id=queue_id, force=force, limit=_FORCED_AT_ONCE)
-        while not await self._database.write(portion):
+        while not await self._queues.forgetting(self._database.write(portion)):
             pass
 
     async def entries(self, queue_id: str, *, offset: int = 0, limit: int = 100) -> list[TaskRecord]:
@@ -139,16 +147,23 @@ class SqliteStore:
     # --- workers
 
     async def save_worker(self, name: str, change: Callable[[WorkerRecord | None], WorkerRecord]) -> WorkerRecord:
-        return await self._database.write(lambda connection: workers.save(connection, name, change))
+        return await self._workers.forgetting(
+            self._database.write(lambda connection: workers.save(connection, name, change)), name
+        )
 
     async def worker(self, name: str) -> WorkerRecord:
-        return self._database.look_up(lambda connection: workers.get(connection, name))
+        found = self._workers.get(
+            name, lambda: self._database.look_up(lambda connection: workers.find(connection, name))
+        )
+        return workers.require(found, name)
 
     async def workers(self) -> list[WorkerRecord]:
         return await self._database.read(workers.by_name)
 
     async def delete_worker(self, name: str) -> None:
-        await self._database.write(lambda connection: workers.delete(connection, name))
+        await self._workers.forgetting(
+            self._database.write(lambda connection: workers.delete(connection, name)), name
+        )
 
     # --- tokens
 

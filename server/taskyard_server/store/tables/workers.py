@@ -30,9 +30,8 @@ def find(connection: sqlite3.Connection, name: str) -> WorkerRecord | None:
     return None if row is None else WORKERS.decode(row[0])
 
 
-def get(connection: sqlite3.Connection, name: str) -> WorkerRecord:
+def require(record: WorkerRecord | None, name: str) -> WorkerRecord:
     """Raises NotFound."""
-    record = find(connection, name)
     if record is None:
         raise NotFound(f"there is no worker {name}: `taskyard workers` shows those that there are")
     return record
@@ -45,5 +44,5 @@ def by_name(connection: sqlite3.Connection) -> list[WorkerRecord]:
 
 def delete(connection: sqlite3.Connection, name: str) -> None:
     """Raises NotFound."""
-    get(connection, name)
+    require(find(connection, name), name)
     connection.execute("DELETE FROM workers WHERE name = ?", (name,))
