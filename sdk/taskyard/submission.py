@@ -90,7 +90,13 @@ def prepare(wanted: Wanted, *, memory: Path | None = None) -> Prepared:
     from taskyard.snapshot import capture
 
     command = _in_folder(wanted.command, wanted.folder)
-    snapshot = capture(wanted.folder, include=wanted.include, ship_code=wanted.ship_code, memory=memory)
+    snapshot = capture(
+        wanted.folder,
+        include=wanted.include,
+        ship_code=wanted.ship_code,
+        memory=memory,
+        script=command.target if command.kind is CommandKind.SCRIPT else None,
+    )
     try:
         environment, needs, python = _environment(wanted, command, snapshot.root)
         spec = TaskSpec(
@@ -208,7 +214,7 @@ def _environment(wanted: Wanted, command: Command, root: Path) -> tuple[Environm
     from taskyard.requirements import plan_requirements
 
     folder = wanted.folder.absolute()
-    script = _script(command, folder)
+    script = _script(command, folder, root)
     needs = plan_requirements(
         root,
         script,
@@ -238,10 +244,11 @@ def _interpreter(wanted: Wanted, root: Path, script: Path | None) -> PythonPlan:
     return plan_python(root, wanted.python, script=script, start=wanted.folder.absolute())
 
 
-def _script(command: Command, folder: Path) -> Path | None:
-    """The script whose needs count; a launcher such as torchrun names it among its arguments."""
+def _script(command: Command, folder: Path, root: Path) -> Path | None:
+    """The script of ours whose needs count; a launcher such as torchrun names it among its arguments."""
     names = (command.target,) if command.kind is CommandKind.SCRIPT else command.args
     if command.kind is CommandKind.MODULE:
         return None
     scripts = (folder / name for name in names if name.endswith(".py"))
-    return next((script for script in scripts if script.is_file()), None)
+    inside = (script for script in scripts if script.resolve().is_relative_to(root.resolve()))
+    return next((script for script in inside if script.is_file()), None)

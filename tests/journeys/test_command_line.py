@@ -98,6 +98,15 @@ def test_an_unknown_queue_ends_with_2_the_nearest_names_and_how_to_create_it(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
+        (("pss",), "did you mean `taskyard ps`?"),
+        (("frobnicate",), "`taskyard --help` lists them"),
+        (("--server", "http://127.0.0.1:1", "ps"), "the command comes first"),
+        (("ps", "--al"), "did you mean --all?"),
+        (("ps", "everything"), "'everything' is not known here"),
+        (("ps", "--state", "runing"), "see: taskyard ps --help"),
+        (("queue",), "see: taskyard queue --help"),
+        (("queue", "create"), "see: taskyard queue create --help"),
+        (("run", "--gpu", "1", "--", "python", "train.py"), "did you mean --gpus?"),
         (("show", "nothing-like-it"), "no task is called 'nothing-like-it'"),
         (("show", "@last"), "none yet"),
         (("edit", "TASK"), "say what to change"),
@@ -343,6 +352,38 @@ def test_the_doctor_names_the_cure(type_in: Typed) -> None:
 
     assert result.code == 1
     assert "taskyard up" in result.out
+
+
+def test_nothing_typed_is_a_question_for_help(type_in: Typed) -> None:
+    assert type_in().out == type_in("--help").out
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(
+    type_in: Typed, tmp_path: Path, server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "token").write_text(server.admin_token)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
+
+    result = type_in("login", server.url, "--token-file", "token")
+
+    assert result.code == 1
+    assert str(tmp_path / "file") in result.err
+    assert result.err.count("\n") == 1
+
+
+def test_a_current_folder_that_is_gone_is_one_line(
+    type_in: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+
+    result = type_in("ps")
+    monkeypatch.chdir(tmp_path)
+
+    assert result.code == 1
+    assert "the current folder gone?" in result.err
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import signal
 import socket
 import subprocess
@@ -133,6 +134,53 @@ def test_what_is_not_there_is_not_sent(type_in) -> None:
 
     assert result.returncode == 2
     assert "missing.py does not exist" in result.stderr
+
+
+def test_a_script_outside_the_repository_is_not_sent(type_in, tmp_path: Path) -> None:
+    (tmp_path / "outside.py").write_text("")
+
+    result = type_in("run", "--", "python", "../outside.py")
+
+    assert result.returncode == 2
+    assert f"outside.py lies outside {tmp_path / 'project'}" in result.stderr
+
+
+@pytest.mark.parametrize("rules", [".gitignore", ".taskyardignore"])
+def test_a_script_that_is_left_out_is_missed_before_it_is_sent(type_in, checkout: Repository, rules: str) -> None:
+    checkout.write({"own script.py": "", rules: "own*\n"})
+
+    refused = type_in("run", "--", "python", "own script.py")
+    included = type_in("run", "--include", "own script.py", "--", "python", "own script.py")
+
+    assert refused.returncode == 2
+    assert "--include 'own script.py'" in refused.stderr
+    assert included.returncode == 0, included.stderr
+
+
+def test_a_task_that_cannot_be_remembered_is_submitted_all_the_same(type_in, tmp_path: Path) -> None:
+    (
+        tmp_path / "config" / "taskyard" / "last_tasks.json"
+    ).mkdir()  # root may write any file, but not into a folder
+
+    result = type_in("run", "--", "python", "train.py")
+
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.strip()) == 32
+    assert "@last does not name it" in result.stderr
+
+
+@pytest.mark.parametrize(("with_git", "words"), [(True, ", without a commit yet"), (False, " as an archive")])
+def test_the_plan_tells_a_repository_without_commits_from_a_folder_without_git(
+    type_in, checkout: Repository, with_git: bool, words: str
+) -> None:
+    shutil.rmtree(checkout.root / ".git")
+    if with_git:
+        subprocess.run(["git", "init", "--quiet"], cwd=checkout.root, check=True)
+
+    result = type_in("run", "--", "python", "train.py", "--lr", "0.1")
+
+    assert f"{checkout.root}{words}" in result.stderr
+    assert "python train.py --lr 0.1\n" in result.stderr
 
 
 @pytest.mark.usefixtures("agent")

@@ -8,11 +8,14 @@ namespace and returns the exit code, or None for 0.
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
+from taskyard.cli import output
 from taskyard.errors import Refused, TaskyardError, UsageError
 
 EXIT_FAILURE = 1
@@ -67,6 +70,8 @@ def execute(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the exit's flush is quiet
         return EXIT_FAILURE
+    except OSError as error:  # a full disk, a folder that may not be written, a current folder that is gone
+        return _fail(output.trouble(error), EXIT_FAILURE)
 
 
 def _execute(argv: Sequence[str]) -> int:
@@ -75,6 +80,7 @@ def _execute(argv: Sequence[str]) -> int:
 
         print(f"taskyard {__version__}")
         return 0
+    argv = argv or ["--help"]
     command = _command(argv)
     parser = _parser(command, argv)
     if "_ARGCOMPLETE" in os.environ:
@@ -92,19 +98,22 @@ def _execute(argv: Sequence[str]) -> int:
 
 
 def _command(argv: Sequence[str]) -> str | None:
-    """The command, where it is the first word; otherwise help or an error is due."""
-    known = {name for names in MODULES.values() for name in names}
-    return argv[0] if argv and argv[0] in known and "_ARGCOMPLETE" not in os.environ else None
+    """The command, where it is the first word; None where help is due. Raises UsageError for an unknown one."""
+    if "_ARGCOMPLETE" in os.environ or argv[0] in ("-h", "--help"):
+        return None
+    known = [name for names in MODULES.values() for name in names]
+    if argv[0] in known:
+        return argv[0]
+    if argv[0].startswith("-"):
+        raise UsageError(f"the command comes first, its flags behind it, like: taskyard ps {argv[0]}")
+    near = "".join(f"; did you mean `taskyard {name}`?" for name in difflib.get_close_matches(argv[0], known, n=1))
+    raise UsageError(f"there is no command {argv[0]!r}{near or '; `taskyard --help` lists them'}")
 
 
 def _parser(command: str | None, argv: Sequence[str]) -> argparse.ArgumentParser:
     """A parser of the one command, or of all where none is named."""
-    parser = argparse.ArgumentParser(
-        prog="taskyard",
-        description="Runs machine-learning work on machines that you own.",
-        formatter_class=_formatter(argv),
-        allow_abbrev=False,
-    )
+    parser_class = _parser_class(argv)
+    parser = parser_class(prog="taskyard", description="Runs machine-learning work on machines that you own.")
     parser.add_argument("--version", action="store_true", default=argparse.SUPPRESS, help="show the version")
     subparsers = parser.add_subparsers(
         title="commands",
@@ -112,7 +121,7 @@ def _parser(command: str | None, argv: Sequence[str]) -> argparse.ArgumentParser
         dest="subcommand",
         required=True,
         prog="taskyard",
-        parser_class=_parser_class(argv),
+        parser_class=parser_class,
     )
     for module, names in MODULES.items():
         if command is None or command in names:
@@ -148,10 +157,23 @@ def _parser_class(argv: Sequence[str]) -> type[argparse.ArgumentParser]:
     formatter = _formatter(argv)
 
     class Parser(argparse.ArgumentParser):
-        """Commands share the help's form and take no abbreviated flags."""
+        """Commands share the help's form, take no abbreviated flags, and refuse in one line."""
 
         def __init__(self, **options: object) -> None:
             super().__init__(**{"formatter_class": formatter, "allow_abbrev": False, **options})  # type: ignore[arg-type]
+
+        def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+            """Refuses what is unknown here, where the flags that were meant are known."""
+            known, unknown = super().parse_known_args(args, namespace)
+            if unknown:
+                near = difflib.get_close_matches(unknown[0].partition("=")[0], self._option_string_actions, n=1)
+                self.error(
+                    f"{unknown[0]!r} is not known here" + "".join(f"; did you mean {flag}?" for flag in near)
+                )
+            return known, unknown
+
+        def error(self, message: str) -> NoReturn:
+            raise UsageError(f"{message}; see: {self.prog} --help")
 
     return Parser
 
@@ -180,6 +202,6 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str] | None]:
     return list(argv[:cut]), list(argv[cut + 1 :])
 
 
-def _fail(error: Exception, code: int) -> int:
+def _fail(error: Exception | str, code: int) -> int:
     print(f"taskyard: {error}", file=sys.stderr)
     return code

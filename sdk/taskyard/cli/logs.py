@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskyard.cli import output
 from taskyard.cli.session import FOLLOW_PATIENCE_SECONDS, add_command, add_task, find_task, open_client
+from taskyard.cli.terminal import TerminalFilter
 from taskyard.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ CHUNK_BYTES = 1 << 20
 FIRST_PAUSE_SECONDS = 0.03
 LONGEST_PAUSE_SECONDS = 1.0
 MOMENT_SECONDS = 2.0
+_terminal = TerminalFilter()
 
 
 def add_parser(subparsers: Any) -> None:
@@ -94,8 +96,8 @@ def say_detached(task: Task) -> None:
 
 
 def write(data: bytes) -> None:
-    """The task's bytes, as they are."""
-    sys.stdout.buffer.write(data)
+    """The task's bytes, as they are; on a terminal without what it would obey."""
+    sys.stdout.buffer.write(_terminal.feed(data) if sys.stdout.isatty() else data)
     sys.stdout.buffer.flush()
 
 

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 import sys
+import textwrap
 import time
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from taskyard.wire import Command
 
 _UNITS = ("B", "KB", "MB", "GB", "TB")
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
@@ -64,9 +70,22 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
         console.print(f"{name:<{width}} ", _styled(value), soft_wrap=True)
 
 
-def note(text: str) -> None:
-    """A word to the person beside the output, on standard error."""
+def note(text: str, *, indent: int = 0) -> None:
+    """A word to the person beside the output, on standard error; on a terminal long lines go on at `indent`."""
+    if indent and sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns
+        text = textwrap.fill(text, width, subsequent_indent=" " * indent, break_on_hyphens=False)
     print(text, file=sys.stderr)
+
+
+def trouble(error: Exception) -> str:
+    """What went wrong and what to do; of the operating system's refusals it says whom they concern."""
+    if not isinstance(error, OSError):
+        return str(error)
+    reason = error.strerror or str(error)
+    if error.filename is None:
+        return f"{reason}; is the disk full, or the current folder gone?"
+    return f"cannot use {clean(error.filename)}: {reason}; make it usable, or name another place"
 
 
 def clean(value: object) -> str:
@@ -77,6 +96,13 @@ def clean(value: object) -> str:
 
 def _harmless(char: str) -> bool:
     return unicodedata.category(char) not in ("Cc", "Cf", "Cs") or char == "\u200d"
+
+
+def command_line(command: Command) -> str:
+    """The command as a person would type it."""
+    python = () if command.kind == "executable" else ("python", *command.python_args)
+    module = ("-m",) if command.kind == "module" else ()
+    return clean(shlex.join((*python, *module, command.target, *command.args)))
 
 
 def duration(seconds: float | None) -> str:

@@ -27,6 +27,7 @@ EXIT_CANCELLED = 130
 SIGNAL_BASE = 128
 LARGE_UPLOAD_BYTES = 10_000_000
 SHOWN_FILES = 3
+PLAN_INDENT = 14
 SHOWN_PACKAGES = 8
 
 
@@ -63,10 +64,10 @@ def run(namespace: argparse.Namespace) -> int:
             return _follow(client, task) if namespace.wait else 0
     except UsageError:
         raise
-    except TaskyardError as error:
+    except (TaskyardError, OSError) as error:
         if not namespace.wait:
             raise
-        output.note(f"taskyard: {error}")
+        output.note(f"taskyard: {output.trouble(error)}")
         return EXIT_TASKYARD
 
 
@@ -79,7 +80,7 @@ def _submit(client: Client, namespace: argparse.Namespace) -> Task:
     with prepare(wanted, memory=user_folder()) as prepared:
         workers = client.workers()
         for line in plan(prepared, queue, workers):
-            output.note(line)
+            output.note(line, indent=PLAN_INDENT)
         questions = unusual(prepared, queue, workers)
         if questions and not confirmed(f"{'; '.join(questions)}. Submit it?", yes=namespace.yes):
             raise TaskyardError("nothing was submitted")
@@ -124,8 +125,7 @@ def plan(prepared: Prepared, queue: Queue, workers: list[Worker]) -> Iterator[st
     """What will be done, line by line."""
     spec, summary = prepared.spec, prepared.snapshot.summary
     manager = spec.environment.manager
-    command = (*spec.command.python_args, spec.command.target, *spec.command.args)
-    yield f"command       {output.clean(shlex.join(command))}{_where(spec.code.working_dir)}"
+    yield f"command       {output.command_line(spec.command)}{_where(spec.code.working_dir)}"
     yield f"code          {_source(prepared)}"
     yield f"changes       {_changes(prepared)}"
     if summary.left_out:
@@ -163,9 +163,11 @@ def _where(folder: str) -> str:
 
 def _source(prepared: Prepared) -> str:
     summary = prepared.snapshot.summary
-    if summary.commit is None:
-        return f"{prepared.snapshot.root} as an archive, {output.size(summary.upload_bytes)}"
     where = output.clean(summary.repository or prepared.snapshot.root)
+    if prepared.spec.code.archive:
+        return f"{where} as an archive, without git"
+    if summary.commit is None:
+        return f"{where}, without a commit yet, sent whole"
     branch = f" ({output.clean(summary.branch)})" if summary.branch else ""
     whole = ", sent whole" if summary.whole else ""
     return f"{where}@{summary.commit[:12]}{branch}{whole}"

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from taskyard.cli import output
 from taskyard.config import CONNECTION_SETTINGS, add_settings, connection, server_origin, user_folder
 from taskyard.errors import NotFound, Refused, UsageError
 
@@ -88,10 +89,13 @@ def unknown_queue(name: str, names: list[str]) -> str:
 
 
 def remember_task(server: str, task_id: str) -> None:
-    """Makes it `@last` on this machine."""
+    """Makes it `@last` on this machine; the task is there already, so failing to is no failure."""
     path = _last_file()
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path.write_text(json.dumps({**_last_tasks(), server_origin(server): task_id}), encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.write_text(json.dumps({**_last_tasks(), server_origin(server): task_id}), encoding="utf-8")
+    except OSError as error:
+        output.note(f"taskyard: {LAST} does not name it: {output.trouble(error)}")
 
 
 def confirmed(question: str, *, yes: bool) -> bool:

@@ -211,7 +211,6 @@ def _row(task: Task) -> tuple[object, ...]:
 
 def _about(task: Task) -> list[tuple[str, object]]:
     spec = task.spec
-    command = (*spec.command.python_args, spec.command.target, *spec.command.args)
     return [
         ("id", task.id),
         ("name", spec.name),
@@ -223,7 +222,7 @@ def _about(task: Task) -> list[tuple[str, object]]:
         ("queue", task.queue),
         ("created", f"{output.moment(task.created_at)} by {task.created_by}"),
         ("parent", task.parent),
-        ("command", f"{spec.command.kind}: {shlex.join(command)}"),
+        ("command", output.command_line(spec.command)),
         ("folder", spec.code.working_dir),
         ("repository", spec.code.repository),
         ("commit", _commit(task)),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
+import shlex
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -74,7 +76,9 @@ class Snapshot:
 
     def uploaded(self) -> None:
         """Remembers that untracked files of this folder were uploaded once: no longer a `first_upload`."""
-        if self.memory is not None and self.summary.untracked:
+        if self.memory is None or not self.summary.untracked:
+            return
+        with contextlib.suppress(OSError):  # where nothing can be written a person is asked once more
             self.memory.mkdir(parents=True, exist_ok=True)
             _mark(self.memory, self.root).touch()
 
@@ -94,14 +98,18 @@ def capture(
     ship_code: bool = False,
     limits: Limits | None = None,
     memory: Path | None = None,
+    script: str | None = None,
 ) -> Snapshot:
     """Captures the code that `folder` belongs to. `include` names files or globs relative to `folder`.
 
+    `script`, relative to `folder`, must be part of what is captured.
     `memory` is a folder of the user's in which it is remembered whose untracked files were uploaded before.
     Raises UsageError, and SnapshotTooLarge where files are too many or too big.
     """
     folder = _existing(folder)
-    order = _Order(folder=folder, include=tuple(include), ship_code=ship_code, limits=limits or Limits())
+    order = _Order(
+        folder=folder, include=tuple(include), ship_code=ship_code, limits=limits or Limits(), script=script
+    )
     scratch = Path(tempfile.mkdtemp(prefix="taskyard-snapshot-"))
     try:
         repository = find(folder)
@@ -120,6 +128,7 @@ class _Order:
     include: tuple[str, ...]
     ship_code: bool
     limits: Limits
+    script: str | None
 
 
 def _of_repository(repository: Repository, order: _Order, scratch: Path) -> Snapshot:
@@ -134,6 +143,7 @@ def _of_repository(repository: Repository, order: _Order, scratch: Path) -> Snap
     submodules = stage.submodules_to_ship(all_of_them=not needs)
     chosen = select(stage.git, root, by_hand=by_hand, limits=order.limits, submodules=submodules)
     commit = stage.write(chosen.paths, submodules)
+    _check_script(order, root, stage.holds)
     blobs: dict[str, Path] = {}
     shipped = None
     if lacking or commit != head:
@@ -163,11 +173,29 @@ def _of_folder(order: _Order, scratch: Path) -> Snapshot:
     folder = order.folder
     by_hand = included(folder, folder, order.include)
     chosen = select(archive.rules(folder, scratch), folder, by_hand=by_hand, limits=order.limits)
+    _check_script(order, folder, set(chosen.paths).__contains__)
     path = archive.write(folder, chosen.paths, scratch / "folder.tar.gz")
     code = Code(archive=pack.digest(path))
     blobs = {pack.digest(path): path}
     summary = Summary(**_summary(code, chosen, blobs), new=len(chosen.files), whole=True)
     return Snapshot(code=code, blobs=blobs, summary=summary, root=folder, scratch=scratch)
+
+
+def _check_script(order: _Order, root: Path, holds: Callable[[str], bool]) -> None:
+    """Raises UsageError where the agent would not find the script."""
+    if order.script is None:
+        return
+    script = Path(os.path.normpath(order.folder / order.script))
+    if not (script.is_relative_to(root) and script.resolve().is_relative_to(root)):
+        raise UsageError(
+            f"{script} lies outside {root}, whose code is what the agent gets; "
+            "move it there, or start from its own folder"
+        )
+    if not holds(script.relative_to(root).as_posix()):
+        raise UsageError(
+            f"{order.script} is not among the files that are sent: .gitignore or .taskyardignore leaves it out, "
+            f"or it looks secret; send it with: --include {shlex.quote(order.script)}"
+        )
 
 
 def _summary(code: Code, chosen: Selection, blobs: Mapping[str, Path]) -> dict[str, Any]:

@@ -74,6 +74,13 @@ class Stage:
         parents = ("-p", head) if head else ()
         return self.git.line("commit-tree", "--no-gpg-sign", tree, *parents, "-m", "Taskyard snapshot")
 
+    def holds(self, path: str) -> bool:
+        """Whether the written commit has this file; a submodule is taken to have what lies in it."""
+        links = (entry.path for entry in self._entries if entry.mode == GITLINK)
+        if any(path.startswith(f"{link}/") for link in links):
+            return True
+        return bool(self.git.paths("--literal-pathspecs", "ls-files", "-z", "--", path))
+
     def _look_at_every_file(self) -> None:
         """Takes back what tells git not to look at a file, for those that exist."""
         root = self._repository.root
