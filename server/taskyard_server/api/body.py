@@ -6,32 +6,57 @@ import re
 from collections.abc import AsyncIterator
 from typing import Any
 
+import anyio
 import pydantic_core
 from fastapi import Request
+from starlette.exceptions import HTTPException
 
 from taskyard_server.errors import Invalid, TooLarge
 
+SILENCE_SECONDS = 60.0
+"""How long a body may pause."""
+WHOLE_SECONDS = 600.0
+"""How long one that is not a file may take."""
 _SUSPICIOUS = re.compile(rb"\\u0000|\d{19}")
 """What could be a NUL or a number beyond 64 bits; only then is the document walked."""
 _LARGEST_INTEGER = 2**63 - 1
 
 
 async def read(request: Request, limit: int) -> bytes:
-    """The whole body; raises TooLarge beyond `limit` bytes without reading on."""
-    return b"".join([chunk async for chunk in chunks(request, limit)])
+    """The whole body; raises TooLarge beyond `limit` bytes without reading on, and as `chunks`."""
+    try:
+        with anyio.fail_after(WHOLE_SECONDS):
+            return b"".join([chunk async for chunk in chunks(request, limit)])
+    except TimeoutError as error:
+        raise _too_slow() from error
 
 
 async def chunks(request: Request, limit: int) -> AsyncIterator[bytes]:
-    """The body as it arrives; raises TooLarge as soon as it is known to exceed `limit` bytes."""
+    """The body as it arrives; raises TooLarge as soon as it is known to exceed `limit` bytes.
+
+    Raises HTTPException (408) when nothing comes: whoever holds back a body would hold a connection for ever.
+    """
     declared = request.headers.get("content-length", "")
     size = int(declared) if declared.isdecimal() else 0
     if size > limit:
         raise _too_large(limit)
     size = 0
-    async for chunk in request.stream():
+    async for chunk in _without_long_silence(request.stream()):
         size += len(chunk)
         if size > limit:
             raise _too_large(limit)
+        yield chunk
+
+
+async def _without_long_silence(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    while True:
+        try:
+            with anyio.fail_after(SILENCE_SECONDS):
+                chunk = await anext(stream)
+        except StopAsyncIteration:
+            return
+        except TimeoutError as error:
+            raise _too_slow() from error
         yield chunk
 
 
@@ -66,3 +91,7 @@ def _check(value: Any) -> None:
 
 def _too_large(limit: int) -> TooLarge:
     return TooLarge(f"the body is over {limit} bytes; split it, or send less")
+
+
+def _too_slow() -> HTTPException:
+    return HTTPException(408, headers={"Connection": "close"})
