@@ -1,0 +1,94 @@
+"""Scripts that know nothing of Taskyard see the parameters that `run` and `clone` set: C08."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.agents import AgentProcess
+from tests.support.person import Person
+from tests.support.servers import ServerProcess
+
+ARGPARSE = """
+import argparse, json
+parser = argparse.ArgumentParser()
+parser.add_argument("data")
+parser.add_argument("--learning-rate", "--lr", type=float, default=0.1)
+parser.add_argument("--layers", type=int, nargs="+")
+parser.add_argument("--amp", action=argparse.BooleanOptionalAction)
+print(json.dumps(vars(parser.parse_args())))
+"""
+CLICK = """
+import click, json
+
+@click.command()
+@click.argument("data")
+@click.option("--learning-rate", type=float, default=0.1)
+@click.option("--layers", type=int, multiple=True)
+@click.option("--amp/--no-amp")
+def train(**options):
+    print(json.dumps(options))
+
+train()
+"""
+CASES = [
+    (ARGPARSE, ["d.csv", "--learning-rate", "0.01", "--layers", "64", "32"]),
+    (CLICK, ["d.csv", "--learning-rate=0.01", "--layers", "64", "--layers", "32"]),
+]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    with ServerProcess() as server, AgentProcess(server):
+        yield server
+
+
+@pytest.fixture
+def person(tmp_path: Path, server: ServerProcess) -> Person:
+    return Person(tmp_path / "person", TASKYARD_MANAGER="inherit").log_in(server)
+
+
+def printed(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
+    """The record that the script printed among the rest of the log."""
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{"))))
+
+
+@pytest.mark.parametrize(("script", "args"), CASES, ids=["argparse", "click"])
+def test_unmodified_scripts_see_what_run_and_clone_set(person: Person, script: str, args: list[str]) -> None:
+    (person.work / "train.py").write_text(script)
+
+    ran = person.types(
+        "run", "--wait", "--set", "learning-rate=0.5", "--set", "amp=true", "--", "python", "train.py", *args
+    )
+    cloned = person.types(
+        "clone", "@last", "--set", "Args/learning-rate=0.25", "--set", "layers=[8, 4]", "--queue", "default"
+    )
+    followed = person.types("logs", "-f", "@last")
+
+    first = {"data": "d.csv", "learning_rate": 0.5, "layers": [64, 32], "amp": True}
+    assert printed(ran) == first
+    assert cloned.returncode == 0, cloned.stderr
+    assert printed(followed) == {**first, "learning_rate": 0.25, "layers": [8, 4]}
+
+
+def test_the_effective_values_are_recorded(person: Person) -> None:
+    (person.work / "train.py").write_text(ARGPARSE)
+    person.types("run", "--wait", "--set", "lr=0.5", "--", "python", "train.py", "d.csv", "--lr", "0.01")
+
+    task = json.loads(person.types("show", "@last", "--json").stdout)
+
+    assert task["spec"]["parameters"]["Args"]["lr"] == "0.5"
+    assert task["spec"]["command"]["args"] == ["d.csv", "--lr", "0.01"]
+
+
+def test_a_program_reads_what_is_no_argument_from_its_variables(person: Person) -> None:
+    (person.work / "read.py").write_text("import os; print(os.environ['TASKYARD_PARAMS'])")
+
+    ran = person.types("run", "--wait", "--set", "Model/depth=3", "--", "python", "read.py")
+
+    assert printed(ran)["Model"] == {"depth": "3"}
