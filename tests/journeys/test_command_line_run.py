@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -294,29 +295,65 @@ def waiting_run(variables: dict[str, str], checkout: Repository) -> subprocess.P
 # --- up
 
 
-def test_up_is_server_and_agent_and_ctrl_c_ends_both(
-    variables: dict[str, str], checkout: Repository, type_in, tmp_path: Path
-) -> None:
-    port = free_port()
-    folders = ["--data", str(tmp_path / "data"), "--local-dir", str(tmp_path / "local")]
-    with (tmp_path / "up.log").open("wb") as log:
+@contextlib.contextmanager
+def up(variables: dict[str, str], folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """`taskyard up` with a worker that is ready, ended by Ctrl-C."""
+    folders = ["--data", str(folder / "data"), "--local-dir", str(folder / "local")]
+    with (folder / "up.log").open("ab") as log:
         process = subprocess.Popen(
             [*TASKYARD, "up", "--port", str(port), "--cpu-only", *folders],
-            cwd=tmp_path,
+            cwd=folder,
             env=variables,
             stdout=log,
             stderr=log,
         )
-    address = f"http://127.0.0.1:{port}"
-    wait_until(lambda: type_in("workers", "--server", address).stdout, what="a worker")
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(LIMIT_SECONDS)
 
-    result = type_in("run", "--server", address, "--wait", "--", "python", "train.py", "--code", "4")
-    process.send_signal(signal.SIGINT)
+
+def listening(port: int) -> bool:
+    with contextlib.suppress(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        return True
+    return False
+
+
+def test_up_is_server_and_agent_and_ctrl_c_ends_both(variables: dict[str, str], type_in, tmp_path: Path) -> None:
+    port = free_port()
+    at = ("--server", f"http://127.0.0.1:{port}")
+    with up(variables, tmp_path, port) as process:
+        wait_until(lambda: type_in("workers", *at).stdout, what="a worker")
+
+        result = type_in("run", *at, "--wait", "--", "python", "train.py", "--code", "4")
 
     assert result.returncode == 4, result.stderr
-    assert process.wait(LIMIT_SECONDS) == 0, (tmp_path / "up.log").read_text()
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    assert process.returncode == 0, (tmp_path / "up.log").read_text()
+    assert not listening(port)
+
+
+def test_a_killed_up_takes_its_children_along_but_not_the_run(
+    variables: dict[str, str], type_in, tmp_path: Path
+) -> None:
+    port = free_port()
+    at = ("--server", f"http://127.0.0.1:{port}")
+    with up(variables, tmp_path, port) as process:
+        wait_until(lambda: type_in("workers", *at).stdout, what="a worker")
+        type_in("run", *at, "--", "python", "train.py", "--sleep", "4")
+        wait_until(lambda: type_in("logs", *at, "@last").stdout, what="a line of the run")
+
+        process.kill()
+
+        wait_until(lambda: not listening(port), what="the server's end")
+    with up(variables, tmp_path, port):
+        wait_until(lambda: listening(port), what="the server")
+        followed = type_in("logs", "-f", *at, "@last")
+        task = json.loads(type_in("show", *at, "--json", "@last").stdout)
+
+    assert followed.stdout.count("lr is") == 1
+    assert (task["state"], task["run_count"]) == ("completed", 1)
 
 
 def test_up_on_a_port_that_is_taken_ends_with_the_servers_words(
@@ -343,6 +380,7 @@ def test_up_on_a_port_that_is_taken_ends_with_the_servers_words(
     [
         (("agent", "daemon"), "psutil", "agent"),
         (("server",), "uvicorn", "server"),
+        (("up",), "psutil", "agent,server"),
     ],
 )
 def test_a_missing_extra_is_named(words: tuple[str, ...], module: str, extra: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.util
 import os
 import signal
 import socket
@@ -15,7 +17,7 @@ from typing import Any
 from taskyard.cli import output
 from taskyard.cli.session import add_command
 from taskyard.config import Setting, add_settings, connection, is_loopback, resolve, user_file
-from taskyard.errors import TaskyardError, Unavailable
+from taskyard.errors import TaskyardError, Unavailable, UsageError
 from taskyard.wire import DEFAULT_PORT, DEFAULT_QUEUES
 
 HOST = Setting(name="host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
@@ -37,7 +39,10 @@ LOCAL_DIR = Setting(
 SERVER_SETTINGS = (HOST, PORT, DATA, STORE, TLS_CERT, TLS_KEY)
 AGENT_SETTINGS = (QUEUE, GPUS, CPU_ONLY, LOCAL_DIR)
 
+NEEDED = ("fastapi", "uvicorn", "psutil", "pynvml")
+"""Modules of the extras; the children would each miss only their own."""
 HEALTH_SECONDS = 60.0
+MOMENT_SECONDS = 1.0
 LOOK_SECONDS = 0.2
 
 
@@ -52,6 +57,8 @@ def up(namespace: argparse.Namespace) -> int:
     """Runs both until Ctrl-C or until one of them ends."""
     settings = resolve((*SERVER_SETTINGS, *AGENT_SETTINGS), namespace, user_file=user_file())
     settings.refuse_together("gpus", "cpu_only")
+    _check_installed()
+    _check_free(settings["host"], settings["port"])
     namespace.server = _address(settings, "localhost" if settings["tls_cert"] else "127.0.0.1")
     insecure = connection(namespace).insecure
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
@@ -73,18 +80,36 @@ def up(namespace: argparse.Namespace) -> int:
         children.stop()
 
 
+def _check_installed() -> None:
+    for name in NEEDED:
+        if importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(name=name)
+
+
+def _check_free(host: str, port: int) -> None:
+    """A server that is there already would pass for ours."""
+    with contextlib.suppress(OSError):
+        socket.create_connection((_inside_name(host), port), timeout=MOMENT_SECONDS).close()
+        raise UsageError(f"port {port} on {host} is taken; stop what listens there or give another --port")
+
+
 class _Children:
-    """Processes of our own command line, each in a group of its own, so that Ctrl-C reaches them through us."""
+    """Processes of our own command line, each in a group of its own, so that Ctrl-C reaches them through us.
+
+    They hold one end of a pipe, by which they notice when this process is killed.
+    """
 
     def __init__(self, variables: dict[str, str]) -> None:
         self._variables = variables
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._lifeline = os.pipe()
 
     def start(self, command: str, *args: str) -> None:
         """Starts `taskyard COMMAND ARGS`; its output is ours."""
-        options: dict[str, Any] = {"start_new_session": True} if os.name == "posix" else {}
+        theirs = self._lifeline[0]
+        options: dict[str, Any] = {"start_new_session": True, "pass_fds": (theirs,)} if os.name == "posix" else {}
         self._processes[command] = subprocess.Popen(
-            [sys.executable, "-m", "taskyard.cli", command, *args],
+            [sys.executable, "-m", "taskyard.cli.child", str(theirs), command, *args],
             stdin=subprocess.DEVNULL,
             env={**os.environ, **self._variables},
             **options,
@@ -92,12 +117,16 @@ class _Children:
 
     def until(self, ready: Any, limit_seconds: float) -> int | None:
         """Waits until it is ready; returns the exit code of a child that ended instead."""
-        deadline = time.monotonic() + limit_seconds
+        began, said = time.monotonic(), False
         while not ready():
             code = self._ended()
             if code is not None:
                 return code
-            if time.monotonic() > deadline:
+            waited = time.monotonic() - began
+            if waited > MOMENT_SECONDS and not said:
+                output.note("taskyard: starting; the first time takes some seconds")
+                said = True
+            if waited > limit_seconds:
                 raise TaskyardError(f"the server was not ready after {limit_seconds:.0f} s; its words are above")
             time.sleep(LOOK_SECONDS)
         return None
@@ -176,9 +205,14 @@ def _welcome(settings: Any, server: str, *, insecure: bool) -> None:
     )
 
 
+def _inside_name(host: str) -> str:
+    """The address by which this machine reaches itself."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+
+
 def _outside_name(host: str) -> str:
     """The address by which others reach this machine, where it listens on all."""
-    if host not in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+    if _inside_name(host) == host:
         return host
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
