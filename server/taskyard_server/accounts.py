@@ -97,7 +97,10 @@ class Accounts:
         invitation = await self._store.token_by_hash(_code_digest(request.code))
         if invitation is None or not invitation.invitation:
             raise _wrong_code()
-        await self._store.update_token(invitation.id, self._used)
+        try:
+            await self._store.update_token(invitation.id, self._used)
+        except NotFound as error:
+            raise _wrong_code() from error  # somebody else used it just now
         new = NewToken(
             kind=invitation.kind,
             name=request.name or invitation.name,
