@@ -74,7 +74,7 @@ class ServerConfig:
     )
     confirm_seconds: float = field(default=30.0, metadata=_how("how long a claim may stay unconfirmed", _seconds))
     lost_after_seconds: float = field(
-        default=300.0, metadata=_how("how long an unresponsive run is waited for", _seconds)
+        default=300.0, metadata=_how("how long after its last beat a run is lost; the lease comes first", _seconds)
     )
 
     log_cap_bytes: int = field(default=1 << 30, metadata=_how("most bytes kept of one run's log", int))
