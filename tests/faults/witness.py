@@ -54,7 +54,7 @@ class Witness:
         file = self._folder / f"{run.id}.said"
         return file.read_bytes() if file.exists() else b""
 
-    def wait_for_start(self, number: int = 1, *, seconds: float = 60.0) -> None:
+    def wait_for_start(self, number: int = 1, *, seconds: float = 30.0) -> None:
         """Waits until the command began in that many runs, and said something in the last."""
         wait_until(lambda: len(self.starts) >= number, seconds=seconds, what=f"start {number} of {self.task.id}")
         said = self._folder / f"{self.starts[-1]}.said"
@@ -70,7 +70,7 @@ class Witness:
         runs: int = 1,
         starts: int | None = None,
         state: TaskState = TaskState.COMPLETED,
-        seconds: float = 90,
+        seconds: float = 40,
     ) -> Run:
         """Waits for the end and checks what must hold after any fault; returns the last run."""
         self.let_go()

@@ -13,6 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from taskyard.client import Client
+from taskyard.config import Connection
+
 from tests.support.servers import ServerProcess
 
 STOP_SECONDS = 30.0
@@ -116,6 +119,14 @@ class AgentProcess:
         """The processes that hold its runs."""
         found = [json.loads(file.read_bytes())["pid"] for run in self.runs for file in run.glob("keeper.json")]
         return [pid for pid in found if Path(f"/proc/{pid}").exists()]
+
+    def control_token(self) -> str:
+        """The control token of the run that it holds."""
+        return str(json.loads((self.runs[0] / "run.json").read_bytes())["tokens"]["control_token"])
+
+    def client(self) -> Client:
+        """Speaks to the server as this agent does."""
+        return Client.of(Connection(server=self._url, token=self._token))
 
     def restart(self) -> AgentProcess:
         """Kills the daemon and starts it again on its folder."""

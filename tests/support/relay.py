@@ -103,8 +103,12 @@ class Relay:
         while not self._closed.is_set():
             try:
                 client, _ = self._listener.accept()
+            except OSError:
+                continue
+            try:
                 server = socket.create_connection(("127.0.0.1", self._target), timeout=5)
             except OSError:
+                client.close()
                 continue
             server.settimeout(None)
             self._pairs.append((client, server))

@@ -112,7 +112,12 @@ class Yard:
 
     def output(self, run: Run) -> bytes:
         """What the command itself wrote; before it stand checkout and environment."""
-        return self.client.read_log(run.id).data[self.client.run(run.id).output_offset or 0 :]
+        offset = self.client.run(run.id).output_offset or 0
+        pieces = []
+        while piece := self.client.read_log(run.id, offset=offset).data:
+            pieces.append(piece)
+            offset += len(piece)
+        return b"".join(pieces)
 
     def text(self, task: Task) -> str:
         """What the latest run's command wrote."""
