@@ -12,7 +12,8 @@ def write_whole(path: str, content: bytes) -> None:
     """Writes a file that is, after any crash, there as a whole or not at all."""
     fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        os.write(fd, content)
+        while content:  # a disk that is nearly full takes a part, and only then says so
+            content = content[os.write(fd, content) :]
         os.fsync(fd)
     finally:
         os.close(fd)

@@ -15,7 +15,7 @@ from taskyard.wire import Beat, BeatAnswer, Sample
 from .clock import ServerClock
 from .held import boot_clock
 from .run import RunJob
-from .worker import AgentIdentity, Worker
+from .worker import AgentIdentity, Worker, jobs_of
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ class Lease:
         self._samples = samples
         self._unsent: list[Sample] = []
         self._measured_at = float("-inf")
+        self._measured: set[str] = set()
         self._poked = threading.Event()
         self._stopping = threading.Event()
         self._sending = threading.Lock()
@@ -69,7 +70,7 @@ class Lease:
     def send(self, *, patience_seconds: float = 0.0) -> BeatAnswer:
         """Sends one beat now and obeys its answer. Raises what the client raises."""
         with self._sending:
-            jobs = [worker.job for worker in self._workers if worker.job]
+            jobs = jobs_of(self._workers)
             sent_at, sent_boottime = time.time(), boot_clock()
             beat = self._beat(jobs)
             answer = self._client.beat(beat, patience_seconds=patience_seconds)
@@ -79,20 +80,31 @@ class Lease:
         return answer
 
     def _loop(self) -> None:
+        pause = RETRY_SECONDS
         while not self._stopping.is_set():
-            self._measure()
             try:
-                pause = min(BEAT_SECONDS, self.send().lease_seconds / BEATS_PER_LEASE)
+                self._measure()
+                pause = min(self._rest(), self.send().lease_seconds / BEATS_PER_LEASE)
             except TaskyardError as error:
                 logger.warning("the beat was not taken: %s", error, extra={"action": "beat_failed"})
                 pause = RETRY_SECONDS * random.uniform(0.5, 1.5)
+            except Exception:
+                # The edge of the loop: without beats every run of this agent would be given up.
+                logger.exception("a beat failed", extra={"action": "beat_failed_inside"})
             self._poked.wait(pause)
             self._poked.clear()
+
+    def _rest(self) -> float:
+        """Shorter while a run was not measured yet: a run of some seconds has its measurements, too."""
+        fresh = any(f"run:{job.id}" not in self._measured for job in jobs_of(self._workers))
+        return MEASURE_SECONDS if fresh else BEAT_SECONDS
 
     def _measure(self) -> None:
         if time.monotonic() - self._measured_at >= MEASURE_SECONDS:
             self._measured_at = time.monotonic()
-            self._unsent = [*self._unsent, *self._samples()][-UNSENT_SAMPLES:]
+            samples = self._samples()
+            self._measured = {sample.subject for sample in samples}
+            self._unsent = [*self._unsent, *samples][-UNSENT_SAMPLES:]
 
     def _beat(self, jobs: Sequence[RunJob]) -> Beat:
         return Beat(

@@ -101,12 +101,17 @@ class LogShipper:
             self._changed.wait_for(lambda: followed.closed or followed.holds(target), timeout)
             return followed.holds(target)
 
-    def end(self, run_id: str, final_length: int) -> None:
-        """The spool grows no more: ships it up to this length, then calls `on_complete` and forgets the run."""
+    def end(self, run_id: str, final_length: int) -> bool:
+        """The spool grows no more: ships it up to this length, then calls `on_complete` and forgets the run.
+
+        False when the run is followed no more, because the server did not want its log.
+        """
         with self._changed:
-            if run_id in self._followed:
-                self._followed[run_id].final_length = final_length
+            followed = self._followed.get(run_id)
+            if followed is not None:
+                followed.final_length = final_length
         self.wake()
+        return followed is not None
 
     def forget(self, run_id: str) -> None:
         """Ships no more of this run."""

@@ -23,6 +23,7 @@ LISTEN_SECONDS = 5.0
 """With nothing free: the end of a run ends the wait too, unless another server process heard of it."""
 ENDING_SECONDS = 0.5
 BACKOFF_SECONDS = (0.1, 15.0)
+DISK_RETRY_SECONDS = 5.0
 
 
 class Worker:
@@ -55,12 +56,9 @@ class Worker:
 
     def report(self) -> WorkerReport:
         """What the next beat says of it."""
+        job = self.job
         return WorkerReport(
-            name=self.name,
-            state=self.state,
-            queues=self.queues,
-            gpus=self.devices,
-            run=self.job.id if self.job else None,
+            name=self.name, state=self.state, queues=self.queues, gpus=self.devices, run=job.id if job else None
         )
 
     def take(
@@ -92,6 +90,11 @@ class Worker:
             self.job = None
             job.ended.set()
             done()
+
+
+def jobs_of(workers: Sequence[Worker]) -> list[RunJob]:
+    """The runs that are carried just now. Each worker is read once: its run may end meanwhile."""
+    return [job for worker in workers if (job := worker.job) is not None]
 
 
 class QueueOrder:
@@ -165,16 +168,27 @@ class Claimer:
         for tokens in self._journal.open_claims():
             self._repeat_until_answered(tokens, self._free_worker(), wait=0.0)
         while not self._stopping.is_set():
-            worker = self._free_worker() or self._soon_free_worker()
-            tokens = self._journal.draw_claim()
-            self._repeat_until_answered(tokens, worker, wait=WAIT_SECONDS if worker else LISTEN_SECONDS)
+            try:
+                self._claim_once()
+            except OSError as error:
+                logger.error(
+                    "cannot journal a claim, so nothing is taken: %s",
+                    error,
+                    extra={"action": "claim_not_journalled"},
+                )
+                self._stopping.wait(DISK_RETRY_SECONDS)
+
+    def _claim_once(self) -> None:
+        worker = self._free_worker() or self._soon_free_worker()
+        tokens = self._journal.draw_claim()
+        self._repeat_until_answered(tokens, worker, wait=WAIT_SECONDS if worker else LISTEN_SECONDS)
 
     def _free_worker(self) -> Worker | None:
         return next((worker for worker in self._workers if worker.free), None)
 
     def _soon_free_worker(self) -> Worker | None:
         """A run that is just being reported frees its worker before a listening claim is worth its while."""
-        for job in [worker.job for worker in self._workers if worker.job]:
+        for job in jobs_of(self._workers):
             if job.reporting:
                 job.ended.wait(ENDING_SECONDS)
         return self._free_worker()
@@ -206,13 +220,13 @@ class Claimer:
             queues=self._order.queues,
             free_gpus=gpus,
             total_gpus=gpus,
-            runs=tuple(worker.job.id for worker in self._workers if worker.job),
+            runs=tuple(job.id for job in jobs_of(self._workers)),
             wait_seconds=wait,
         )
 
     def _settle(self, claim: Claim, tokens: ClaimTokens, worker: Worker | None) -> None:
         for directive in claim.directives:
-            for job in [worker.job for worker in self._workers if worker.job]:
+            for job in jobs_of(self._workers):
                 if job.id == directive.run:
                     job.obey(directive)
         if claim.run is None or claim.task is None or worker is None:
