@@ -46,12 +46,14 @@ from .monitor import Monitor, WatchedRun, WatchedWorker
 from .queues import order_from_server
 from .run import RunServices
 from .variables import inherited
-from .worker import AgentIdentity, Claimer, QueueOrder, Worker
+from .worker import AgentIdentity, Claimer, QueueOrder, Worker, jobs_of
 
 logger = logging.getLogger(__name__)
 
 LOGS_AFTER_DRAIN_SECONDS = 10.0
 FAREWELL_SECONDS = 2.0
+KILLED_SECONDS = 10.0
+"""Killed runs are reported in this time, or, when the server cannot be reached, by the next daemon."""
 
 
 class End(enum.IntEnum):
@@ -174,7 +176,7 @@ class Daemon:
         if self._end is End.HAND_OVER:
             logger.info("handing over: runs go on without me", extra={"action": "agent_hands_over"})
             return
-        running = [worker.job.id for worker in parts.workers if worker.job]
+        running = [job.id for job in jobs_of(parts.workers)]
         logger.info(
             "draining: nothing more is taken%s",
             f"; {', '.join(running)} goes on (once more to cancel, a third time to kill)" if running else "",
@@ -187,11 +189,12 @@ class Daemon:
             worker.draining = True
         self._tell_server(parts)
         claimer.join(FAREWELL_SECONDS)
-        done = End.DRAIN
-        while parts.busy and self._end is not End.HAND_OVER:
+        done, leave_at = End.DRAIN, float("inf")
+        while parts.busy and self._end is not End.HAND_OVER and time.monotonic() < leave_at:
             if self._end > done:
                 done = self._end
                 _end_runs(parts, kill=done is End.KILL)
+                leave_at = time.monotonic() + KILLED_SECONDS if done is End.KILL else leave_at
             self._told.clear()
             self._told.wait(0.05)
         if self._end is not End.HAND_OVER:
@@ -217,7 +220,7 @@ class Daemon:
 
 
 def _end_runs(parts: AgentParts, *, kill: bool) -> None:
-    for job in [worker.job for worker in parts.workers if worker.job]:
+    for job in jobs_of(parts.workers):
         if kill:
             job.kill()
         else:
@@ -262,9 +265,10 @@ def _assemble(
         return client.append_log(run_id, offset, data, control_token=control_token, patience_seconds=0.0)
 
     def log_refused(run_id: str) -> None:
-        for job in [worker.job for worker in workers if worker.job and worker.job.id == run_id]:
-            job.obey(RunDirective(run=run_id, stale=True))
-            return
+        for job in jobs_of(workers):
+            if job.id == run_id:
+                job.obey(RunDirective(run=run_id, stale=True))  # it closes its run itself
+                return
         journal.close_run(run_id)
 
     shipper = LogShipper(append, on_stale=log_refused, on_complete=journal.close_run)
@@ -314,8 +318,8 @@ def _measure(monitor: Monitor, workers: Sequence[Worker]) -> list[Sample]:
     watched = [WatchedWorker(name=worker.name, gpus=worker.devices) for worker in workers]
     runs = [
         WatchedRun(id=job.id, keeper_pid=job.keeper_pid, gpus=job.devices)
-        for job in [worker.job for worker in workers]
-        if job is not None and job.keeper_pid is not None
+        for job in jobs_of(workers)
+        if job.keeper_pid is not None
     ]
     return monitor.samples(watched, runs)
 

@@ -284,6 +284,7 @@ class Keeper:
     def _obey_signals(self) -> None:
         while self._signals:
             number = self._signals.pop(0)
+            self._obey_orders()  # one that was written before the signal says why
             if number == signal.SIGTERM:
                 self._stop("cancelled", self._grace)
             elif number == signal.SIGINT:

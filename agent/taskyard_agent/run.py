@@ -40,7 +40,7 @@ from .checkout import CheckoutSettings, Tree
 from .clock import ServerClock
 from .environments import EnvironmentRequest, EnvironmentSettings, ReadyEnvironment
 from .errors import RunFailed, RunStopped
-from .held import Cause, ExitRecord, HeldRun, KeeperRefused, Launch, WarmKeeper
+from .held import Cause, ExitRecord, HeldRun, KeeperRefused, Launch, WarmKeeper, boot_clock
 from .journal import Journal, JournalledRun
 from .log_shipper import LogShipper
 from .masking import Masker
@@ -139,6 +139,8 @@ class RunJob:
         self._cause: Cause | None = None
         self._stale = False
         self._held: HeldRun | None = None
+        self._lease_at: float | None = None
+        """When the start was sent that the server acknowledged, on `boot_clock()`: the lease counts from there."""
         self._lock = threading.Lock()
 
     @property
@@ -206,7 +208,8 @@ class RunJob:
         self._services.shipper.follow(self.id, self._tokens.control_token, self._spool)
         outcome = self._progress.outcome or self._reach_outcome()
         reported = not self._stale and self._finish(outcome)
-        self._services.shipper.end(self.id, self._log_bytes())
+        if not self._services.shipper.end(self.id, self._log_bytes()):
+            self._services.journal.close_run(self.id)
         return outcome if reported else None
 
     def _reach_outcome(self) -> Outcome:
@@ -346,6 +349,7 @@ class RunJob:
             environment_reused=ready.reused,
             output_offset=self._log_bytes(),
         )
+        self._lease_at = boot_clock()
         try:
             run = self._repeat(lambda: self._services.client.start_run(self.id, request), stop=self._cancelled)
         except Stale as error:
@@ -372,6 +376,7 @@ class RunJob:
             timeout_seconds=policy.timeout_seconds,
             exclusive=policy.exclusive,
             lease_seconds=self._journalled.lease_seconds,
+            lease_at=self._lease_at,
         )
 
     def _secret_values(self) -> tuple[str, ...]:
@@ -463,7 +468,11 @@ class RunJob:
 
     def _save(self, **changes: Any) -> None:
         self._progress = dataclasses.replace(self._progress, **changes)
-        self._services.journal.save_progress(self.id, self._progress)
+        try:
+            self._services.journal.save_progress(self.id, self._progress)
+        except OSError as error:
+            # The keeper's own records, whose space is reserved, still tell a later daemon how the run ended.
+            logger.error("run %s cannot be journalled: %s", self.id, error, extra={"action": "run_not_journalled"})
 
     def _log_bytes(self) -> int:
         return self._spool.stat().st_size if self._spool.exists() else 0
@@ -471,7 +480,7 @@ class RunJob:
     def _say(self, line: str) -> None:
         """Appends a line to the run's log, before the keeper takes it over."""
         text = Masker(self._secret_values()).mask_all(f"{line}\n".encode(errors="replace"))
-        with self._spool.open("ab") as spool:
+        with contextlib.suppress(OSError), self._spool.open("ab") as spool:  # a full disk fails what follows
             spool.write(text)
 
 
