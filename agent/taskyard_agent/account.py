@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import re
 import sys
@@ -16,7 +15,6 @@ from taskyard.wire import LoginRequest, NewToken, TokenKind
 from .config import TOKEN_FILE, AgentSettings
 from .errors import SettingsError
 
-PR_SET_DUMPABLE = 4
 WHOLE_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -160,11 +158,3 @@ def remember_server(server: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     before = path.read_text(encoding="utf-8") if path.is_file() else ""
     path.write_text(f'server = "{server}"\n{before}', encoding="utf-8")
-
-
-def hide_memory() -> None:
-    """Keeps other processes of this user, tasks among them, from reading the agent's memory (Linux)."""
-    if not sys.platform.startswith("linux"):
-        return
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)

@@ -21,6 +21,7 @@ from .daemon import Daemon, environment_settings
 from .environments import cache
 from .errors import SettingsError
 from .execute import execute
+from .processes import hide_memory
 
 JOIN_PATIENCE_SECONDS = 2.0
 
@@ -78,7 +79,7 @@ def _started(namespace: argparse.Namespace, settings: Any) -> AgentSettings:
         datefmt="%H:%M:%S",
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    account.hide_memory()
+    hide_memory()
     return read
 
 

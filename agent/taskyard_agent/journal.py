@@ -179,6 +179,7 @@ class Journal:
         )
         directory = self._directory(claim.run.id)
         directory.path.mkdir(mode=0o700, exist_ok=True)
+        directory.spool.touch(mode=0o600)
         _write(directory.path / "run.json", entry)
         sync_folder(str(self._runs))
         self.forget_claim(tokens.request_id)

@@ -96,6 +96,7 @@ def test_files_are_for_the_agent_alone(journal):
     saved = journal.save_run(claim(), journal.draw_claim())
 
     assert (saved.directory.path / "run.json").stat().st_mode & 0o777 == 0o600
+    assert saved.directory.spool.stat().st_mode & 0o777 == 0o600
     assert saved.directory.path.stat().st_mode & 0o777 == 0o700
 
 
