@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -84,7 +84,13 @@ class Client:
         self.transport = transport
 
     @classmethod
-    def of(cls, connection: Connection, *, patience_seconds: float = 30.0) -> Client:
+    def of(
+        cls,
+        connection: Connection,
+        *,
+        patience_seconds: float = 30.0,
+        tell: Callable[[str], None] | None = None,
+    ) -> Client:
         """A client for where and whom `config.connection` resolved."""
         return cls(
             Transport(
@@ -93,6 +99,7 @@ class Client:
                 ca_file=connection.ca_file,
                 insecure=connection.insecure,
                 patience_seconds=patience_seconds,
+                tell=tell,
             )
         )
 

@@ -11,6 +11,7 @@ import json as json_module
 import logging
 import os
 import random
+import re
 import ssl
 import tempfile
 import threading
@@ -40,6 +41,7 @@ CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 60.0
 SILENCE_SECONDS = 45.0
 """A live stream gives a sign of life every 15 s; after three missed ones it is taken for dead."""
+_MOMENT_SECONDS = 1.0
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
 _TOO_MANY = 429
@@ -67,15 +69,18 @@ class Transport:
         ca_file: Path | None = None,
         insecure: bool = False,
         patience_seconds: float = 30.0,
+        tell: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`patience_seconds` is how long a request that finds nobody is repeated. Raises UsageError where a
-        token or a task would cross a network unencrypted."""
+        """`patience_seconds` is how long a request that finds nobody is repeated; `tell` is called once for each
+        that takes more than a moment. Raises UsageError where a token or a task would cross a network
+        unencrypted."""
         self.server = _checked(server, insecure=insecure)
         self.patience_seconds = patience_seconds
-        self._token = token
+        self._token = _checked_token(token, self.server)
         self._ca_file = ca_file
+        self._tell = tell
         self._clock = clock
         self._sleep = sleep
         self._lock = threading.Lock()
@@ -244,7 +249,8 @@ class Transport:
         if status == _TOO_MANY or status >= 500:
             return _Later(f"{self.server}: {detail}", _retry_after(response))
         if status == _UNAUTHORISED:
-            return NotLoggedIn(f"{self.server}: {detail}; run `taskyard login {self.server}`")
+            said = detail.partition("; log in")[0]  # the server does not know by which address it is reached
+            return NotLoggedIn(f"{self.server}: {said}; run `taskyard login {self.server}`")
         if response.is_redirect:
             detail = f"{self.server} answers from {response.headers.get('Location')}; give that address"
         kind = NotFound if status == _NOT_FOUND else Stale if word == "stale" else Refused
@@ -254,7 +260,7 @@ class Transport:
 
     def _patience(self, seconds: float | None) -> _Patience:
         seconds = self.patience_seconds if seconds is None else seconds
-        return _Patience(self._clock, self._sleep, self._clock() + seconds)
+        return _Patience(self._clock, self._sleep, seconds, self._tell)
 
     def _client(self) -> httpx.Client:
         with self._lock:
@@ -290,10 +296,18 @@ class _Later(Unavailable):
 class _Patience:
     """The pauses between repeats: doubled from 0.1 s to 5 s, each cut by chance so that clients spread out."""
 
-    def __init__(self, clock: Callable[[], float], sleep: Callable[[float], None], deadline: float) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        sleep: Callable[[float], None],
+        seconds: float,
+        tell: Callable[[str], None] | None,
+    ) -> None:
         self._clock = clock
         self._sleep = sleep
-        self._deadline = deadline
+        self._began = clock()
+        self._seconds = seconds
+        self._tell = tell
         self._longest = _FIRST_PAUSE_SECONDS
 
     def pause(self, error: Unavailable) -> None:
@@ -301,8 +315,12 @@ class _Patience:
         pause = self._longest * random.uniform(0.5, 1.0)
         if isinstance(error, _Later) and error.seconds is not None:
             pause = error.seconds + pause
-        if self._clock() + pause > self._deadline:
+        waited = self._clock() - self._began
+        if waited + pause > self._seconds:
             raise error
+        if self._tell and waited > _MOMENT_SECONDS:
+            self._tell(f"{error}; trying on for {self._seconds - waited:.0f} s")
+            self._tell = None
         logger.debug("%s; again in %.1f s", error, pause, extra={"action": "request_repeated"})
         self._longest = min(2 * self._longest, _LONGEST_PAUSE_SECONDS)
         self._sleep(pause)
@@ -338,6 +356,13 @@ def _checked(server: str, *, insecure: bool) -> str:
             "use https, or give --insecure in a network that you trust"
         )
     return address
+
+
+def _checked_token(token: str | None, server: str) -> str | None:
+    """One word of ASCII: anything else would end up, quoted, in the message of whoever refuses the header."""
+    if token and not re.fullmatch(r"[!-~]+", token):
+        raise UsageError(f"the token for {server} holds a space, a line break or a letter that no token has")
+    return token
 
 
 def _trust(ca_file: Path | None) -> ssl.SSLContext:

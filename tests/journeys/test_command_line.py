@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import stat
 import subprocess
@@ -120,6 +121,9 @@ def test_an_unknown_queue_ends_with_2_the_nearest_names_and_how_to_create_it(
         (("ps", "--server", "localhost:1"), "not a server's address"),
         (("ps", "--server", "http://example.org"), "--insecure"),
         (("run",), "say what to run"),
+        (("show", "abc"), "give at least 4 digits of an id"),
+        (("ps", "--limit", "0"), "1 or more"),
+        (("invite", "agent", "--queue", "defualt"), "did you mean 'default'"),
         (("token", "create", "user", "--queue", "a"), "are for agents"),
         (("token", "revoke", "zzz"), "0 tokens begin with 'zzz'"),
     ],
@@ -352,6 +356,51 @@ def test_the_doctor_names_the_cure(type_in: Typed) -> None:
 
     assert result.code == 1
     assert "taskyard up" in result.out
+
+
+def test_a_task_that_was_last_and_is_deleted_is_said_to_be(type_in: Typed, task: wire.Task) -> None:
+    made = json.loads(type_in("clone", "--json", task.id).out)[0]
+    deleted = json.loads(type_in("delete", "--json", "@last").out)
+
+    result = type_in("show", "@last")
+
+    assert deleted[0]["id"] == made["id"]
+    assert result.code == 2
+    assert f"@last was task {made['id'][:8]}, which was deleted" in result.err
+
+
+def test_who_is_not_logged_in_is_told_once_how(type_in: Typed, server: ServerProcess) -> None:
+    type_in("logout")
+
+    result = type_in("ps", "--server", server.url)
+
+    assert result.err.count("taskyard login") == 1
+    assert f"run `taskyard login {server.url}`" in result.err
+
+
+def test_a_server_that_is_away_is_spoken_of_before_patience_ends(type_in: Typed) -> None:
+    result = type_in("ps", "--server", f"http://127.0.0.1:{free_port()}")
+
+    assert result.code == 1
+    assert "trying on for" in result.err.splitlines()[0]
+    assert "start it with `taskyard up`" in result.err.splitlines()[-1]
+
+
+def test_watched_tasks_are_shown_until_ctrl_c(task: wire.Task) -> None:
+    outer, inner = pty.openpty()
+    command = [sys.executable, "-m", "taskyard.cli", "ps", "--watch", "--name", task.spec.name]
+    process = subprocess.Popen(command, stdout=inner, stderr=inner, env={**os.environ, "COLUMNS": "120"})
+    os.close(inner)
+    shown = b""
+    while b"draft" not in shown:
+        shown += os.read(outer, 1024)
+
+    process.send_signal(signal.SIGINT)
+    code = process.wait(30)
+    os.close(outer)
+
+    assert code == 130
+    assert task.id[:8].encode() in shown
 
 
 def test_nothing_typed_is_a_question_for_help(type_in: Typed) -> None:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from taskyard.cli import output
 from taskyard.cli.changes import seconds
-from taskyard.cli.session import PATIENCE_SECONDS, add_command, open_client
+from taskyard.cli.session import PATIENCE_SECONDS, add_command, find_queue, open_client
 from taskyard.config import Connection, Credentials, connection, server_address
 from taskyard.errors import TaskyardError, UsageError
 
 if TYPE_CHECKING:
+    from taskyard.client import Client
     from taskyard.wire import NewToken, Token
 
 COLUMNS = ("ID", "KIND", "NAME", "STATE", "CREATED", "USED", "EXPIRES", "QUEUES")
@@ -62,9 +63,11 @@ def login(namespace: argparse.Namespace) -> None:
     """Gets a token, tries it, keeps it."""
     where = _connection(namespace)
     secret = _given_token(namespace) or _exchanged(where)
-    name = _checked(where, secret)
+    token = _checked(where, secret)
     Credentials().save(where.server, secret, insecure=where.insecure, ca_file=where.ca_file, default=True)
-    output.note(f"logged in to {where.server} as {output.clean(name)}")
+    output.note(f"logged in to {where.server} as {output.clean(token.name or token.kind)}")
+    if namespace.json:
+        output.print_json(token)
 
 
 def logout(namespace: argparse.Namespace) -> None:
@@ -73,12 +76,14 @@ def logout(namespace: argparse.Namespace) -> None:
     if not Credentials().forget(server):
         raise UsageError(f"no token is kept for {server}")
     output.note(f"the token for {server} is forgotten here; `taskyard token revoke` ends its rights")
+    if namespace.json:
+        output.print_json({"server": server})
 
 
 def invite(namespace: argparse.Namespace) -> None:
     """Prints a code and what to do with it."""
     with open_client(namespace) as client:
-        made = client.invite(_new(namespace))
+        made = client.invite(_new(client, namespace))
         server = client.server
     if namespace.json:
         output.print_json(made)
@@ -101,7 +106,7 @@ def list_tokens(namespace: argparse.Namespace) -> None:
 def create_token(namespace: argparse.Namespace) -> None:
     """Prints the secret alone, so that it can be piped into a file."""
     with open_client(namespace) as client:
-        issued = client.create_token(_new(namespace))
+        issued = client.create_token(_new(client, namespace))
     if namespace.json:
         output.print_json(issued)
     else:
@@ -171,7 +176,7 @@ def _asked_code() -> str:
     return getpass.getpass("Code: ").strip()
 
 
-def _checked(where: Connection, secret: str) -> str:
+def _checked(where: Connection, secret: str) -> Token:
     from taskyard.client import Client
 
     given = Connection(server=where.server, token=secret, ca_file=where.ca_file, insecure=where.insecure)
@@ -179,18 +184,21 @@ def _checked(where: Connection, secret: str) -> str:
         token = client.whoami()
     if token.kind not in ("user", "administrator"):
         raise TaskyardError(f"this is a token for an {token.kind}; a machine joins with `taskyard agent join`")
-    return token.name or str(token.kind)
+    return token
 
 
 def _without_token(where: Connection) -> Connection:
     return Connection(server=where.server, ca_file=where.ca_file, insecure=where.insecure)
 
 
-def _new(namespace: argparse.Namespace) -> NewToken:
+def _new(client: Client, namespace: argparse.Namespace) -> NewToken:
     from taskyard.wire import NewToken, TokenKind
 
     if namespace.kind != "agent" and (namespace.queue or namespace.create_queues):
         raise UsageError("--queue and --create-queues are for agents")
+    if not namespace.create_queues:
+        for name in namespace.queue:
+            find_queue(client, name)
     expires = getattr(namespace, "expires", None)
     return NewToken(
         kind=TokenKind(namespace.kind),

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from taskyard.wire import Command
 
 _UNITS = ("B", "KB", "MB", "GB", "TB")
+UNCUT = ("ID", "TASK", "STATE", "POSITION", "FITS")
+"""Columns that are of no use when they are cut: a narrow terminal takes from the others."""
+LEAST_CELLS = 4
+GAP_CELLS = 2
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _STYLES = {
     "running": "green",
@@ -151,12 +155,27 @@ def _console() -> Any:
 def _table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> Any:
     from rich.table import Table
 
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
-        made.add_column(column, overflow="ellipsis", no_wrap=True)
+    made = Table(box=None, pad_edge=False, padding=(0, GAP_CELLS, 0, 0), header_style="bold")
+    for column, width in zip(columns, _widths(columns, cells), strict=True):
+        made.add_column(column, overflow="ellipsis", no_wrap=True, width=width)
     for row in cells:
         made.add_row(*(_styled(cell) for cell in row))
     return made
+
+
+def _widths(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> list[int]:
+    """Cells per column: the widest give way until the table fits, but those that are of no use when cut."""
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, column)) for column in zip(columns, *cells, strict=True)]
+    flexible = [number for number, column in enumerate(columns) if column not in UNCUT]
+    room = _console().width - GAP_CELLS * (len(columns) - 1)
+    while flexible and sum(widths) > room:
+        widest = max(flexible, key=widths.__getitem__)
+        if widths[widest] <= LEAST_CELLS:
+            break
+        widths[widest] -= 1
+    return widths
 
 
 def _styled(cell: str) -> Any:

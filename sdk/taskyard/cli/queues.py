@@ -111,7 +111,10 @@ def resume(namespace: argparse.Namespace) -> None:
 def delete(namespace: argparse.Namespace) -> None:
     """Removes a queue."""
     with open_client(namespace) as client:
-        client.delete_queue(find_queue(client, namespace.queue).id, force=namespace.force)
+        queue = find_queue(client, namespace.queue)
+        client.delete_queue(queue.id, force=namespace.force)
+    if namespace.json:
+        output.print_json(queue)
 
 
 def move(namespace: argparse.Namespace) -> None:

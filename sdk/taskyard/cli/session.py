@@ -22,6 +22,8 @@ PATIENCE_SECONDS = 5.0
 """A person waits; what is away for longer is better said."""
 FOLLOW_PATIENCE_SECONDS = 600.0
 LAST = "@last"
+SHORTEST_PREFIX = 4
+"""Of an id; the server takes less for a name."""
 TASK_HELP = f"id, unique prefix of an id, unique name, or {LAST}"
 Handler = Callable[[argparse.Namespace], "int | None"]
 _CONFLICT = 409
@@ -53,17 +55,20 @@ def open_client(namespace: argparse.Namespace, *, patience_seconds: float = PATI
     """A client for the server that flags, variables and files name."""
     from taskyard.client import Client
 
-    return Client.of(connection(namespace), patience_seconds=patience_seconds)
+    return Client.of(
+        connection(namespace),
+        patience_seconds=patience_seconds,
+        tell=lambda trouble: output.note(f"taskyard: {trouble}"),
+    )
 
 
 def find_task(client: Client, ref: str) -> Task:
     """The task that a person means. Raises UsageError when there is none, or more than one."""
-    if ref == LAST:
-        ref = _last_task(client.server)
+    meant = _last_task(client.server) if ref == LAST else ref
     try:
-        return client.resolve_task(ref)
+        return client.resolve_task(meant)
     except NotFound as error:
-        raise UsageError(f"no task is called {ref!r}; `taskyard ps --all` lists them") from error
+        raise UsageError(f"{_unknown_task(ref, meant)}; `taskyard ps --all` lists them") from error
     except Refused as error:
         if error.status == _CONFLICT:
             raise UsageError(error.detail) from error
@@ -86,6 +91,13 @@ def unknown_queue(name: str, names: list[str]) -> str:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or sorted(names)[:5]
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     return f"there is no queue {name!r}; {hint}Create it with: taskyard queue create {shlex.quote(name)}"
+
+
+def _unknown_task(ref: str, meant: str) -> str:
+    if ref == LAST:
+        return f"{LAST} was task {meant[:8]}, which was deleted"
+    few = ref and len(ref) < SHORTEST_PREFIX and set(ref) <= set("0123456789abcdef")
+    return f"no task is called {ref!r}" + (f"; give at least {SHORTEST_PREFIX} digits of an id" if few else "")
 
 
 def remember_task(server: str, task_id: str) -> None:

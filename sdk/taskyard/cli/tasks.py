@@ -6,10 +6,11 @@ import argparse
 import shlex
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from taskyard.cli import changes, output
 from taskyard.cli.session import (
+    FOLLOW_PATIENCE_SECONDS,
     add_command,
     add_queue,
     add_task,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 STATES = ("draft", "waiting", "queued", "preparing", "running", "completed", "failed", "cancelled")
 COLUMNS = ("ID", "NAME", "STATE", "QUEUE", "WORKER", "CREATED", "TIME", "NOTE")
 SHORT_ID = 8
+NO_TASKS = "no such tasks; `taskyard run -- python train.py` makes one"
 WATCH_SECONDS = 1.0
 RECENT_TASKS = 20
 
@@ -80,17 +82,17 @@ def _add_clone_and_edit(subparsers: Any) -> None:
 
 def ps(namespace: argparse.Namespace) -> None:
     """Lists tasks, once or until Ctrl-C."""
-    with open_client(namespace) as client:
-        if namespace.watch and sys.stdout.isatty() and not namespace.json:
+    if namespace.limit < 1:
+        raise UsageError("--limit: how many tasks is 1 or more; --all shows every one")
+    if namespace.watch and sys.stdout.isatty() and not namespace.json:
+        with open_client(namespace, patience_seconds=FOLLOW_PATIENCE_SECONDS) as client:
             _watch(client, namespace)
-            return
+    with open_client(namespace) as client:
         tasks = _tasks(client, namespace)
         if namespace.json:
             output.print_json(tasks)
         else:
-            output.print_table(
-                COLUMNS, map(_row, tasks), empty="no tasks; `taskyard run -- python train.py` makes one"
-            )
+            output.print_table(COLUMNS, map(_row, tasks), empty=NO_TASKS)
 
 
 def show(namespace: argparse.Namespace) -> None:
@@ -135,6 +137,8 @@ def delete(namespace: argparse.Namespace) -> None:
             raise TaskyardError("nothing was deleted")
         for task in tasks:
             client.delete_task(task.id)
+    if namespace.json:
+        output.print_json(tasks)
 
 
 def clone(namespace: argparse.Namespace) -> None:
@@ -282,12 +286,14 @@ def _tasks(client: Client, namespace: argparse.Namespace) -> list[Task]:
     return list(found)
 
 
-def _watch(client: Client, namespace: argparse.Namespace) -> None:
+def _watch(client: Client, namespace: argparse.Namespace) -> NoReturn:
+    """Shows them until Ctrl-C."""
     from rich.live import Live
 
     with Live(screen=True, auto_refresh=False) as live:
         while True:
-            live.update(output.table(COLUMNS, map(_row, _tasks(client, namespace))), refresh=True)
+            tasks = _tasks(client, namespace)
+            live.update(output.table(COLUMNS, map(_row, tasks)) if tasks else NO_TASKS, refresh=True)
             time.sleep(WATCH_SECONDS)
 
 

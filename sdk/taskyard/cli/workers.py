@@ -46,13 +46,12 @@ def _list(namespace: argparse.Namespace, found: list[Worker]) -> None:
 
 
 def _one(namespace: argparse.Namespace, client: Client) -> None:
+    worker = client.resume_worker(namespace.name) if namespace.verb == "resume" else client.worker(namespace.name)
     if namespace.verb == "delete":
         client.delete_worker(namespace.name)
-        return
-    worker = client.resume_worker(namespace.name) if namespace.verb == "resume" else client.worker(namespace.name)
     if namespace.json:
         output.print_json(worker)
-    else:
+    elif namespace.verb != "delete":
         output.print_fields(_about(worker))
 
 

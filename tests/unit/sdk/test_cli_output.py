@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 from taskyard import wire
 from taskyard.cli import changes, output
 from taskyard.cli.run import exit_code
@@ -56,6 +57,19 @@ def test_a_table_fits_a_narrow_terminal() -> None:
 
     lines = shown.replace("\x1b[1m", "").replace("\x1b[0m", "").splitlines()
     assert max(map(len, lines)) <= 40
+
+
+def test_a_narrow_terminal_takes_nothing_from_an_id(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    made = output.table(("NAME", "ID", "NOTE"), [("x" * 60, "0123abcd", "y" * 60)])
+
+    Console().print(made)
+
+    _, row = capfd.readouterr().out.splitlines()
+    assert "  0123abcd  " in row
+    assert len(row) == 30
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("1.5m", 90), ("2h", 7200), ("1d", 86400)])
