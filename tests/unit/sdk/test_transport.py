@@ -115,6 +115,15 @@ def test_a_request_carries_the_token_and_nothing_is_logged_of_it(
     assert "secret-token" not in caplog.text
 
 
+@pytest.mark.parametrize("token", ["two\r\nX-Admin: yes", "two words", "schlüssel", "nul\0"])
+def test_a_token_that_is_none_is_neither_sent_nor_shown(server: Scripted, token: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        Transport(server.url, token)
+
+    assert token[:3] not in str(refused.value)
+    assert server.requests == []
+
+
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
 def test_a_stumbling_server_is_asked_again_with_the_same_idempotency_key(
     server: Scripted, transport: Transport, status: int
