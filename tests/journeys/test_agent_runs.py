@@ -208,6 +208,15 @@ def test_a_failed_task_runs_again_when_a_person_retries_it(yard: Yard, tmp_path:
     assert ended.state is TaskState.COMPLETED
 
 
+def test_a_run_of_some_seconds_is_measured_too(yard: Yard) -> None:
+    with yard.agent():
+        wait_until(yard.client.workers, what="a worker")
+        task = yard.python("import time; time.sleep(5)")
+        yard.wait_for_end(task)
+
+    assert "memory_bytes" in {series.name for series in yard.client.run_metrics(yard.run(task).id)}
+
+
 def test_the_worker_and_the_run_are_measured(yard: Yard) -> None:
     task = yard.python("import time; x = bytearray(50_000_000); time.sleep(60)", policy=Policy(grace_seconds=0.3))
 
