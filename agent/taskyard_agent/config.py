@@ -66,7 +66,11 @@ ORDER_FAIRNESS = Setting(
     help="take one task from each queue in turn",
 )
 CREATE_QUEUE = Setting(name="create_queue", kind=bool, default=False, help="create queues that do not exist")
-GPUS = Setting(name="gpus", metavar="LIST", help="GPUs to use: indices or UUIDs, like 0,1, or `all`; else none")
+GPUS = Setting(
+    name="gpus",
+    metavar="LIST",
+    help="GPUs to use, by index or UUID, like 0,1, or `all`; default: all that there are",
+)
 CPU_ONLY = Setting(name="cpu_only", kind=bool, default=False, help="use no GPU")
 NAME = Setting(name="name", kind=worker_name, help="the worker's name; default: host:gpu0,1 or host:cpu:0")
 LOCAL_DIR = Setting(

@@ -150,15 +150,15 @@ def _token(settings: AgentSettings) -> Finding:
 
 
 def _gpus(settings: AgentSettings) -> Finding:
-    if settings.cpu_only or settings.gpus is None:
-        there = gpus.devices()
-        return Finding(name="GPUs", ok=True, detail=f"none chosen of {len(there)}; --gpus all takes them")
+    there = gpus.devices()
+    if settings.cpu_only or (settings.gpus is None and not there):
+        return Finding(name="GPUs", ok=True, detail=f"none used of {len(there)}")
     return _checked(
         "GPUs",
         lambda: ", ".join(
-            f"{gpu.index} {gpu.name}" for gpu in gpus.parse_selection(settings.gpus or "", gpus.devices())
+            f"{gpu.index} {gpu.name}" for gpu in gpus.parse_selection(settings.gpus or "all", there)
         ),
-        cure="nvidia-smi shows what the driver sees; choose others with --gpus",
+        cure="nvidia-smi shows what the driver sees; choose others with --gpus, or --cpu-only",
     )
 
 

@@ -21,7 +21,7 @@ from tests.support.yard import Yard
 pytestmark = pytest.mark.skipif(nvml.compiler() is None, reason="builds a fake driver with a C compiler")
 
 THERE = 64
-FIRST = os.getpid() % 16 * 4
+FIRST = (os.getpid() % 15 + 1) * 4
 """Locks of GPUs are the whole machine's, so suites that run side by side use GPUs of their own."""
 ONE, TWO = FIRST, FIRST + 1
 SHOW = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'], os.environ['CUDA_DEVICE_ORDER'])"
@@ -65,6 +65,18 @@ def test_a_worker_is_named_by_its_gpus(yard: Yard, driver: dict[str, str], tmp_p
     assert daemon.wait(30) == 0
     name = f"{socket.gethostname()}:gpu{ONE},{TWO}"
     assert f"worker {name}, server {yard.server.url}" in (tmp_path / "log").read_text().splitlines()[0]
+
+
+def test_an_agent_that_is_told_nothing_takes_every_gpu(yard: Yard, tmp_path: Path) -> None:
+    driver = nvml.install(tmp_path, gpus=2)
+    person = Person(tmp_path / "person", **driver).log_in(yard.server)
+    daemon = person.starts("agent", "daemon", log=tmp_path / "log")
+
+    wait_until(lambda: b"serving" in (tmp_path / "log").read_bytes())
+    daemon.send_signal(signal.SIGTERM)
+
+    assert daemon.wait(30) == 0
+    assert f"worker {socket.gethostname()}:gpu0,1," in (tmp_path / "log").read_text()
 
 
 def test_a_task_that_wants_no_gpu_sees_none(yard: Yard, driver: dict[str, str]) -> None:

@@ -106,7 +106,7 @@ def test_an_agents_first_start_enrols_it_with_the_persons_login(
     person: Person, yard: Yard, tmp_path: Path
 ) -> None:
     person.log_in(yard.server)
-    daemon = person.starts("agent", "daemon", "--name", "enrolled", log=tmp_path / "log")
+    daemon = person.starts("agent", "daemon", "--cpu-only", "--name", "enrolled", log=tmp_path / "log")
 
     wait_until(lambda: "enrolled" in [worker.name for worker in yard.client.workers()])
     daemon.send_signal(signal.SIGTERM)

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from taskyard.config import Setting, add_settings
+from taskyard.cli.settings import QUEUE as RUN_QUEUE
+from taskyard.cli.settings import RUN_SETTINGS
+from taskyard.cli.up import AGENT_SETTINGS, SERVER_SETTINGS
+from taskyard.config import Setting, add_settings, resolve
 from taskyard_agent.config import DAEMON_SETTINGS, EXECUTE_SETTINGS, read_settings
 
 from tests.support.agents import wait_until
@@ -18,6 +21,8 @@ from tests.support.person import Person
 from tests.support.servers import ServerProcess
 from tests.support.yard import Yard
 
+DECLARED = (*DAEMON_SETTINGS, *RUN_SETTINGS, *SERVER_SETTINGS, *AGENT_SETTINGS)
+"""Every setting of the agent, of `run` and of `up`; the server's own are tested beside it."""
 EXAMPLES: dict[str, tuple[str, Any]] = {
     "server": ("http://elsewhere:1234", "http://elsewhere:1234"),
     "queue": ("b 'a queue'", ("b", "a queue")),
@@ -40,7 +45,7 @@ def person(tmp_path: Path) -> Person:
 
 def example(setting: Setting) -> tuple[str, Any]:
     """What somebody could write, and what it means."""
-    if setting.name in EXAMPLES:
+    if setting.name in EXAMPLES and setting is not RUN_QUEUE:
         return EXAMPLES[setting.name]
     if setting.choices:
         return setting.choices[-1], setting.choices[-1]
@@ -51,10 +56,8 @@ def example(setting: Setting) -> tuple[str, Any]:
     return text, (value,) if setting.many else value
 
 
-@pytest.mark.parametrize("setting", DAEMON_SETTINGS, ids=lambda setting: setting.flag)
+@pytest.mark.parametrize("setting", DECLARED, ids=lambda setting: setting.flag)
 def test_every_flag_has_its_variable(setting: Setting, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from taskyard.config import resolve
-
     text, value = example(setting)
     monkeypatch.setenv(f"TASKYARD_{setting.flag.removeprefix('--').replace('-', '_').upper()}", text)
 
@@ -114,7 +117,7 @@ def test_exclusive_settings_are_refused_wherever_they_come_from(person: Person) 
 def test_the_first_lines_name_worker_and_server(person: Person, yard: Yard, flag: str, tmp_path: Path) -> None:
     log = tmp_path / "log"
     person.log_in(yard.server)
-    daemon = person.starts("agent", "daemon", flag, yard.server.url, "--name", f"w{flag}", log=log)
+    daemon = person.starts("agent", "daemon", "--cpu-only", flag, yard.server.url, "--name", f"w{flag}", log=log)
 
     wait_until(lambda: b"serving" in log.read_bytes())
     daemon.send_signal(signal.SIGINT)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from taskyard.config import add_settings
 from taskyard.wire import Environment, RequirementsKind, TaskState
+from taskyard_agent.config import EXECUTE_SETTINGS, read_settings
+from taskyard_agent.doctor import Finding, examine
 
 from tests.support.person import Person
 from tests.support.repositories import Repository
@@ -38,7 +45,7 @@ def test_one_task_is_run_here_and_now_and_its_exit_code_returned(
     queue = yard.queue(f"nobody serves it {code}")
     task = yard.python(source, queue=queue)
 
-    done = person.types("agent", "execute", "--id", task.id)
+    done = person.types("agent", "execute", "--cpu-only", "--id", task.id)
 
     assert done.returncode == code, done.stderr
     assert done.stdout.endswith("here\n")
@@ -49,16 +56,16 @@ def test_one_task_is_run_here_and_now_and_its_exit_code_returned(
 def test_one_task_is_found_by_its_name(person: Person, yard: Yard) -> None:
     yard.python("print('found')", queue=yard.queue("names"), name="by name")
 
-    done = person.types("agent", "execute", "--id", "by name")
+    done = person.types("agent", "execute", "--cpu-only", "--id", "by name")
 
     assert done.stdout.endswith("found\n"), done.stderr
 
 
 def test_a_task_that_has_ended_is_not_run_again(person: Person, yard: Yard) -> None:
     task = yard.python("print()", queue=None)
-    person.types("agent", "execute", "--id", task.id)
+    person.types("agent", "execute", "--cpu-only", "--id", task.id)
 
-    done = person.types("agent", "execute", "--id", task.id)
+    done = person.types("agent", "execute", "--cpu-only", "--id", task.id)
 
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
@@ -116,12 +123,35 @@ def test_a_machine_that_has_not_joined_is_told_how(tmp_path: Path, yard: Yard) -
     assert f"taskyard agent join {yard.server.url}" in done.stdout
 
 
-@pytest.mark.parametrize(("absent", "cure"), [("git", "apt-get install git")])
-def test_a_program_that_is_absent_is_named(person: Person, tmp_path: Path, absent: str, cure: str) -> None:
-    done = person.types("agent", "doctor", PATH=str(tmp_path))
+def test_programs_that_are_absent_are_named_with_what_installs_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
 
-    assert f"FAIL  {absent}: not found" in done.stdout
-    assert cure in done.stdout
+    failed = {finding.name: finding.cure for finding in examined() if not finding.ok}
+
+    assert "apt-get install git" in failed["git"]
+    assert "pip install" in failed["uv"]
+    assert "uv python install" in failed["Python"]
+
+
+def test_a_clock_that_is_wrong_is_reported(monkeypatch: pytest.MonkeyPatch, yard: Yard) -> None:
+    late = SimpleNamespace(time=lambda: time.time() - 60)
+    monkeypatch.setattr("taskyard_agent.doctor.time", late)
+
+    (clock,) = [finding for finding in examined("--server", yard.server.url) if finding.name == "clock"]
+
+    assert not clock.ok
+    assert "behind the server's" in clock.detail
+    assert clock.cure == "timedatectl set-ntp true"
+
+
+def examined(*flags: str) -> list[Finding]:
+    """What the doctor finds in this very process."""
+    parser = argparse.ArgumentParser()
+    add_settings(parser, EXECUTE_SETTINGS)
+    return list(examine(read_settings(parser.parse_args(["--cpu-only", *flags]), EXECUTE_SETTINGS)))
 
 
 def test_another_program_called_agent_is_reported(person: Person, tmp_path: Path) -> None:
@@ -144,7 +174,7 @@ def test_environments_are_listed_and_pruned(person: Person, yard: Yard, tmp_path
     with package_index(tmp_path / "index") as index:
         index.add("speck_of_dust")
         ran = person.types(
-            "agent", "execute", "--id", task.id, PIP_INDEX_URL=index.url, PIP_CONFIG_FILE=os.devnull
+            "agent", "execute", "--cpu-only", "--id", task.id, PIP_INDEX_URL=index.url, PIP_CONFIG_FILE=os.devnull
         )
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
