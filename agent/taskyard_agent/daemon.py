@@ -45,6 +45,7 @@ from .log_shipper import LogShipper
 from .monitor import Monitor, WatchedRun, WatchedWorker
 from .queues import order_from_server
 from .run import RunServices
+from .spare_keeper import SpareKeeper
 from .variables import inherited
 from .worker import AgentIdentity, Claimer, QueueOrder, Worker, jobs_of
 
@@ -129,6 +130,7 @@ class Daemon:
                 client=self._client, journal=parts.journal, services=parts.services,
             )  # fmt: skip
             self._say_hello(parts)
+            parts.services.keepers.prepare()
             carry_on(parts)
             parts.lease.start()
             claimer.start()
@@ -245,6 +247,7 @@ def open_agent(settings: AgentSettings, client: Client) -> Iterator[AgentParts]:
             finally:
                 parts.lease.stop()
                 parts.shipper.close()
+                parts.services.keepers.close()
     finally:
         journal.close()
 
@@ -283,6 +286,7 @@ def _assemble(
         inherited=inherited(settings.environ, settings.pass_env),
         server_variables=_server_variables(settings),
         send_beat=lease.poke,
+        keepers=SpareKeeper(),
     )
     return AgentParts(
         settings=settings,
@@ -325,9 +329,10 @@ def _measure(monitor: Monitor, workers: Sequence[Worker]) -> list[Sample]:
 
 
 def _choose_gpus(settings: AgentSettings) -> tuple[Gpu, ...]:
-    if settings.cpu_only or settings.gpus is None:
+    if settings.cpu_only:
         return ()
-    return gpus.parse_selection(settings.gpus, gpus.devices())
+    there = gpus.devices()
+    return tuple(there) if settings.gpus is None else gpus.parse_selection(settings.gpus, there)
 
 
 def _hold_gpus(devices: tuple[Gpu, ...], name: str) -> GpuLock:
@@ -336,7 +341,7 @@ def _hold_gpus(devices: tuple[Gpu, ...], name: str) -> GpuLock:
         return gpus.lock(devices, name, folder=gpus.LOCK_FOLDER / "agents")
     except RunFailed as error:
         raise SettingsError(
-            f"another agent on this machine has it: {error}; choose other GPUs with --gpus"
+            f"another agent on this machine has it: {error}; choose other GPUs with --gpus, or --cpu-only"
         ) from error
 
 
