@@ -37,17 +37,14 @@ def execute(task_id: str, settings: AgentSettings, client: Client) -> int:
     """
     host = settings.host
     named = dataclasses.replace(settings, name=settings.name or f"{host}:execute:{os.getpid()}")
-    with open_agent(named, client) as parts:
-        parts.lease.send()
+    with open_agent(named, client) as parts, _registered(parts):
         run, secrets = _claim(task_id, parts)
         job = RunJob(run, parts.services, parts.workers[0].devices, lambda: secrets)
         parts.workers[0].job = job
         parts.lease.start()
         with _stopped_by_signals(job), _printed(run.directory.spool):
             outcome = job.execute()
-        parts.workers[0].stopped = True
         parts.shipper.flush(run.run.id, timeout=30.0)
-        parts.lease.send()
     return exit_code(outcome)
 
 
@@ -62,6 +59,17 @@ def exit_code(outcome: Outcome | None) -> int:
     if outcome.signal:
         return 128 + outcome.signal
     return EXIT_LOST if outcome.exit_code is None else outcome.exit_code
+
+
+@contextlib.contextmanager
+def _registered(parts: AgentParts) -> Iterator[None]:
+    """The server knows the worker as long as this lasts, and does not wait for it afterwards."""
+    parts.lease.send()
+    try:
+        yield
+    finally:
+        parts.workers[0].stopped = True
+        parts.lease.send()
 
 
 def _claim(task_id: str, parts: AgentParts) -> tuple[JournalledRun, dict[str, str]]:

@@ -292,6 +292,17 @@ def waiting_run(variables: dict[str, str], checkout: Repository) -> subprocess.P
     return process
 
 
+def test_an_execution_that_is_refused_leaves_no_worker_behind(type_in, tmp_path: Path) -> None:
+    options = ("--local-dir", str(tmp_path / "local"), "--name", "refused")
+
+    result = type_in("agent", "execute", "--id", "0" * 32, *options)
+
+    worker = json.loads(type_in("workers", "show", "refused", "--json").stdout)
+    assert result.returncode == 1
+    assert "there is no task" in result.stderr
+    assert worker["state"] == "stopped"
+
+
 # --- up
 
 

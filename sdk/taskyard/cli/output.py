@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _UNITS = ("B", "KB", "MB", "GB", "TB")
 UNCUT = ("ID", "TASK", "STATE", "POSITION", "FITS")
 """Columns that are of no use when they are cut: a narrow terminal takes from the others."""
-LEAST_CELLS = 4
+LEAST_CELLS = 2
 GAP_CELLS = 2
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _STYLES = {
