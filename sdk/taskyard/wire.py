@@ -881,6 +881,8 @@ def _decode(kind: Any, data: Any) -> Any:
     if origin is tuple:
         return tuple(_decode(typing.get_args(kind)[0], item) for item in data)
     if origin is dict:
+        if not isinstance(data, Mapping):
+            raise TypeError(f"an object was expected, not {type(data).__name__}")
         value_kind = typing.get_args(kind)[1]
         return {key: _decode(value_kind, item) for key, item in data.items()}
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
