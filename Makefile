@@ -28,6 +28,7 @@ test: lint      ## Lint and all tests
 
 bench: setup    ## Measure what the design promises; writes tests/benchmarks/results.json
 	$(BIN)/python -m tests.benchmarks
+	$(BIN)/python -m tests.faults.random_faults --tasks 300
 
 docs: setup     ## Build the documentation into site/
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --group docs

@@ -28,7 +28,7 @@ from tests.support.servers import ServerProcess
 from tests.support.yard import Yard
 
 FLAGS = ("--lease-seconds", "3", "--confirm-seconds", "3", "--lost-after-seconds", "10")
-PAUSE_SECONDS = (0.3, 1.5)
+PAUSE_SECONDS = (0.1, 0.6)
 SECONDS_PER_TASK = 3.0
 
 
@@ -127,7 +127,7 @@ def run(tasks: int, seed: int, folder: Path) -> Report:
 
 
 def _witness(yard: Yard, folder: Path, chance: random.Random) -> Witness:
-    lines = chance.choice((0, 1, 5, 20, 60))
+    lines = chance.choice((0, 1, 20, 60, 150))
     policy = Policy(on_lost=OnLost.REQUEUE, grace_seconds=1.0)
     return Witness(yard, folder, lines=lines, pause=chance.choice((0.0, 0.005, 0.02)), policy=policy)
 
