@@ -24,6 +24,7 @@ LISTEN_SECONDS = 5.0
 ENDING_SECONDS = 0.5
 BACKOFF_SECONDS = (0.1, 15.0)
 DISK_RETRY_SECONDS = 5.0
+LISTEN_AGAIN_SECONDS = 1.0
 
 
 class Worker:
@@ -205,6 +206,10 @@ class Claimer:
                 logger.warning("cannot claim: %s", error, extra={"action": "claim_unavailable"})
             except TaskyardError as error:
                 logger.error("the server refuses the claim: %s", error, extra={"action": "claim_refused"})
+            if worker is None:  # it could take nothing; by now a worker may be free for one that can
+                self._journal.forget_claim(tokens.request_id)
+                self._stopping.wait(LISTEN_AGAIN_SECONDS)
+                return
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(pause * 2, BACKOFF_SECONDS[1])
 
