@@ -232,11 +232,12 @@ class Runs:
         await self._give_up_after_reboot(beat, actor)
         directives = await asyncio.gather(*(self._beat_of(report, actor) for report in beat.runs))
         told = await asyncio.gather(*(self._save_worker(report, beat, actor) for report in beat.workers))
-        await self._samples.add(_own_samples(beat))
+        to_tell = tuple(directive for directive in directives if directive is not None)
+        await self._samples.add(_own_samples(beat, foreign={one.run for one in to_tell if one.stale}))
         return BeatAnswer(
             server_time=self._clock(),
             lease_seconds=self._timing.lease_seconds,
-            runs=tuple(directive for directive in directives if directive is not None),
+            runs=to_tell,
             workers=tuple(told),
         )
 
@@ -418,7 +419,8 @@ def _own(record: TaskRecord, run_id: str, control_token: str, actor: Actor) -> s
     return control_hash
 
 
-def _own_samples(beat: Beat) -> list[Sample]:
+def _own_samples(beat: Beat, *, foreign: set[str]) -> list[Sample]:
     """An agent measures its own workers and runs."""
-    own = {f"worker:{report.name}" for report in beat.workers} | {f"run:{report.id}" for report in beat.runs}
+    runs = {f"run:{report.id}" for report in beat.runs if report.id not in foreign}
+    own = {f"worker:{report.name}" for report in beat.workers} | runs
     return [sample for sample in beat.samples if sample.subject in own][:MAX_SAMPLES]

@@ -653,3 +653,16 @@ async def test_a_claim_with_a_hash_that_is_none_is_refused(services: Services) -
 
     with pytest.raises(Invalid, match="SHA-256"):
         await agent.claim(control_hash="secret in plain")
+
+
+async def test_an_agent_measures_its_own_runs_alone(services: Services) -> None:
+    await services.enqueue()
+    run = await services.agent().take_and_start()
+    forged = Sample(subject=f"run:{run.id}", name="cpu_percent", at=services.clock(), value=99.0)
+    stranger = services.agent("other:cpu:0", host="other", token="other-token")
+    stranger.held = {run.id: "a guess"}
+
+    await stranger.beat(samples=(forged,))
+
+    subject, now = forged.subject, services.clock()
+    assert await services.stores.samples.series(subject, start=now - 60, end=now + 60, points=10) == []
