@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import random
 import re
 import sys
+import time
 from pathlib import Path
 
 from taskyard.client import Client
 from taskyard.config import SERVER, Connection, Credentials, resolve, user_file, user_folder
-from taskyard.errors import NotLoggedIn, Refused, TaskyardError, UsageError
+from taskyard.errors import NotLoggedIn, Refused, TaskyardError, Unavailable, UsageError
 from taskyard.wire import LoginRequest, NewToken, TokenKind
 
 from .config import TOKEN_FILE, AgentSettings
 from .errors import SettingsError
 
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 2.0
 WHOLE_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -32,6 +38,24 @@ def as_joined(settings: AgentSettings) -> AgentSettings:
     ca_file = link.ca_file or (Path(login.ca_file) if login.ca_file else None)
     link = dataclasses.replace(link, ca_file=ca_file, insecure=link.insecure or login.insecure)
     return dataclasses.replace(settings, connection=link)
+
+
+def await_server(settings: AgentSettings) -> None:
+    """Waits for the server as long as it takes: a machine may well start before it. Raises SettingsError at once
+    where no token is to be had."""
+    link = settings.connection
+    if link.token is None and not holds_token(settings):
+        raise SettingsError(_missing(link.server, settings))
+    level = logging.WARNING
+    with Client.of(dataclasses.replace(link, token=None)) as client:
+        while True:
+            try:
+                client.info(patience_seconds=0.0)
+                return
+            except Unavailable as error:
+                logger.log(level, "%s; trying until it answers", error, extra={"action": "server_awaited"})
+            level = logging.DEBUG  # once is enough for whoever watches
+            time.sleep(RETRY_SECONDS * random.uniform(0.5, 1.5))
 
 
 def connect(settings: AgentSettings) -> Client:

@@ -55,6 +55,7 @@ def _add_daemon(verbs: Any) -> None:
 
 def _run_daemon(namespace: argparse.Namespace) -> int:
     settings = _started(namespace, DAEMON_SETTINGS)
+    account.await_server(settings)
     return Daemon(settings, account.connect(settings)).run()
 
 

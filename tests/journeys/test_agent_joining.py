@@ -123,3 +123,17 @@ def test_a_machine_without_a_login_is_told_all_that_is_missing(person: Person) -
     assert done.stderr.count("\n") == 1
     for words in ("--server", "TASKYARD_SERVER", "--token-file", "TASKYARD_TOKEN_FILE", "taskyard agent join"):
         assert words in done.stderr
+
+
+def test_a_machine_that_starts_before_its_server_waits_for_it(person: Person, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with ServerProcess(data=tmp_path / "data") as server:
+        person.log_in(server)
+        server.kill()
+        daemon = person.starts("agent", "daemon", "--cpu-only", log=log)
+        wait_until(lambda: b"trying until it answers" in log.read_bytes())
+        server.start()
+        wait_until(lambda: b"serving" in log.read_bytes())
+        daemon.send_signal(signal.SIGTERM)
+
+        assert daemon.wait(30) == 0
