@@ -106,6 +106,13 @@ class WarmKeeper:
                 argv, stdin=inside.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", env={}
             )
 
+    @property
+    def waits(self) -> bool:
+        """Whether it still waits for its run: one that was killed has hung up."""
+        waiter = select.poll()
+        waiter.register(self._socket, select.POLLIN)
+        return not waiter.poll(0)
+
     def give(self, record: bytes, lock_fds: Sequence[int]) -> dict[str, Any]:
         """Hands over the launch record and copies of the locks; returns the answer. Raises OSError."""
         sent = socket.send_fds(self._socket, [record], lock_fds)

@@ -45,6 +45,7 @@ from .journal import Journal, JournalledRun
 from .log_shipper import LogShipper
 from .masking import Masker
 from .processes import sweep
+from .spare_keeper import SpareKeeper
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ class RunServices:
     server_variables: Mapping[str, str]
     """How user code reaches the server, without a token."""
     send_beat: Callable[[], None]
+    keepers: SpareKeeper
 
 
 class PhaseLog:
@@ -235,7 +237,7 @@ class RunJob:
     def _prepare_and_hold(self) -> HeldRun:
         self._secrets = self._ask_for_secrets()
         with ExitStack() as stack:
-            keeper = stack.enter_context(WarmKeeper())
+            keeper = stack.enter_context(self._services.keepers.take())
             launch, locks = self._prepare(stack)
             held = self._start_held(launch, locks, keeper)
         return self._hold(held)

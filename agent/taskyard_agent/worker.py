@@ -243,5 +243,9 @@ class Claimer:
         )  # fmt: skip
         self._order.served(claim.task.queue)
         run = self._journal.save_run(claim, tokens)
-        worker.take(run, self._services, secrets=lambda: claim.secrets, done=self._services.send_beat)
+        worker.take(run, self._services, secrets=lambda: claim.secrets, done=self._run_ended)
         self._services.send_beat()
+
+    def _run_ended(self) -> None:
+        self._services.send_beat()
+        self._services.keepers.prepare()
