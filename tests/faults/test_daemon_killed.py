@@ -11,7 +11,7 @@ from tests.faults.conftest import Faulty
 from tests.support.agents import wait_until
 from tests.support.relay import Relay
 from tests.support.waiting import becomes_true
-from tests.support.wheels import package_index
+from tests.support.wheels import PackageIndex, package_index
 
 
 def test_a_task_goes_on_without_its_daemon_and_ends_once(patient: Faulty) -> None:
@@ -91,14 +91,17 @@ def test_a_claim_that_nobody_confirms_goes_back_to_its_place(hasty: Faulty, rela
     assert hasty.runs(witness.task)[0].outcome.reason is Reason.UNCONFIRMED  # type: ignore[union-attr]
 
 
+def pip_of(index: PackageIndex) -> dict[str, str]:
+    return {"PIP_INDEX_URL": index.url, "PIP_CONFIG_FILE": os.devnull}
+
+
 def test_a_daemon_killed_while_it_provisions_begins_again(patient: Faulty, tmp_path: Path) -> None:
     wanted = Environment(requirements=RequirementsKind.PACKAGES, packages=("alpha",))
     with package_index(tmp_path / "wheels") as index:
         index.add("alpha")
         index.stuck.set()
-        variables = {"PIP_INDEX_URL": index.url, "PIP_CONFIG_FILE": os.devnull}
         witness = patient.witness(environment=wanted)
-        with patient.agent(variables=variables) as agent:
+        with patient.agent(variables=pip_of(index)) as agent:
             wait_until(lambda: index.requests, what="a request to the index")
             agent.restart()
             wait_until(lambda: "carrying on" in agent.log)
@@ -106,10 +109,18 @@ def test_a_daemon_killed_while_it_provisions_begins_again(patient: Faulty, tmp_p
             witness.ends_once(starts=1)
 
 
-def test_a_daemon_killed_before_it_hears_that_it_may_start_starts_once(patient: Faulty, relay: Relay) -> None:
+def test_a_daemon_killed_before_it_hears_that_it_may_start_starts_once(
+    patient: Faulty, relay: Relay, tmp_path: Path
+) -> None:
+    """The next one prepares the run again, and says so in the log, before the command's own output."""
+    wanted = Environment(requirements=RequirementsKind.PACKAGES, packages=("alpha",))
     snag = relay.hold_answers(b"/start HTTP")
-    with patient.agent(url=relay.url) as agent:
-        witness = patient.witness()
+    with (
+        package_index(tmp_path / "wheels") as index,
+        patient.agent(url=relay.url, variables=pip_of(index)) as agent,
+    ):
+        index.add("alpha")
+        witness = patient.witness(environment=wanted)
         assert snag.caught.wait(60)
         wait_until(lambda: patient.run(witness.task).started_at is not None)
         agent.kill()

@@ -10,7 +10,7 @@ import pytest
 
 from tests.faults import random_faults
 
-TASKS = 15
+TASKS = 10
 
 
 @pytest.mark.slow
