@@ -103,7 +103,7 @@ class Accounts:
             raise _wrong_code() from error  # somebody else used it just now
         new = NewToken(
             kind=invitation.kind,
-            name=request.name or invitation.name,
+            name=invitation.name or request.name,
             queues=invitation.queues,
             create_queues=invitation.create_queues,
         )

@@ -448,6 +448,16 @@ def test_the_help_names_every_command(type_in: Typed) -> None:
         assert f"    {command} " in result.out
 
 
+@pytest.mark.parametrize("name", [name for names in MODULES.values() for name in names])
+def test_help_fits_80_columns(type_in: Typed, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+    result = type_in(name, "--help")
+
+    assert result.code == 0
+    assert max(map(len, result.out.splitlines())) <= 80
+
+
 def test_the_version_needs_next_to_nothing() -> None:
     code = (
         "import sys; from taskyard.cli.app import execute; execute(['--version']); "

@@ -21,6 +21,7 @@ from taskyard.errors import Refused, TaskyardError, UsageError
 EXIT_FAILURE = 1
 EXIT_MISTAKE = 2
 EXIT_INTERRUPTED = 130
+MOST_IN_USAGE = 10
 _INVALID = 422
 
 MODULES: dict[str, tuple[str, ...]] = {
@@ -161,6 +162,13 @@ def _parser_class(argv: Sequence[str]) -> type[argparse.ArgumentParser]:
 
         def __init__(self, **options: object) -> None:
             super().__init__(**{"formatter_class": formatter, "allow_abbrev": False, **options})  # type: ignore[arg-type]
+
+        def format_help(self) -> str:
+            """Leaves a usage that would fill the screen to the list below it."""
+            if self.usage is None and len(self._actions) > MOST_IN_USAGE:
+                names = (str(action.metavar or action.dest) for action in self._get_positional_actions())
+                self.usage = " ".join(("%(prog)s [options]", *names))
+            return super().format_help()
 
         def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
             """Refuses what is unknown here, where the flags that were meant are known."""

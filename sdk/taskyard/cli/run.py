@@ -48,7 +48,11 @@ def add_parser(subparsers: Any) -> None:
         "--package", nargs="+", action="extend", default=[], metavar="P", help="packages to install instead"
     )
     parser.add_argument(
-        "--include", action="append", default=[], metavar="GLOB", help="send these files though they look secret"
+        "--include",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="send these files, too, though they are ignored or look secret",
     )
     parser.add_argument("--ship-code", action="store_true", help="send the whole tree, not what the remote lacks")
     parser.add_argument("--yes", action="store_true", help="never ask")

@@ -56,7 +56,14 @@ def _add_ps(subparsers: Any) -> None:
     parser = add_command(subparsers, "ps", "list tasks, newest first", ps)
     parser.add_argument("-w", "--watch", action="store_true", help="keep showing them")
     parser.add_argument("-a", "--all", action="store_true", help="every task, not the newest ones alone")
-    parser.add_argument("--state", action="append", choices=STATES, default=[], help="only in this state")
+    parser.add_argument(
+        "--state",
+        action="append",
+        choices=STATES,
+        default=[],
+        metavar="STATE",
+        help=f"only in this state: {', '.join(STATES)}",
+    )
     add_queue(parser, "--queue")
     parser.add_argument("--project", help="only of this project")
     parser.add_argument("--tag", help="only with this tag")

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from taskyard.cli import output
-from taskyard.cli.session import add_command
-from taskyard.config import Setting, add_settings, connection, is_loopback, resolve, user_file
+from taskyard.config import CA_FILE, INSECURE, Setting, add_settings, connection, is_loopback, resolve, user_file
 from taskyard.errors import TaskyardError, Unavailable, UsageError
 from taskyard.wire import DEFAULT_PORT, DEFAULT_QUEUES
 
@@ -48,7 +47,10 @@ LOOK_SECONDS = 0.2
 
 def add_parser(subparsers: Any) -> None:
     """Adds `up`."""
-    parser = add_command(subparsers, "up", "run a server and an agent on this machine", up)
+    text = "run a server and an agent on this machine"
+    parser = subparsers.add_parser("up", help=text, description=f"{text.capitalize()}; Ctrl-C stops both.")
+    parser.set_defaults(handler=up)
+    add_settings(parser.add_argument_group("connection"), (CA_FILE, INSECURE))
     add_settings(parser.add_argument_group("server"), SERVER_SETTINGS)
     add_settings(parser.add_argument_group("agent"), AGENT_SETTINGS)
 
@@ -124,7 +126,7 @@ class _Children:
                 return code
             waited = time.monotonic() - began
             if waited > MOMENT_SECONDS and not said:
-                output.note("taskyard: starting; the first time takes some seconds")
+                output.note("taskyard: starting the server …")
                 said = True
             if waited > limit_seconds:
                 raise TaskyardError(f"the server was not ready after {limit_seconds:.0f} s; its words are above")
