@@ -67,10 +67,13 @@ def connect(settings: AgentSettings) -> Client:
     link = settings.connection
     token = _token_of(settings) or _enrol(settings)
     client = Client.of(dataclasses.replace(link, token=token))
-    if client.whoami().kind is not TokenKind.AGENT:
-        raise SettingsError(
-            f"the token for {link.server} is not an agent's; run `taskyard agent join {link.server}` here"
-        )
+    cure = f"run `taskyard agent join {link.server}` here"
+    try:
+        kind = client.whoami().kind
+    except NotLoggedIn as error:
+        raise NotLoggedIn(f"{link.server} does not accept this machine's token (any more); {cure}") from error
+    if kind is not TokenKind.AGENT:
+        raise SettingsError(f"the token for {link.server} is not an agent's; {cure}")
     return client
 
 

@@ -137,3 +137,16 @@ def test_a_machine_that_starts_before_its_server_waits_for_it(person: Person, tm
         daemon.send_signal(signal.SIGTERM)
 
         assert daemon.wait(30) == 0
+
+
+@pytest.mark.parametrize(("token", "said"), [("{user}", "is not an agent's"), ("ty_agent_x", "does not accept")])
+def test_a_token_that_opens_nothing_here_comes_with_the_cure(
+    person: Person, yard: Yard, token: str, said: str
+) -> None:
+    token = token.format(user=yard.server.issue("user"))
+
+    done = person.types("agent", "daemon", TASKYARD_SERVER=yard.server.url, TASKYARD_TOKEN=token)
+
+    assert done.returncode in (1, 2)
+    assert said in done.stderr
+    assert f"taskyard agent join {yard.server.url}" in done.stderr
