@@ -97,7 +97,14 @@ def test_the_plan_names_what_goes_where_and_what_stays(
     assert result.stdout.strip() == task["id"]
     assert task["state"] == "queued"
     assert task["spec"]["parameters"]["Args"] == {"lr": "0.5"}
-    for words in (checkout.head[:12], "1 new, 1 modified", "notes.txt 5 B", ".env", "nobody, 0 before it"):
+    for words in (
+        "python train.py --lr 0.5",
+        checkout.head[:12],
+        "1 new, 1 modified",
+        "notes.txt 5 B",
+        ".env",
+        "nobody, 0 before it",
+    ):
         assert words in result.stderr
     assert "taskyard agent daemon --queue nobody" in result.stderr
     assert f"taskyard logs -f {task['id'][:8]}" in result.stderr

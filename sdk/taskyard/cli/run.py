@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shlex
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from taskyard.errors import TaskyardError, UsageError
 if TYPE_CHECKING:
     from taskyard.client import Client
     from taskyard.submission import Prepared, Wanted
-    from taskyard.wire import Outcome, Queue, Task, Worker
+    from taskyard.wire import Command, Outcome, Queue, Task, TaskSpec, Worker
 
 EXIT_TIMEOUT = 124
 EXIT_TASKYARD = 125
@@ -129,7 +130,7 @@ def plan(prepared: Prepared, queue: Queue, workers: list[Worker]) -> Iterator[st
     """What will be done, line by line."""
     spec, summary = prepared.spec, prepared.snapshot.summary
     manager = spec.environment.manager
-    yield f"command       {output.command_line(spec.command)}{_where(spec.code.working_dir)}"
+    yield f"command       {output.command_line(_effective(spec))}{_where(spec.code.working_dir)}"
     yield f"code          {_source(prepared)}"
     yield f"changes       {_changes(prepared)}"
     if summary.left_out:
@@ -159,6 +160,15 @@ def unusual(prepared: Prepared, queue: Queue, workers: list[Worker]) -> list[str
     if not any(_misfit(worker, queue, prepared.spec.resources.gpus) is None for worker in workers):
         found.append(f"no worker can take it from {queue.name!r} now")
     return found
+
+
+def _effective(spec: TaskSpec) -> Command:
+    """The command with the parameters that `--set` changed, as the script will see it."""
+    from taskyard.arguments import write_back
+    from taskyard.submission import ARGUMENTS_SECTION
+
+    args = write_back(spec.command.args, spec.parameters.get(ARGUMENTS_SECTION, {}))
+    return dataclasses.replace(spec.command, args=args)
 
 
 def _where(folder: str) -> str:
