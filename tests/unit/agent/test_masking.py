@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 from urllib.parse import quote, quote_plus
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from taskyard_agent.masking import Masker
 
 SECRET = "pa55/wörd+&\"quoted\""
@@ -21,7 +21,7 @@ def in_chunks(masker: Masker, chunks: list[bytes]) -> bytes:
 
 def cut(text: bytes, places: list[int]) -> list[bytes]:
     edges = sorted({0, len(text), *(place % (len(text) + 1) for place in places)})
-    return [text[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [text[start:end] for start, end in itertools.pairwise(edges)]
 
 
 SECRETS = st.lists(st.text("ab", min_size=6, max_size=9), max_size=4)
