@@ -24,21 +24,18 @@ from taskyard.wire import (
     Gpu,
     LogPosition,
     Outcome,
-    OutcomeKind,
-    Phase,
-    Reason,
     RunDirective,
     Sample,
 )
 
-from . import gpus, processes
+from . import endings, gpus, processes
 from .checkout import CheckoutSettings
 from .clock import ServerClock
 from .config import AgentSettings
 from .environments import EnvironmentSettings
 from .errors import RunFailed, RunStopped, SettingsError
 from .gpus import GpuLock
-from .held import Cause
+from .held import Cause, read_exit_record
 from .journal import Journal, JournalledRun
 from .lease import Lease
 from .log_shipper import LogShipper
@@ -307,7 +304,9 @@ def carry_on(parts: AgentParts) -> None:
     for left in parts.journal.runs():
         run = left
         if run.boot_id != parts.identity.boot_id and run.progress.outcome is None:
-            run = dataclasses.replace(run, progress=dataclasses.replace(run.progress, outcome=_rebooted()))
+            # What had ended before the machine did keeps its true end.
+            outcome = _outcome_before_reboot(run)
+            run = dataclasses.replace(run, progress=dataclasses.replace(run.progress, outcome=outcome))
         worker = next((worker for worker in parts.workers if worker.job is None), parts.workers[0])
         logger.info("carrying on with run %s", run.run.id, extra={"action": "run_carried_on", "run": run.run.id})
         if worker.job is None and run.progress.outcome is None:
@@ -316,6 +315,11 @@ def carry_on(parts: AgentParts) -> None:
             )
         else:
             worker.settle(run, parts.services)
+
+
+def _outcome_before_reboot(run: JournalledRun) -> Outcome:
+    record = read_exit_record(run.directory.path)
+    return endings.outcome_of(record, run.directory.spool) if record else endings.lost_with_machine()
 
 
 def _measure(monitor: Monitor, workers: Sequence[Worker]) -> list[Sample]:
@@ -392,13 +396,3 @@ def _server_variables(settings: AgentSettings) -> dict[str, str]:
     if link.insecure:
         found["TASKYARD_INSECURE"] = "1"
     return found
-
-
-def _rebooted() -> Outcome:
-    return Outcome(
-        kind=OutcomeKind.LOST,
-        reason=Reason.REBOOT,
-        phase=Phase.RUNNING,
-        message="the machine restarted while the run was held",
-        infrastructure=True,
-    )

@@ -28,7 +28,16 @@ from taskyard_agent import cgroups, masking, processes
 from taskyard_agent.errors import RunFailed
 from taskyard_agent.processes import ProcessIdentity, boot_clock
 
-__all__ = ["Cause", "ExitRecord", "HeldRun", "KeeperRefused", "Launch", "WarmKeeper", "boot_clock"]
+__all__ = [
+    "Cause",
+    "ExitRecord",
+    "HeldRun",
+    "KeeperRefused",
+    "Launch",
+    "WarmKeeper",
+    "boot_clock",
+    "read_exit_record",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -225,17 +234,7 @@ class HeldRun:
 
     def exit_record(self) -> ExitRecord | None:
         """How the child ended, None while it has not (or when the keeper was killed: see `lost`)."""
-        data = _read_json(self.run_dir / "exit.json")
-        if data is None:
-            return None
-        return ExitRecord(
-            cause=Cause(data["cause"]),
-            ended_at=data["ended_at"],
-            log_bytes=data["log_bytes"],
-            exit_code=data["exit_code"],
-            signal=data["signal"],
-            message=data["message"],
-        )
+        return read_exit_record(self.run_dir)
 
     @property
     def lost(self) -> bool:
@@ -362,6 +361,21 @@ def _read_identity(run_dir: Path) -> HeldRun:
         child_pid=data.get("child_pid", 0),
         started_at=data.get("started_at", 0.0),
         cgroup=data.get("cgroup", ""),
+    )
+
+
+def read_exit_record(run_dir: Path) -> ExitRecord | None:
+    """How the child of a run ended; None when no keeper recorded it."""
+    data = _read_json(run_dir / "exit.json")
+    if data is None:
+        return None
+    return ExitRecord(
+        cause=Cause(data["cause"]),
+        ended_at=data["ended_at"],
+        log_bytes=data["log_bytes"],
+        exit_code=data["exit_code"],
+        signal=data["signal"],
+        message=data["message"],
     )
 
 

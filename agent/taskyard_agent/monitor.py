@@ -112,7 +112,8 @@ class _Rates:
             before = self._before.get((owner, name), start)
             self._now[owner, name] = value
             if before is not None:
-                yield name, max(0.0, value - before) / seconds
+                rate = max(0.0, value - before) / seconds
+                yield name, min(rate, 100.0) if name == "cpu_percent" else rate  # counted in ticks of 10 ms
 
     def end(self) -> None:
         """Ends the round."""

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import re
 import shutil
 import threading
 import time
@@ -20,12 +19,10 @@ from taskyard import arguments
 from taskyard.client import Client
 from taskyard.errors import Refused, Stale, Unavailable
 from taskyard.wire import (
-    Command,
     CommandKind,
     FinishRequest,
     Gpu,
     Outcome,
-    OutcomeKind,
     Phase,
     PhaseTime,
     Reason,
@@ -35,15 +32,17 @@ from taskyard.wire import (
     StartRequest,
 )
 
-from . import checkout, environments, gpus, variables
+from . import checkout, endings, environments, gpus, variables
 from .checkout import CheckoutSettings, Tree
 from .clock import ServerClock
+from .command_line import command_line
 from .environments import EnvironmentRequest, EnvironmentSettings, ReadyEnvironment
 from .errors import RunFailed, RunStopped
-from .held import Cause, ExitRecord, HeldRun, KeeperRefused, Launch, WarmKeeper, boot_clock
+from .held import Cause, HeldRun, KeeperRefused, Launch, WarmKeeper, boot_clock
 from .journal import Journal, JournalledRun
 from .log_shipper import LogShipper
 from .masking import Masker
+from .phases import PhaseLog
 from .processes import sweep
 from .spare_keeper import SpareKeeper
 
@@ -51,14 +50,6 @@ logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Waits between attempts to reach the server; the last one is repeated for as long as it takes."""
-
-ENDED_BY_US = {
-    Cause.CANCELLED: (OutcomeKind.CANCELLED, Reason.CANCELLED),
-    Cause.TIMEOUT: (OutcomeKind.FAILED, Reason.TIMEOUT),
-    Cause.EXCLUSIVE: (OutcomeKind.LOST, Reason.EXCLUSIVE),
-    Cause.AGENT_STOPPED: (OutcomeKind.LOST, Reason.AGENT_STOPPED),
-    Cause.NOT_STARTED: (OutcomeKind.FAILED, Reason.COMMAND),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,40 +68,6 @@ class RunServices:
     """How user code reaches the server, without a token."""
     send_beat: Callable[[], None]
     keepers: SpareKeeper
-
-
-class PhaseLog:
-    """Times the phases of one run."""
-
-    def __init__(self, clock: ServerClock, times: tuple[PhaseTime, ...]) -> None:
-        self._clock = clock
-        self._times = times
-
-    @property
-    def current(self) -> Phase:
-        """The phase that lasts."""
-        return self._times[-1].phase
-
-    @property
-    def times(self) -> tuple[PhaseTime, ...]:
-        """All phases so far; the last may be open."""
-        return self._times
-
-    def enter(self, phase: Phase) -> None:
-        """Ends the current phase and begins `phase`."""
-        now = self._clock.now()
-        self._times = (*self._closed(now), PhaseTime(phase=phase, started_at=now))
-
-    def close(self) -> tuple[PhaseTime, ...]:
-        """Ends the current phase and returns all."""
-        self._times = self._closed(self._clock.now())
-        return self._times
-
-    def _closed(self, now: float) -> tuple[PhaseTime, ...]:
-        *before, last = self._times
-        if last.seconds is None:
-            last = dataclasses.replace(last, seconds=max(0.0, now - last.started_at))
-        return (*before, last)
 
 
 class RunJob:
@@ -217,12 +174,13 @@ class RunJob:
     def _reach_outcome(self) -> Outcome:
         try:
             held = self._adopt() or self._prepare_and_hold()
-            return self._outcome_of(held)
+            record = held.exit_record()
+            return endings.outcome_of(record, self._spool) if record else endings.lost_with_keeper(held.sweep())
         except RunFailed as failure:
             self._say(f"taskyard: {failure}")
             return failure.outcome
         except RunStopped:
-            return self._stopped_outcome()
+            return endings.stopped(self._cause or Cause.CANCELLED, self._phases.current)
 
     def _adopt(self) -> HeldRun | None:
         """Carries on with what an earlier daemon started. None: it never started the command, nor will it."""
@@ -386,49 +344,6 @@ class RunJob:
 
     # --- the end
 
-    def _outcome_of(self, held: HeldRun) -> Outcome:
-        record = held.exit_record()
-        if record is None:
-            return self._lost_with_keeper(held)
-        if record.cause in ENDED_BY_US:
-            kind, reason = ENDED_BY_US[record.cause]
-        elif record.exit_code == 0:
-            kind, reason = OutcomeKind.COMPLETED, Reason.EXIT
-        else:
-            kind, reason = OutcomeKind.FAILED, Reason.SIGNAL if record.signal else Reason.EXIT
-        return Outcome(
-            kind=kind,
-            reason=reason,
-            phase=Phase.RUNNING,
-            exit_code=record.exit_code,
-            signal=record.signal,
-            message=record.message or self._last_words(kind, record),
-        )
-
-    def _lost_with_keeper(self, held: HeldRun) -> Outcome:
-        survivors = held.sweep()
-        left = f"; these processes could not be ended: {' '.join(map(str, survivors))}" if survivors else ""
-        return Outcome(
-            kind=OutcomeKind.LOST,
-            reason=Reason.KEEPER,
-            phase=Phase.RUNNING,
-            message=f"the process that held this run was killed; what was left of the task was ended{left}",
-            infrastructure=True,
-        )
-
-    def _last_words(self, kind: OutcomeKind, record: ExitRecord) -> str:
-        if kind is not OutcomeKind.FAILED:
-            return ""
-        end = f"ended by signal {record.signal}" if record.signal else f"exit code {record.exit_code}"
-        error = last_exception(self._spool)
-        return f"{end}: {error}" if error else end
-
-    def _stopped_outcome(self) -> Outcome:
-        kind, reason = ENDED_BY_US[self._cause or Cause.CANCELLED]
-        return Outcome(
-            kind=kind, reason=reason, phase=self._phases.current, message="stopped before its process was started"
-        )
-
     def _finish(self, outcome: Outcome) -> bool:
         """Reports the outcome for as long as it takes; journalled first, for a killed agent."""
         self._save(outcome=outcome, log_bytes=self._log_bytes(), phases=self._phases.times)
@@ -484,56 +399,6 @@ class RunJob:
         text = Masker(self._secret_values()).mask_all(f"{line}\n".encode(errors="replace"))
         with contextlib.suppress(OSError), self._spool.open("ab") as spool:  # a full disk fails what follows
             spool.write(text)
-
-
-def command_line(
-    command: Command, args: tuple[str, ...], tree: Tree, ready: ReadyEnvironment, environ: Mapping[str, str]
-) -> tuple[str, ...]:
-    """Returns the argv to start. Raises RunFailed when there is nothing of that name to start."""
-    python = (str(ready.python), *command.python_args)
-    if command.kind is CommandKind.MODULE:
-        return (*python, "-m", command.target, *args)
-    if command.kind is CommandKind.SCRIPT:
-        script = (tree.work / command.target).resolve()
-        if not script.is_relative_to(tree.root.resolve()) or not script.is_file():
-            raise RunFailed(
-                Phase.CHECKOUT,
-                Reason.COMMAND,
-                f"there is no script {command.target!r} in folder {tree.work.relative_to(tree.root)} of the "
-                "code that was sent: is it ignored by git, or outside the repository? Add it with `--include`",
-            )
-        return (*python, command.target, *args)
-    return (_executable(command.target, tree, environ), *args)
-
-
-def _executable(target: str, tree: Tree, environ: Mapping[str, str]) -> str:
-    inside = "/" in target
-    found = shutil.which(str(tree.work / target)) if inside else shutil.which(target, path=environ["PATH"])
-    if found is None:
-        raise RunFailed(
-            Phase.ENVIRONMENT,
-            Reason.COMMAND,
-            f"no executable {target!r} on the environment's PATH on this machine: name a package that brings it, "
-            "or a path inside the repository that is executable",
-        )
-    return found
-
-
-LAST_LINE = re.compile(rb"^([A-Za-z_][\w.]*(?:: .*)?)$", re.MULTILINE)
-
-
-def last_exception(spool: Path, window_bytes: int = 16384) -> str:
-    """Returns the last line of the Python traceback at the end of a log, or an empty string."""
-    if not spool.exists():
-        return ""
-    with spool.open("rb") as file:
-        file.seek(max(0, spool.stat().st_size - window_bytes))
-        tail = file.read()
-    _, found, after = tail.rpartition(b"Traceback (most recent call last):")
-    if not found:
-        return ""
-    lines = LAST_LINE.findall(after)
-    return lines[0].decode(errors="replace")[:500] if lines else ""
 
 
 def _claimed(journalled: JournalledRun) -> tuple[PhaseTime, ...]:

@@ -293,18 +293,19 @@ def _was_noted(record: TaskRecord, run: int, note: str) -> bool:
 def start(
     record: TaskRecord, run_id: str, request: StartRequest, *, control_hash: str, now: float, timing: Timing
 ) -> TaskRecord:
-    """Allows user code to start; a repeat changes nothing. Raises Stale when the run is over or superseded."""
+    """Allows user code to start. Raises Stale when the run is over or superseded.
+
+    A repeat is harmless: it comes from an agent that has started nothing yet, and what it says last is so.
+    """
     if _has_reported_end(own_run(record, run_id, control_hash)):
         raise Stale(f"run {run_id} has ended: do not start it")
     record = _living(record, run_id, now=now, timing=timing)
-    if record.state is TaskState.RUNNING:
-        return record
     run = record.runs[-1].run
     started = replace(
         run,
         phase=_later(run.phase, Phase.RUNNING),
         confirmed_at=run.confirmed_at if run.confirmed_at is not None else now,
-        started_at=now,
+        started_at=run.started_at if run.started_at is not None else now,
         unresponsive=False,
         phases=_merged(run.phases, request.phases),
         gpus=request.gpus or run.gpus,
@@ -316,6 +317,8 @@ def start(
         environment_reused=request.environment_reused,
         output_offset=request.output_offset,
     )
+    if record.state is TaskState.RUNNING:
+        return record if started == run else _with_run(record, started)
     moved = _move(_with_run(record, started), TaskState.RUNNING, due_at=now + timing.lease_seconds)
     return _tell(moved, "started", now, run=run.number)
 

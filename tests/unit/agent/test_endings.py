@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 from taskyard.wire import Phase, PhaseTime
 from taskyard_agent.clock import ServerClock
-from taskyard_agent.run import PhaseLog, last_exception
+from taskyard_agent.endings import last_exception
+from taskyard_agent.phases import PhaseLog
 
 
 @pytest.mark.parametrize(
