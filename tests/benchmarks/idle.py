@@ -29,6 +29,9 @@ def measure(bench: Bench) -> Iterator[Measurement]:
         time.sleep(1.0)
         yield _memory("idle agent after its first run, resident memory", process)
         yield Measurement(metric="idle agent, proportional share (PSS)", value=_pss(process), unit="MiB")
+        keeper = _spare_keeper(process)
+        if keeper is not None:
+            yield Measurement(metric="its spare keeper, proportional share (PSS)", value=_pss(keeper), unit="MiB")
 
 
 def _cpu(bench: Bench, process: psutil.Process) -> Measurement:
@@ -44,9 +47,16 @@ def _cpu(bench: Bench, process: psutil.Process) -> Measurement:
 
 
 def _busy(process: psutil.Process) -> float:
-    """Seconds of this process and of the idle ones that it keeps."""
-    family = [process, *process.children(recursive=True)]
-    return float(sum(times.user + times.system for times in (member.cpu_times() for member in family)))
+    """Seconds of processor time."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _spare_keeper(agent: psutil.Process) -> psutil.Process | None:
+    """The last one that was started; it is no child of the agent's."""
+    named = [one for one in psutil.process_iter(["name"]) if one.info["name"] == "taskyard-keeper"]
+    since = [one for one in named if one.create_time() > agent.create_time()]
+    return max(since, key=psutil.Process.create_time, default=None)
 
 
 def _memory(metric: str, process: psutil.Process) -> Measurement:
