@@ -50,6 +50,8 @@ logger = logging.getLogger(__name__)
 
 LOGS_AFTER_DRAIN_SECONDS = 10.0
 FAREWELL_SECONDS = 2.0
+SETTLE_SECONDS = 10.0
+"""How long a new daemon waits for the end of an earlier run to be reported before it goes on."""
 KILLED_SECONDS = 10.0
 """Killed runs are reported in this time, or, when the server cannot be reached, by the next daemon."""
 
@@ -314,7 +316,8 @@ def carry_on(parts: AgentParts) -> None:
                 run, parts.services, secrets=functools.partial(parts.secrets_of, run), done=parts.lease.poke
             )
         else:
-            worker.settle(run, parts.services)
+            # Before the first beat: from that the server learns of a reboot, and gives up what it held.
+            worker.settle(run, parts.services).join(SETTLE_SECONDS)
 
 
 def _outcome_before_reboot(run: JournalledRun) -> Outcome:

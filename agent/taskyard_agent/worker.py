@@ -76,10 +76,12 @@ class Worker:
         self.job = RunJob(run, services, devices, secrets)
         threading.Thread(target=self._carry, args=(self.job, done), name=f"run-{self.job.id}", daemon=True).start()
 
-    def settle(self, run: JournalledRun, services: RunServices) -> None:
+    def settle(self, run: JournalledRun, services: RunServices) -> threading.Thread:
         """Reports the end of an earlier run, beside whatever the worker does now."""
         job = RunJob(run, services, (), dict)
-        threading.Thread(target=job.execute, name=f"run-{job.id}", daemon=True).start()
+        reporter = threading.Thread(target=job.execute, name=f"run-{job.id}", daemon=True)
+        reporter.start()
+        return reporter
 
     def _carry(self, job: RunJob, done: Callable[[], None]) -> None:
         try:

@@ -47,6 +47,21 @@ def test_a_reboot_loses_the_run_at_once_and_its_task_runs_again(patient: Faulty,
     assert (first.kind, first.reason) == (OutcomeKind.LOST, Reason.REBOOT)
 
 
+@root_only
+def test_what_ended_before_a_reboot_keeps_its_true_end(patient: Faulty, tmp_path: Path) -> None:
+    witness = patient.witness()
+    boot_id = tmp_path / "boot_id"
+    boot_id.write_text("11111111-2222-3333-4444-555555555555\n")
+
+    with patient.agent() as agent:
+        witness.wait_for_start()
+        agent.kill()
+        witness.let_go()
+        wait_until(lambda: not agent.keepers())
+        agent.reboot(boot_id)
+        witness.ends_once(starts=1)
+
+
 # --- Its clock is set
 
 

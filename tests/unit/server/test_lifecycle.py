@@ -407,3 +407,14 @@ def test_a_retry_never_waits_longer_than_an_hour(retries: int, delay: float) -> 
 
     assert waiting.due_at is not None
     assert 0 < waiting.due_at <= 3600
+
+
+def test_a_repeated_start_says_last_what_is_so() -> None:
+    prepared_again = StartRequest(control_token="", output_offset=7)
+    started = start(claimed(queued()))
+
+    again = lifecycle.start(started, f"{TASK}.1", prepared_again, control_hash="t", now=5.0, timing=TIMING)
+
+    assert again.runs[-1].run.output_offset == 7
+    assert again.runs[-1].run.started_at == started.runs[-1].run.started_at
+    assert [event.kind for event in again.events].count("started") == 1
