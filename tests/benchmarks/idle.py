@@ -54,7 +54,8 @@ def _busy(process: psutil.Process) -> float:
 
 def _spare_keeper(agent: psutil.Process) -> psutil.Process | None:
     """The last one that was started; it is no child of the agent's."""
-    named = [one for one in psutil.process_iter(["name"]) if one.info["name"] == "taskyard-keeper"]
+    everything = psutil.process_iter(["name", "status"])
+    named = [one for one in everything if one.info["name"] == "taskyard-keeper" and one.info["status"] != "zombie"]
     since = [one for one in named if one.create_time() > agent.create_time()]
     return max(since, key=psutil.Process.create_time, default=None)
 
