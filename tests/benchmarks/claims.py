@@ -20,7 +20,7 @@ from tests.benchmarks.load import Connection, Load, claim_requests, drive
 from tests.benchmarks.results import Measurement, percentile
 from tests.support.agents import wait_until
 from tests.support.mongod import mongod
-from tests.support.records import at_most, prepare, queued
+from tests.support.records import at_most, new_id, prepare, queued
 from tests.support.servers import ServerProcess
 
 AT_ONCE = 8
@@ -96,8 +96,9 @@ async def _opened(place: Place) -> AsyncIterator[tuple[Store, QueueRecord]]:
 async def _grow(bench: Bench, place: Place, held: int, size: int) -> None:
     """Fills the queue in portions, as bulk requests would."""
     async with _opened(place) as (store, default):
+        entry = _entry(default)
         for _ in bench.progress(range(held, size, PORTION), f"filling to {size:,}"):
-            await store.add_tasks([_entry(default) for _ in range(min(PORTION, size - held))])
+            await store.add_tasks([replace(entry, id=new_id()) for _ in range(min(PORTION, size - held))])
 
 
 def _entry(default: QueueRecord) -> TaskRecord:
