@@ -14,7 +14,6 @@ MOST_VERDICTS = 200
 SILENT_SECONDS = 30.0
 """Three beats missed: worth a word."""
 _AWAY = {
-    WorkerState.STOPPED: "its agent was stopped",
     WorkerState.LOST: "its machine fell silent",
     WorkerState.DRAINING: "its agent is draining: it takes nothing more",
 }
@@ -23,9 +22,10 @@ _AWAY = {
 def of_queued(
     record: TaskRecord, queue: QueueRecord, position: int, workers: Sequence[Worker], now: float
 ) -> Explanation:
-    """Explains a task in a queue, of which `position` others stand before it."""
-    verdicts = [_verdict(record, queue.name, worker, now) for worker in workers]
-    watching = [verdict for verdict, worker in zip(verdicts, workers, strict=True) if queue.name in worker.queues]
+    """Explains a task in a queue with `position` others before it. Workers that were stopped do not count."""
+    present = [worker for worker in workers if worker.state is not WorkerState.STOPPED]
+    verdicts = [_verdict(record, queue.name, worker, now) for worker in present]
+    watching = [verdict for verdict, worker in zip(verdicts, present, strict=True) if queue.name in worker.queues]
     return Explanation(
         task=record.id,
         state=record.state,

@@ -38,7 +38,7 @@ MAX_UNSTARTED = 5
 """Claims of a task that may end without a start; the fifth fails it."""
 MAX_INFRASTRUCTURE_FAILURES = 3
 """Failures of machines that a task survives by going elsewhere; the third fails it."""
-AVOID_SECONDS = 300.0
+AVOID_SECONDS = 60.0
 """How long a requeued task stays away from the worker that failed it; then better there than never."""
 MAX_RETRY_DELAY_SECONDS = 3600.0
 FIRST_EVENTS, LAST_EVENTS = 50, 450

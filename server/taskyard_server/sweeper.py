@@ -6,6 +6,7 @@ are silent together, the fault is taken to lie between them and the server.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import uuid
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import anyio
-from taskyard.wire import TaskState, Worker
+from taskyard.wire import TaskState, Worker, WorkerState
 
 from taskyard_server import lifecycle, workers
 from taskyard_server.claims import Claims
@@ -37,7 +38,9 @@ HOUSEKEEPING_SECONDS = 60.0
 HOUSEKEEPING_TASKS = 500
 """Ended tasks looked at in one round; the next round goes on from there."""
 ANSWERS_KEPT_SECONDS = 86_400.0
+GONE_WORKERS_KEPT_SECONDS = 7 * 86_400.0
 _DAY = 86_400.0
+_GONE = (WorkerState.STOPPED, WorkerState.LOST)
 _ENDED = (TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELLED)
 
 
@@ -213,6 +216,7 @@ class _Housekeeping:
         """One portion. Raises Unavailable."""
         await self._store.forget_answers(now - ANSWERS_KEPT_SECONDS)
         await self._runs.forget_samples(now - self._config.sample_retention_days * _DAY)
+        await self._forget_gone_workers(now)
         try:
             page = await self._store.tasks(
                 TaskFilter(states=_ENDED), before=self._cursor, limit=HOUSEKEEPING_TASKS
@@ -224,6 +228,13 @@ class _Housekeeping:
             self._cursor = None
         elif kept:
             self._cursor = kept[-1].id
+
+    async def _forget_gone_workers(self, now: float) -> None:
+        """A worker that comes back later registers anew."""
+        for worker in [record.worker for record in await self._store.workers()]:
+            if worker.state in _GONE and now - worker.last_seen_at > GONE_WORKERS_KEPT_SECONDS:
+                with contextlib.suppress(NotFound):
+                    await self._store.delete_worker(worker.name)
 
     async def _forget_old(self, record: TaskRecord, now: float) -> bool:
         """Returns whether the task itself is gone."""

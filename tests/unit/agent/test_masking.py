@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from taskyard_agent.masking import Masker
 
-SECRET = "pa55/wörd+&\"quoted\""
+SECRET = 'pa55/wörd+&"quoted"'
 
 
 def in_chunks(masker: Masker, chunks: list[bytes]) -> bytes:

@@ -120,7 +120,9 @@ def test_a_thin_pack_holds_only_the_change(repository: Repository) -> None:
     assert whole.code.pack.size > 100_000
 
 
-@pytest.mark.parametrize("url", ["/srv/code.git", "file:///srv/code.git", "../code.git", "C:\\code.git", "http://h/x"])
+@pytest.mark.parametrize(
+    "url", ["/srv/code.git", "file:///srv/code.git", "../code.git", "C:\\code.git", "http://h/x"]
+)
 def test_code_is_sent_whole_when_others_cannot_reach_the_remote(repository: Repository, url: str) -> None:
     repository.git("remote", "set-url", "origin", url)
 

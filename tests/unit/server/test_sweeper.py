@@ -238,3 +238,14 @@ async def test_remembered_answers_are_dropped_after_a_day(services: Services) ->
 
     assert kept == answer
     assert await services.stores.store.answer("k") is None
+
+
+async def test_workers_that_are_gone_for_a_week_are_forgotten(services: Services) -> None:
+    await services.agent("gone").beat(WorkerState.STOPPED)
+    await services.agent("here").beat()
+
+    services.clock.move(8 * DAY)
+    await services.agent("here").beat()
+    await services.tick()
+
+    assert [worker.name for worker in await services.workers.list()] == ["here"]

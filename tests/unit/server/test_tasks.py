@@ -590,7 +590,6 @@ async def test_it_says_who_is_busy_and_how_many_stand_before(services: Services)
 @pytest.mark.parametrize(
     ("state", "reason"),
     [
-        (WorkerState.STOPPED, "its agent was stopped"),
         (WorkerState.DRAINING, "its agent is draining: it takes nothing more"),
         (WorkerState.PAUSED, "paused: by its agent"),
     ],
