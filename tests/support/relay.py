@@ -26,17 +26,23 @@ class Snag:
         """Catches no more; what is caught already goes its way."""
         self._loose.set()
 
-    def catch(self, data: bytes, forward: Callable[[bytes], None]) -> None:
-        """Forwards a piece of a request, at once or, if it is one of the wanted ones, late."""
-        if self._loose.is_set() or not any(pattern in data for pattern in self._patterns):
-            forward(data)
-            return
-        if self._answers:
-            forward(data)
-        self.caught.set()
+    def catch(self, data: bytes, forward: Callable[[bytes], None]) -> bool:
+        """Forwards a piece of a request, late if it is one of the wanted ones; whether its answer must wait.
+
+        A request comes in several pieces: where only the answer waits, what follows must pass.
+        """
+        wanted = not self._loose.is_set() and any(pattern in data for pattern in self._patterns)
+        if wanted and not self._answers:
+            self.caught.set()
+            self.wait()
+        forward(data)
+        if wanted:
+            self.caught.set()
+        return wanted and self._answers
+
+    def wait(self) -> None:
+        """Returns once it is loosened."""
         self._loose.wait()
-        if not self._answers:
-            forward(data)
 
 
 class Relay:
@@ -116,6 +122,7 @@ class Relay:
 
     def _forward(self, client: socket.socket, server: socket.socket) -> None:
         other = {client: server, server: client}
+        held: Snag | None = None
         with client, server, selectors.DefaultSelector() as waiting, contextlib.suppress(OSError):
             for end in other:
                 waiting.register(end, selectors.EVENT_READ)
@@ -129,6 +136,9 @@ class Relay:
                     if self._cut.is_set():
                         continue
                     if end is client and self._snag is not None:
-                        self._snag.catch(data, server.sendall)
-                    else:
-                        other[end].sendall(data)
+                        held = self._snag if self._snag.catch(data, server.sendall) else held
+                        continue
+                    if held is not None:
+                        held.wait()
+                        held = None
+                    other[end].sendall(data)
