@@ -271,13 +271,19 @@ def beat(record: TaskRecord, report: RunReport, *, control_hash: str, now: float
     return _tell_beat(record, before, after, report.notes, now)
 
 
+def _began(record: TaskRecord, run: Run, now: float) -> float:
+    """When the run's phase began, as its agent says; between the last event and the beat that told it."""
+    told = [time.started_at for time in run.phases if time.phase is run.phase]
+    return min(now, max([*told, record.events[-1].at])) if told else now
+
+
 def _tell_beat(record: TaskRecord, before: Run, after: Run, notes: tuple[str, ...], now: float) -> TaskRecord:
     if before.confirmed_at is None:
         record = _tell(record, "confirmed", now, run=after.number)
     if before.unresponsive:
         record = _tell(record, "responsive", now, run=after.number)
     if after.phase is not before.phase:
-        record = _tell(record, "phase", now, run=after.number, detail=after.phase.value)
+        record = _tell(record, "phase", _began(record, after, now), run=after.number, detail=after.phase.value)
     for note in notes[:MAX_NOTES]:
         if not _was_noted(record, after.number, note):
             record = _tell(record, "note", now, run=after.number, detail=note)

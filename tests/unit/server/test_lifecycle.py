@@ -418,3 +418,13 @@ def test_a_repeated_start_says_last_what_is_so() -> None:
     assert again.runs[-1].run.output_offset == 7
     assert again.runs[-1].run.started_at == started.runs[-1].run.started_at
     assert [event.kind for event in again.events].count("started") == 1
+
+
+def test_a_phase_is_told_with_the_time_at_which_it_began() -> None:
+    phases = (PhaseTime(phase=Phase.CHECKOUT, started_at=3.0),)
+
+    confirmed = beat(claimed(queued()), now=1.0, phase=Phase.CLAIMED)
+
+    told = beat(confirmed, now=9.0, phases=phases).events[-1]
+
+    assert (told.kind, told.at) == ("phase", 3.0)
