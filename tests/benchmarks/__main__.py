@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 
 import pytest
 from rich.console import Console
@@ -44,24 +43,27 @@ def main() -> int:
     """Runs the benchmarks that were named, else all."""
     options = _parser().parse_args()
     console = Console(stderr=True)
-    chosen = options.names or list(BENCHMARKS)
-    measured = _measure(chosen, Bench(quick=options.quick, console=console))
-    records = results.save(measured, whole=not options.names)
-    if options.write_docs:
-        results.write_document(records)
+    bench = Bench(quick=options.quick, console=console)
+    if not options.names:
+        results.FILE.unlink(missing_ok=True)
+    measured: list[results.Measurement] = []
+    for name in options.names or BENCHMARKS:
+        fresh = _measure(name, bench)
+        measured += fresh
+        records = results.save(fresh)  # after each, so that a run that is cut short keeps what it has
+        if options.write_docs:
+            results.write_document(records)
     Console(width=None if sys.stdout.isatty() else 160).print(results.table(one.record() for one in measured))
     return 0
 
 
-def _measure(chosen: Sequence[str], bench: Bench) -> list[results.Measurement]:
-    measured: list[results.Measurement] = []
-    for name in chosen:
-        with bench.named(name):
-            try:
-                measured += BENCHMARKS[name](bench)
-            except pytest.skip.Exception as reason:
-                bench.console.print(f"{name} is left out: {reason}")
-    return measured
+def _measure(name: str, bench: Bench) -> list[results.Measurement]:
+    with bench.named(name):
+        try:
+            return list(BENCHMARKS[name](bench))
+        except pytest.skip.Exception as reason:
+            bench.console.print(f"{name} is left out: {reason}")
+    return []
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -83,9 +83,9 @@ def table(records: Iterable[dict[str, Any]]) -> Table:
     return grid
 
 
-def save(measurements: Iterable[Measurement], *, whole: bool) -> list[dict[str, Any]]:
-    """Writes `results.json`; a run of some benchmarks replaces only what it measured. Returns all records."""
-    known = {} if whole or not FILE.exists() else {one["metric"]: one for one in json.loads(FILE.read_text())}
+def save(measurements: Iterable[Measurement]) -> list[dict[str, Any]]:
+    """Writes `results.json`, replacing what was measured again. Returns all records."""
+    known = {one["metric"]: one for one in json.loads(FILE.read_text())} if FILE.exists() else {}
     records = list((known | {one.metric: one.record() for one in measurements}).values())
     FILE.write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n")
     return records
