@@ -98,13 +98,14 @@ def _claim(task_id: str, parts: AgentParts) -> tuple[JournalledRun, dict[str, st
 def _stopped_by_signals(job: RunJob) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM ends the run with grace, the second at once."""
 
+    seen = threading.Event()
+
     def on_signal(_number: int, _frame: FrameType | None) -> None:
-        if on_signal.seen:  # type: ignore[attr-defined]
+        if seen.is_set():
             job.kill()
-        on_signal.seen = True  # type: ignore[attr-defined]
+        seen.set()
         job.stop(Cause.CANCELLED)
 
-    on_signal.seen = False  # type: ignore[attr-defined]
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
