@@ -9,6 +9,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 from taskyard.config import (
@@ -182,6 +183,17 @@ DAEMON_SETTINGS = (
 EXECUTE_SETTINGS = (*CONNECTION_SETTINGS, TOKEN_FILE, *WORKER_SETTINGS, *MACHINE_SETTINGS)
 
 
+DECLARED = (TOKEN_FILE, *QUEUE_SETTINGS, *WORKER_SETTINGS, *MACHINE_SETTINGS)
+"""Those that are fields of `AgentSettings`; where a command does not take one, it has its default."""
+FIELDS = {
+    "queue": "queues",
+    "git_token_file": "git_tokens",
+    "submodule_host": "submodule_hosts",
+    "allow_index": "allow_indexes",
+}
+"""Fields of `AgentSettings` whose names are not those of their settings."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class AgentSettings:
     """Everything that one agent was told."""
@@ -233,48 +245,21 @@ def read_settings(namespace: argparse.Namespace, settings: Sequence[Setting]) ->
         raise SettingsError(
             "this version's agent runs in the foreground alone; start it from systemd or with `nohup`"
         )
-    queues = tuple(values["queue"]) if QUEUE in settings else ()
+    queues = values["queue"] if QUEUE in settings else ()
     doubled = sorted({queue for queue in queues if queues.count(queue) > 1})
     if doubled:
         raise SettingsError(f"--queue names {', '.join(map(repr, doubled))} twice; name each queue once")
-    return _record(values, settings, queues, connection(namespace, environ=environ), environ)
-
-
-def _record(
-    values: Resolved,
-    settings: Sequence[Setting],
-    queues: tuple[str, ...],
-    link: Connection,
-    environ: dict[str, str],
-) -> AgentSettings:
-    def optional(setting: Setting) -> object:
-        return values[setting.name] if setting in settings else setting.default
-
     return AgentSettings(
-        connection=link,
+        connection=connection(namespace, environ=environ),
         server_named=SERVER in settings and values.given("server"),
-        token_file=values["token_file"] if TOKEN_FILE in settings else None,
-        queues=queues,
-        order_fairness=bool(optional(ORDER_FAIRNESS)),
-        create_queue=bool(optional(CREATE_QUEUE)),
-        gpus=values["gpus"] if GPUS in settings else None,
-        cpu_only=bool(optional(CPU_ONLY)),
-        name=values["name"] if NAME in settings else None,
         host=socket.gethostname(),
-        local_dir=values["local_dir"].expanduser().absolute(),
-        pass_env=tuple(values["pass_env"]),
-        git_tokens=dict(values["git_token_file"]),
-        git_ssh_key=values["git_ssh_key"],
-        allow_file_repositories=values["allow_file_repositories"],
-        allow_git_filters=values["allow_git_filters"],
-        submodule_hosts=tuple(values["submodule_host"]),
-        python=values["python"],
-        python_downloads=values["python_downloads"],
-        python_mirror=values["python_mirror"],
-        allow_indexes=tuple(values["allow_index"]),
-        cache_environments=values["cache_environments"],
-        cache_bytes=values["cache_bytes"],
-        min_free_disk=values["min_free_disk"],
-        log_level=values["log_level"],
         environ=environ,
+        **{FIELDS.get(setting.name, setting.name): _value(setting, settings, values) for setting in DECLARED},
     )
+
+
+def _value(setting: Setting, settings: Sequence[Setting], values: Resolved) -> Any:
+    value = values[setting.name] if setting in settings else setting.default
+    if setting is LOCAL_DIR:
+        return value.expanduser().absolute()
+    return dict(value) if setting is GIT_TOKEN_FILE else value

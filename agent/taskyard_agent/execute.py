@@ -82,8 +82,8 @@ def _claim(task_id: str, parts: AgentParts) -> tuple[JournalledRun, dict[str, st
         request_id=tokens.request_id,
         control_hash=tokens.control_hash,
         report_hash=tokens.report_hash,
-        free_gpus=len(worker.devices),
-        total_gpus=len(worker.devices),
+        free=worker.capacity,
+        total=worker.capacity,
         task=task_id,
         wait_seconds=0.0,
     )

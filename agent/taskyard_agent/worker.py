@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from taskyard.client import Client
 from taskyard.errors import TaskyardError, Unavailable
-from taskyard.wire import Claim, ClaimRequest, Gpu, WorkerReport, WorkerState
+from taskyard.wire import Capacity, Claim, ClaimRequest, Gpu, WorkerReport, WorkerState
 
 from .journal import ClaimTokens, Journal, JournalledRun
 from .run import RunJob, RunServices
@@ -55,11 +55,22 @@ class Worker:
             return WorkerState.PAUSED
         return WorkerState.BUSY if self.job else WorkerState.IDLE
 
+    @property
+    def capacity(self) -> Capacity:
+        """What it has in all."""
+        return Capacity(gpus=len(self.devices))
+
     def report(self) -> WorkerReport:
         """What the next beat says of it."""
         job = self.job
         return WorkerReport(
-            name=self.name, state=self.state, queues=self.queues, gpus=self.devices, run=job.id if job else None
+            name=self.name,
+            state=self.state,
+            queues=self.queues,
+            gpus=self.devices,
+            runs=(job.id,) if job else (),
+            total=self.capacity,
+            free=self.capacity if job is None else Capacity(slots=0),
         )
 
     def take(
@@ -216,7 +227,7 @@ class Claimer:
             pause = min(pause * 2, BACKOFF_SECONDS[1])
 
     def _request(self, tokens: ClaimTokens, worker: Worker | None, wait: float) -> ClaimRequest:
-        gpus = len(worker.devices) if worker else 0
+        capacity = worker.capacity if worker else Capacity(slots=0)
         return ClaimRequest(
             agent=self._identity.name,
             worker=worker.name if worker else None,
@@ -225,8 +236,8 @@ class Claimer:
             control_hash=tokens.control_hash,
             report_hash=tokens.report_hash,
             queues=self._order.queues,
-            free_gpus=gpus,
-            total_gpus=gpus,
+            free=capacity,
+            total=capacity,
             runs=tuple(job.id for job in jobs_of(self._workers)),
             wait_seconds=wait,
         )

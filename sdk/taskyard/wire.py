@@ -59,6 +59,7 @@ class Phase(Word):
     """Where a run is; each phase is timed."""
 
     CLAIMED = "claimed"
+    CONTAINER = "container"  # its image is fetched and prepared; tasks without a container have no such phase
     CHECKOUT = "checkout"
     ENVIRONMENT = "environment"
     RUNNING = "running"
@@ -89,6 +90,11 @@ class Reason(Word):
     GIT_HOST = "git_host"  # the repository's host cannot be reached
     PACKAGE_INDEX = "package_index"  # the package index cannot be reached
     GPU = "gpu"  # a GPU is missing, held by a leftover or failing
+    MEMORY = "memory"  # it used more memory than it was given
+    IDLE_GPU = "idle_gpu"  # its GPUs did too little for too long
+    IMAGE = "image"  # the container's image is missing, or cannot run the task
+    CONTAINER = "container"  # the container engine failed or cannot be reached
+    HOOK = "hook"  # one of the operator's hooks failed
     LEASE = "lease"  # nothing was heard of the run for too long
     KEEPER = "keeper"  # the process that held the run was killed
     REBOOT = "reboot"  # the machine restarted
@@ -139,6 +145,8 @@ class Manager(Word):
 
     UV = "uv"
     PIP = "pip"
+    POETRY = "poetry"
+    CONDA = "conda"
     INHERIT = "inherit"
 
 
@@ -153,6 +161,15 @@ class RequirementsKind(Word):
     PYPROJECT = "pyproject.toml"
     UV_LOCK = "uv.lock"
     PYLOCK = "pylock.toml"
+    POETRY_LOCK = "poetry.lock"
+    ENVIRONMENT_YML = "environment.yml"
+
+
+class QueueKind(Word):
+    """What a queue is for."""
+
+    TASKS = "tasks"
+    SERVICES = "services"  # controllers and other light tasks: none that takes a GPU
 
 
 class MoveTo(Word):
@@ -228,11 +245,60 @@ class Environment:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Container:
+    """What the command runs in, instead of the machine itself."""
+
+    image: str = ""
+    """Empty: the agent's default image."""
+    args: tuple[str, ...] = ()
+    """Arguments as for `docker run`; the agent lets through those of its allow-list."""
+    setup_script: str = ""
+    """Shell script that root runs in it before the checkout; what it leaves behind is kept for the next run."""
+    apt: tuple[str, ...] = ()
+    """Debian packages installed before the checkout, and kept likewise."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Resources:
     """What the task occupies. Tasks with equal resources share one shape."""
 
     gpus: int | None = None
-    """Exactly so many; None takes whatever the worker has, be it none."""
+    """Exactly so many, to itself; None takes whatever the worker has, be it none."""
+    gpu_memory_bytes: int | None = None
+    """Part of one GPU that others share, instead of `gpus`; only where the operator allows it."""
+    memory_bytes: int | None = None
+    """The most it may hold; 0 for no limit. None with no fraction: an equal share of its worker's memory."""
+    memory_fraction: float | None = None
+    """The same as a part (0 to 1) of its worker's memory."""
+    custom: dict[str, float] = field(default_factory=dict)
+    """Amounts of what operators declare with `--resources`, such as licences."""
+    requires: dict[str, str] = field(default_factory=dict)
+    """Labels that its worker must have."""
+    worker: str | None = None
+    """The only worker that may take it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capacity:
+    """What a worker has to give: in all, or free just now."""
+
+    slots: int = 1
+    """Tasks at once."""
+    gpus: int = 0
+    """Whole GPUs."""
+    gpu_memory_bytes: tuple[int, ...] = ()
+    """Per GPU, what tasks that share it may take; empty where sharing is not allowed."""
+    memory_bytes: int | None = None
+    """None: not limited."""
+    custom: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuRange:
+    """How many GPUs a task of a queue gets (`--dynamic-gpus --queue two=1-2`)."""
+
+    least: int
+    most: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,6 +316,8 @@ class Policy:
     on_lost: OnLost = OnLost.REQUEUE
     exclusive: bool = False
     """Ended by its own machine before the server could hand it out again."""
+    max_idle_gpu_seconds: float | None = None
+    """Ended when none of its GPUs did anything to speak of for so long; None: never."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,6 +331,7 @@ class TaskSpec:
     code: Code = field(default_factory=Code)
     command: Command = field(default_factory=Command)
     environment: Environment = field(default_factory=Environment)
+    container: Container | None = None
     resources: Resources = field(default_factory=Resources)
     policy: Policy = field(default_factory=Policy)
     parameters: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -326,6 +395,8 @@ class Run:
     """What is installed, as `name==version`."""
     environment_key: str | None = None
     environment_reused: bool | None = None
+    image_digest: str | None = None
+    """Of the container's image, `sha256:…`."""
     log_bytes: int | None = None
     """The final length of the log; None until the run ended. The log is complete when it is held up to it."""
     output_offset: int | None = None
@@ -399,6 +470,8 @@ class TaskChanges:
     code: Code | None = None
     command: Command | None = None
     environment: Environment | None = None
+    container: Container | None = None
+    """One without image, args, script and packages takes the container away."""
     resources: Resources | None = None
     policy: Policy | None = None
     parameters: dict[str, dict[str, str]] | None = None
@@ -503,6 +576,7 @@ class Queue:
     id: str
     name: str
     description: str = ""
+    kind: QueueKind = QueueKind.TASKS
     paused: bool = False
     created_at: float = 0.0
     waiting: int = 0
@@ -521,6 +595,7 @@ class NewQueue:
 
     name: str
     description: str = ""
+    kind: QueueKind = QueueKind.TASKS
     id: str | None = None
 
 
@@ -567,8 +642,24 @@ class Gpu:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WorkerCounters:
+    """A worker's work in numbers (Dask's words)."""
+
+    executing: int = 0
+    """Runs just now."""
+    executed: int = 0
+    """Runs that ended there, however."""
+    ready: int = 0
+    """Queued tasks of its queues that it could take now."""
+    constrained: int = 0
+    """Queued tasks of its queues that would fit it, but not what it has free now."""
+    waiting: int = 0
+    """Tasks of its queues that wait for a time or a retry."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Worker:
-    """A named place that runs one task at a time, as the server knows it."""
+    """A named place that runs tasks, one at a time unless it has slots for more, as the server knows it."""
 
     name: str
     agent: str
@@ -581,8 +672,20 @@ class Worker:
     boot_id: str = ""
     registered_at: float = 0.0
     last_seen_at: float = 0.0
-    run: str | None = None
+    runs: tuple[str, ...] = ()
+    total: Capacity = field(default_factory=Capacity)
+    free: Capacity = field(default_factory=Capacity)
+    labels: dict[str, str] = field(default_factory=dict)
+    queue_gpus: dict[str, GpuRange] = field(default_factory=dict)
+    """GPUs for each task, by its queue; see `ClaimRequest`."""
+    parent: str | None = None
+    """For the place of one running task in services mode: the worker that claimed it."""
+    drain_requested: bool = False
+    """Somebody told it to end after what it runs."""
     paused_reason: str = ""
+    """Why it takes nothing: in the words of who paused it, of its agent or of the server."""
+    counters: WorkerCounters | None = None
+    """Only where one worker is asked for."""
     completed: int = 0
     failed: int = 0
     infrastructure_failures: int = 0
@@ -591,13 +694,20 @@ class Worker:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerReport:
-    """What an agent says of one of its workers in a beat."""
+    """What an agent says of one of its workers in a beat; the fields mean what they mean in `Worker`."""
 
     name: str
     state: WorkerState
     queues: tuple[str, ...] = ()
     gpus: tuple[Gpu, ...] = ()
-    run: str | None = None
+    runs: tuple[str, ...] = ()
+    total: Capacity = field(default_factory=Capacity)
+    free: Capacity = field(default_factory=Capacity)
+    labels: dict[str, str] = field(default_factory=dict)
+    queue_gpus: dict[str, GpuRange] = field(default_factory=dict)
+    parent: str | None = None
+    paused_reason: str = ""
+    """Why its agent lets it take nothing just now: memory or disk too full, outside its hours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -657,6 +767,8 @@ class WorkerDirective:
     worker: str
     paused: bool = False
     reason: str = ""
+    drain: bool = False
+    """Take nothing more, and end after what runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -683,8 +795,11 @@ class ClaimRequest:
     report_hash: str = ""
     queues: tuple[str, ...] = ()
     """Names, in the order in which they are to be tried."""
-    free_gpus: int = 0
-    total_gpus: int = 0
+    free: Capacity = field(default_factory=Capacity)
+    total: Capacity = field(default_factory=Capacity)
+    labels: dict[str, str] = field(default_factory=dict)
+    queue_gpus: dict[str, GpuRange] = field(default_factory=dict)
+    """Queue → how many GPUs each of its tasks is given, for an agent that gives them out by queue."""
     runs: tuple[str, ...] = ()
     """Ids of the agent's runs, so that a directive for one of them ends the wait."""
     task: str | None = None
@@ -716,6 +831,7 @@ class StartRequest:
     packages: tuple[str, ...] = ()
     environment_key: str | None = None
     environment_reused: bool | None = None
+    image_digest: str | None = None
     output_offset: int | None = None
 
 

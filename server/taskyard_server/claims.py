@@ -261,7 +261,7 @@ class Claims:
 
 def _kind(offer: Offer) -> Kind:
     """Where one worker found nothing, others with the same to offer need not look."""
-    return (offer.free_gpus, offer.total_gpus)
+    return (offer.free.gpus, offer.total.gpus)
 
 
 def _order(waiter: Waiter) -> tuple[float, int]:

@@ -58,7 +58,7 @@ def _verdict(record: TaskRecord, queue: str, worker: Worker, now: float) -> Work
     reason = _obstacle(record, queue, worker)
     if reason is not None:
         return WorkerVerdict(worker=worker.name, fits=False, reason=reason)
-    words = f"busy with {worker.run.partition('.')[0]}" if worker.run else _IDLE
+    words = f"busy with {worker.runs[0].partition('.')[0]}" if worker.runs else _IDLE
     silent = now - worker.last_seen_at
     if silent > SILENT_SECONDS:
         words = f"{words}, and not heard of for {silent:.0f} s"
@@ -73,7 +73,7 @@ def _obstacle(record: TaskRecord, queue: str, worker: Worker) -> str | None:
         return _AWAY[worker.state]
     if worker.paused_reason or worker.state is WorkerState.PAUSED:
         return f"paused: {worker.paused_reason or 'by its agent'}"
-    whole = Offer(worker=worker.name, free_gpus=len(worker.gpus), total_gpus=len(worker.gpus))
+    whole = Offer(worker=worker.name, free=worker.total, total=worker.total)
     return matching.misfit(Candidate(resources=record.spec.resources, avoid=record.avoid), whole)
 
 

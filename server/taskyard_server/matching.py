@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from taskyard import wire
 
@@ -21,8 +21,8 @@ class Offer:
     """What a worker has to give just now."""
 
     worker: str
-    free_gpus: int = 0
-    total_gpus: int = 0
+    free: wire.Capacity = field(default_factory=wire.Capacity)
+    total: wire.Capacity = field(default_factory=wire.Capacity)
 
 
 def shape(resources: wire.Resources, avoid: Sequence[str]) -> str:
@@ -59,11 +59,11 @@ def _avoided(candidate: Candidate, offer: Offer) -> str | None:
 
 def _too_few_gpus(candidate: Candidate, offer: Offer) -> str | None:
     wanted = candidate.resources.gpus
-    if wanted is None or wanted <= offer.free_gpus:
+    if wanted is None or wanted <= offer.free.gpus:
         return None
-    if wanted > offer.total_gpus:
-        return f"needs {wanted} GPUs, the worker has {offer.total_gpus}"
-    return f"needs {wanted} GPUs, {offer.free_gpus} of {offer.total_gpus} are free"
+    if wanted > offer.total.gpus:
+        return f"needs {wanted} GPUs, the worker has {offer.total.gpus}"
+    return f"needs {wanted} GPUs, {offer.free.gpus} of {offer.total.gpus} are free"
 
 
 _RULES: tuple[Callable[[Candidate, Offer], str | None], ...] = (_avoided, _too_few_gpus)

@@ -194,10 +194,10 @@ class Queues:
     ) -> Queue:
         waiting = counts.get(TaskState.QUEUED, 0)
         watching = [worker for worker in workers if serves(worker, record.name)]
-        held = [self._clock() - started[worker.run] for worker in watching if worker.run and worker.run in started]
+        held = [self._clock() - started[run] for worker in watching for run in worker.runs if run in started]
         estimate = estimated_wait(
             waiting=waiting,
-            idle_workers=sum(worker.run is None for worker in watching),
+            idle_workers=sum(not worker.runs for worker in watching),
             busy_seconds=held,
             run_seconds=await self._recent_run_seconds(record.id) if waiting or held else [],
         )

@@ -407,7 +407,7 @@ def _check_claim(request: ClaimRequest, actor: Actor) -> None:
 
 def _offer(request: ClaimRequest) -> Offer:
     worker = request.worker or request.agent
-    return Offer(worker=worker, free_gpus=request.free_gpus, total_gpus=request.total_gpus)
+    return Offer(worker=worker, free=request.free, total=request.total)
 
 
 def _own(record: TaskRecord, run_id: str, control_token: str, actor: Actor) -> str:

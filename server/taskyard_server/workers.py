@@ -84,7 +84,12 @@ def reported(
         version=beat.version,
         boot_id=beat.boot_id,
         last_seen_at=now,
-        run=report.run,
+        runs=report.runs,
+        total=report.total,
+        free=report.free,
+        labels=report.labels,
+        queue_gpus=report.queue_gpus,
+        parent=report.parent,
     )
     return WorkerRecord(worker=worker, token=token)
 

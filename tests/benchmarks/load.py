@@ -88,7 +88,7 @@ def claim_requests(worker: str, *, wait_seconds: float = 0.0, gpus: int = 0) -> 
             "control_hash": "c" * 64,
             "report_hash": hashlib.sha256(name.encode()).hexdigest(),
             "queues": ["default"],
-            "free_gpus": gpus,
-            "total_gpus": gpus,
+            "free": {"gpus": gpus},
+            "total": {"gpus": gpus},
             "wait_seconds": wait_seconds,
         }

@@ -14,6 +14,7 @@ from typing import Any
 from taskyard.wire import (
     Beat,
     BeatAnswer,
+    Capacity,
     Claim,
     ClaimRequest,
     Command,
@@ -157,8 +158,8 @@ class FakeAgent:
             "control_hash": sha256(f"control of {request_id}"),
             "report_hash": sha256(f"report of {request_id}"),
             "queues": self.queues,
-            "free_gpus": self.gpus,
-            "total_gpus": self.gpus,
+            "free": Capacity(gpus=self.gpus),
+            "total": Capacity(gpus=self.gpus),
             "runs": tuple(self.held),
             "wait_seconds": 0.0,
         }
@@ -209,7 +210,9 @@ class FakeAgent:
             name=self.name,
             state=state or (WorkerState.BUSY if run else WorkerState.IDLE),
             queues=self.queues,
-            run=run,
+            runs=(run,) if run else (),
+            total=Capacity(gpus=self.gpus),
+            free=Capacity(gpus=0 if run else self.gpus),
         )
         reports = tuple(RunReport(id=id, control_token=token, phase=phase) for id, token in self.held.items())
         beat = Beat(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from taskyard.wire import Resources
+from taskyard.wire import Capacity, Resources
 from taskyard_server import matching
 from taskyard_server.matching import Offer
 from taskyard_server.store.base import Candidate
@@ -28,7 +28,7 @@ def candidate(gpus: int | None = 0, avoid: tuple[str, ...] = ()) -> Candidate:
 def test_a_worker_needs_as_many_free_gpus_as_the_task_wants(
     gpus: int | None, free: int, reason: str | None
 ) -> None:
-    offer = Offer(worker="w", free_gpus=free, total_gpus=2)
+    offer = Offer(worker="w", free=Capacity(gpus=free), total=Capacity(gpus=2))
 
     assert matching.misfit(candidate(gpus), offer) == reason
     assert matching.fits(candidate(gpus), offer) == (reason is None)
