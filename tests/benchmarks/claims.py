@@ -25,6 +25,8 @@ from tests.support.servers import ServerProcess
 
 AT_ONCE = 8
 PORTION = 5_000
+MONGODB_CACHE_GIGABYTES = 4.0
+"""Room for a million entries with their indexes, as on a machine of its own."""
 GPUS = 1
 """What the entries of the long queue ask for; a worker without a GPU fits none of them."""
 PEERS = {100_000: "Slurm 500 jobs/s", 1_000_000: "ClearML's queue stops at ~236k entries"}
@@ -54,7 +56,10 @@ def measure_sqlite(bench: Bench) -> Iterator[Measurement]:
 
 def measure_mongodb(bench: Bench) -> Iterator[Measurement]:
     """A real mongod, as a replica set of one node."""
-    with mongod() as uri, tempfile.TemporaryDirectory(prefix="taskyard-bench-") as folder:
+    with (
+        mongod(cache_gigabytes=MONGODB_CACHE_GIGABYTES) as uri,
+        tempfile.TemporaryDirectory(prefix="taskyard-bench-") as folder,
+    ):
         url = urlsplit(uri)._replace(path="/benchmark").geturl()
         yield from _measure(bench, Place(name="MongoDB", url=url, data=Path(folder), p99_milliseconds=50))
 

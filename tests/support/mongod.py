@@ -41,23 +41,27 @@ def collect_sockets() -> Iterator[None]:
 
 
 @contextmanager
-def mongod() -> Iterator[str]:
-    """Yields the URI of a replica set that takes transactions, without a database name."""
+def mongod(*, cache_gigabytes: float = 0.5) -> Iterator[str]:
+    """Yields the URI of a replica set that takes transactions, without a database name.
+
+    Its own default, half of the memory, is much for a test; transactions on more than fits the cache stall.
+    """
     if given := os.environ.get("TASKYARD_TEST_MONGO_URI"):
         yield given
         return
-    with Mongod() as server:
+    with Mongod(cache_gigabytes=cache_gigabytes) as server:
         yield server.uri
 
 
 class Mongod:
     """One mongod process. As a context manager it starts, and leaves neither process nor folder."""
 
-    def __init__(self, *, replica_set: bool = True, initiate: bool = True) -> None:
+    def __init__(self, *, replica_set: bool = True, initiate: bool = True, cache_gigabytes: float = 0.5) -> None:
         self.port = _free_port()
         self.uri = f"mongodb://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
         self._replica_set = replica_set
+        self._cache_gigabytes = cache_gigabytes
         self._initiated = replica_set and initiate
         self._folder = tempfile.TemporaryDirectory(prefix="taskyard-mongod-", ignore_cleanup_errors=True)
 
@@ -93,7 +97,8 @@ class Mongod:
 
     def _command(self) -> list[str]:
         command = [str(find_mongod()), "--dbpath", self._folder.name, "--port", str(self.port)]
-        command += ["--bind_ip", "127.0.0.1", "--wiredTigerCacheSizeGB", "0.5", "--nounixsocket"]
+        command += ["--bind_ip", "127.0.0.1", "--nounixsocket"]
+        command += ["--wiredTigerCacheSizeGB", str(self._cache_gigabytes)]
         command += ["--logpath", str(Path(self._folder.name) / "mongod.log"), "--logappend"]
         return [*command, "--replSet", "rs0"] if self._replica_set else command
 
