@@ -13,11 +13,13 @@ import signal
 from taskyard_agent.processes import LINUX, signal_all
 
 PREFIX = "taskyard-"
+AGENT = "agent"
+"""The unit's `DelegateSubgroup`: with the daemon out of the way, groups beside it can have limits of their own."""
 
 
 def enter(name: str) -> str:
     """Moves this process into a new group below its own; returns its folder, empty where that is not possible."""
-    parent = _own_folder()
+    parent = _home()
     if not parent or not os.access(parent, os.W_OK):
         return ""
     _remove_empty(parent)
@@ -44,6 +46,32 @@ def leave(folder: str) -> None:
     if folder:
         _write(os.path.dirname(folder), "cgroup.procs", str(os.getpid()))
         remove(folder)
+
+
+def limit_memory(folder: str, limit: int) -> int | None:
+    """Has the kernel hold the group to so many bytes; returns what `memory_kills` reads, None where it cannot.
+
+    The whole group is not killed at once (`memory.oom.group`): the keeper is in it, and tells what happened.
+    """
+    if not (folder and _write(os.path.dirname(folder), "cgroup.subtree_control", "+memory")):
+        return None
+    if not _write(folder, "memory.max", str(limit)):
+        return None
+    _write(folder, "memory.swap.max", "0")  # not there without swap
+    return os.open(os.path.join(folder, "memory.events"), os.O_RDONLY)
+
+
+def memory_kills(events: int) -> int:
+    """How many processes of the group the kernel has ended for want of memory."""
+    lines = os.pread(events, 4096, 0).splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(b"oom_kill "))
+
+
+def _home() -> str:
+    """Where groups are made: beside the daemon's in a unit that puts it into one of its own, else below it."""
+    own = _own_folder()
+    parent, name = os.path.split(own)
+    return parent if name == AGENT and not members(parent) else own
 
 
 def _own_folder() -> str:

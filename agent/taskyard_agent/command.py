@@ -53,6 +53,7 @@ class Command:
             os.close(self._go)
             os.setsid()
             processes.die_with_parent()
+            processes.die_first()
             _reset_signals()
             self._connect()
             if os.read(self._go_end, 1) and os.getppid() == keeper:

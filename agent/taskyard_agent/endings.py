@@ -14,6 +14,8 @@ ENDED_BY_US = {
     Cause.CANCELLED: (OutcomeKind.CANCELLED, Reason.CANCELLED),
     Cause.TIMEOUT: (OutcomeKind.FAILED, Reason.TIMEOUT),
     Cause.EXCLUSIVE: (OutcomeKind.LOST, Reason.EXCLUSIVE),
+    Cause.MEMORY: (OutcomeKind.FAILED, Reason.MEMORY),
+    Cause.IDLE_GPU: (OutcomeKind.FAILED, Reason.IDLE_GPU),
     Cause.AGENT_STOPPED: (OutcomeKind.LOST, Reason.AGENT_STOPPED),
     Cause.NOT_STARTED: (OutcomeKind.FAILED, Reason.COMMAND),
 }

@@ -57,6 +57,8 @@ class Cause(str, enum.Enum):
     TIMEOUT = "timeout"
     EXCLUSIVE = "exclusive"
     AGENT_STOPPED = "agent_stopped"
+    MEMORY = "memory"
+    IDLE_GPU = "idle_gpu"
     NOT_STARTED = "not_started"
     """The command could not be started; `message` says why."""
 
@@ -78,6 +80,8 @@ class Launch:
     masks: tuple[str, ...] = ()
     """Secret values; those of variables whose names match `mask_names` are added to them."""
     mask_names: tuple[str, ...] = masking.NAMES
+    memory_bytes: int | None = None
+    """The most that all its processes may hold together; None for no limit."""
     exclusive: bool = False
     lease_seconds: float = 60.0
     lease_at: float | None = None
@@ -248,9 +252,13 @@ class HeldRun:
 
     # --- Orders
 
-    def stop(self, cause: str = Cause.CANCELLED, grace_seconds: float | None = None) -> None:
-        """SIGTERM to the child's group, the grace period (None: the launch's), SIGKILL. Does not wait."""
-        if not self._order({"stop": Cause(cause).value, "grace_seconds": grace_seconds}):
+    def stop(self, cause: str = Cause.CANCELLED, grace_seconds: float | None = None, *, message: str = "") -> None:
+        """SIGTERM to the child's group, the grace period (None: the launch's), SIGKILL. Does not wait.
+
+        `message` says more of the cause, in the outcome.
+        """
+        order = {"stop": Cause(cause).value, "grace_seconds": grace_seconds, "message": message}
+        if not self._order(order):
             self._signal(signal.SIGTERM)
 
     def kill(self) -> None:

@@ -23,6 +23,7 @@ from taskyard_agent import cgroups, processes
 from taskyard_agent.command import Command
 from taskyard_agent.durable import Reserved, fifo, write_whole
 from taskyard_agent.masking import NAMES, Masker
+from taskyard_agent.memory_guard import MemoryGuard
 from taskyard_agent.spool import Spool
 
 TYPE_CHECKING = False
@@ -30,7 +31,7 @@ if TYPE_CHECKING:  # importing typing takes 4 ms
     from collections.abc import Iterator
     from typing import Any, NoReturn
 
-STOP_CAUSES = ("cancelled", "timeout", "exclusive", "agent_stopped")
+STOP_CAUSES = ("cancelled", "timeout", "exclusive", "agent_stopped", "idle_gpu")
 READ_BYTES = 1 << 18
 MAXIMUM_LOCKS = 64
 RECORD_BYTES = 4096
@@ -111,6 +112,7 @@ class Keeper:
         self._grace: float = launch.get("grace_seconds", 10.0)
         self._lease_at: float = launch.get("lease_at") or processes.boot_clock()
         self._masker = Masker(_secrets(launch))
+        self._memory: MemoryGuard | None = None
         self._signals: list[int] = []
         self._orders = b""
         self._output_open = True
@@ -134,6 +136,8 @@ class Keeper:
         self._control = fifo(self._path("control"))
         processes.adopt_orphans()
         self._take_signals()
+        if self._launch.get("memory_bytes"):
+            self._memory = MemoryGuard(self._launch["memory_bytes"], self._cgroup)
         env = {**self._launch["env"], processes.MARK: self._run}
         command = Command(self._launch["argv"], self._launch["cwd"], env)
         self._child, self._output = command.pid, command.output
@@ -148,9 +152,13 @@ class Keeper:
         self._poll = select.poll()
         self._poll.register(self._wakeup, select.POLLIN)
         self._poll.register(self._control, select.POLLIN)
+        if self._memory and self._memory.events is not None:
+            self._poll.register(self._memory.events, select.POLLPRI)
         self._heed_output(True)
         while not self._over():
             self._serve()
+        if self._memory and self._memory.events is not None:
+            self._poll.unregister(self._memory.events)
         survivors = self._end_leftovers()
         self._write_rest()
         self._write_exit(survivors)
@@ -213,10 +221,13 @@ class Keeper:
         self._obey_orders()
         self._read_output()
         self._reap()
+        self._watch_memory()
         self._watch_clocks()
 
     def _pause_milliseconds(self) -> float | None:
-        deadlines = (None if self._killed else self._kill_at, self._times_out_at())
+        deadlines: tuple[float | None, ...] = (None if self._killed else self._kill_at, self._times_out_at())
+        if self._memory and not self._killed:
+            deadlines += (self._memory.due_at,)
         pauses = [deadline - time.monotonic() for deadline in deadlines if deadline]
         if self._spool.waiting:
             pauses.append(RETRY_DISK_SECONDS)
@@ -279,6 +290,16 @@ class Keeper:
         if processes.boot_clock() >= self._lease_at + lease - grace:
             self._stop("exclusive", grace)
 
+    def _watch_memory(self) -> None:
+        """Ends a run that took too much at once: in a grace period it would take the machine's, too."""
+        complaint = self._memory.complaint() if self._memory else ""
+        if not complaint:
+            return
+        if self._cause == "exit":
+            self._cause, self._message = "memory", complaint
+        self._kill()
+        processes.signal_all(self._leftovers(), signal.SIGKILL)
+
     # --- Ending
 
     def _obey_signals(self) -> None:
@@ -302,18 +323,20 @@ class Keeper:
     def _obey(self, order: dict[str, Any]) -> None:
         if order.get("stop") in STOP_CAUSES:
             grace = order.get("grace_seconds")
-            self._stop(order["stop"], self._grace if grace is None else float(grace))
+            self._stop(
+                order["stop"], self._grace if grace is None else float(grace), str(order.get("message", ""))
+            )
         self._lease_at = max(self._lease_at, order.get("lease_at", 0.0))
         self._masker.add(order.get("masks", ()))
 
-    def _stop(self, cause: str, grace: float) -> None:
+    def _stop(self, cause: str, grace: float, message: str = "") -> None:
         """SIGTERM to the command's group, SIGKILL when the grace is over. A second call can only hasten it."""
         kill_at = time.monotonic() + grace
         if not self._told_to_stop:
             self._signal_command(signal.SIGTERM)
         self._told_to_stop = True
         if not self._ended and self._cause == "exit":
-            self._cause = cause
+            self._cause, self._message = cause, message
         self._kill_at = kill_at if self._kill_at is None else min(kill_at, self._kill_at)
 
     def _kill(self) -> None:

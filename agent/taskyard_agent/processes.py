@@ -166,6 +166,12 @@ def _parents() -> Iterator[tuple[int, int]]:
             yield int(fields[1]), pid
 
 
+def resident_bytes(pids: tuple[int, ...]) -> int:
+    """What processes hold, what they share counted for each; for machines without /proc."""
+    lines = _output("ps", "-o", "rss=", "-p", ",".join(map(str, pids))).split() if pids else []
+    return 1024 * sum(map(int, lines))
+
+
 def sweep(run_id: str, *, seconds: float = 10.0) -> tuple[int, ...]:
     """Kills everything that carries the run's mark until none is left; returns the pids that survived it."""
     return end_all(lambda: marked(run_id), seconds=seconds)
@@ -216,6 +222,16 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 4, 1
 def die_with_parent() -> None:
     """Has this process killed when the thread that started it ends."""
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def die_first() -> None:
+    """Has the kernel, when memory runs out, end this process and its children before any other."""
+    if LINUX:
+        try:
+            with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+                file.write("500")
+        except OSError:
+            pass  # it is higher already, or hidden: then the size decides
 
 
 def adopt_orphans() -> None:

@@ -325,3 +325,81 @@ def test_a_run_without_trouble_has_nothing_to_note(keepers, caplog):
 
     assert held.note() == ""
     assert not caplog.records
+
+
+# --- Its memory
+
+LIMIT = 200 << 20
+HOG = "held = []\nwhile True: held.append(bytearray(5 << 20))"
+SHARING = """
+import os, time
+held = bytearray(150 << 20)
+for _ in range(4):
+    if os.fork() == 0:
+        time.sleep(3)
+        os._exit(0)
+for _ in range(4):
+    os.wait()
+print("done")
+"""
+SPLIT = """
+import os, time
+for _ in range(4):
+    if os.fork() == 0:
+        os.setsid()
+        held = bytearray(80 << 20)
+        time.sleep(600)
+time.sleep(600)
+"""
+MAPPING = """
+import mmap, sys, time
+with open(sys.argv[1], "r+b") as file:
+    held = mmap.mmap(file.fileno(), 0)
+    print(sum(held[place] for place in range(0, len(held), 4096)))
+    time.sleep(3)
+"""
+
+
+def test_a_command_that_takes_too_much_memory_is_ended_at_once(keepers):
+    record = ended(keepers.python(HOG, memory_bytes=LIMIT, grace_seconds=600))
+
+    assert (record.cause, record.signal) == (Cause.MEMORY, signal.SIGKILL)
+    assert "of the 200 MB it was given; ask for more with --memory" in record.message
+
+
+def test_the_memory_of_all_its_processes_counts_together(keepers):
+    held = keepers.python(SPLIT, memory_bytes=LIMIT)
+
+    assert ended(held).cause is Cause.MEMORY
+    assert not left_of(held)
+
+
+def test_memory_that_its_processes_share_counts_once(keepers):
+    held = keepers.python(SHARING, memory_bytes=LIMIT)
+
+    assert ended(held).cause is Cause.EXIT
+    assert output(held) == b"done\n"
+
+
+def test_a_file_that_it_maps_is_not_its_memory(keepers, tmp_path):
+    data = tmp_path / "data"
+    data.write_bytes(bytes(300 << 20))
+
+    held = keepers.start(sys.executable, "-c", MAPPING, str(data), memory_bytes=LIMIT)
+
+    assert (ended(held).cause, output(held)) == (Cause.EXIT, b"0\n")
+
+
+def test_a_kill_by_somebody_else_is_not_taken_for_want_of_memory(keepers):
+    record = ended(keepers.start("sh", "-c", "kill -KILL $$", memory_bytes=LIMIT))
+
+    assert (record.cause, record.signal) == (Cause.EXIT, signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux chooses by this number")
+def test_the_kernel_ends_the_command_before_its_keeper(keepers):
+    held = keepers.start("cat", "/proc/self/oom_score_adj")
+
+    ended(held)
+
+    assert int(output(held)) >= 500
