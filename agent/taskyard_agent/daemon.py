@@ -131,13 +131,20 @@ class Daemon:
             self._say_hello(parts)
             parts.services.keepers.prepare()
             carry_on(parts)
-            parts.lease.start()
+            parts.lease.start(on_drain=self.drain)
             claimer.start()
             self._wait_for_word(parts)
             claimer.stop()
             if self._end is not End.HAND_OVER:
                 self._leave(parts, claimer)
         return 0
+
+    def drain(self, reason: str) -> None:
+        """Ends the daemon after what it runs, as one SIGTERM does. May be called from any thread, repeatedly."""
+        if self._end is End.RUN:
+            logger.info("going to end: %s", reason, extra={"action": "agent_told_to_drain"})
+            self._end = End.DRAIN
+            self._told.set()
 
     def _say_hello(self, parts: AgentParts) -> None:
         names = ", ".join(worker.name for worker in parts.workers)

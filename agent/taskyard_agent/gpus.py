@@ -8,6 +8,7 @@ import functools
 import logging
 import os
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,42 +116,65 @@ class GpuLock:
             os.close(fd)
 
 
-def lock(gpus: Sequence[Gpu], run_id: str, *, folder: Path = LOCK_FOLDER) -> GpuLock:
-    """Locks GPUs for a run. Raises RunFailed (infrastructure, reason `gpu`) when one is held."""
-    with contextlib.ExitStack() as undo:
-        fds = []
+def lock(gpus: Sequence[Gpu], run_id: str, *, shared: bool = False, folder: Path = LOCK_FOLDER) -> GpuLock:
+    """Locks GPUs for a run; `shared` ones may be locked by other sharing runs of the same user too.
+
+    Raises RunFailed (infrastructure, reason `gpu`) when one is held.
+    """
+    with _LOCKING, contextlib.ExitStack() as undo:
+        fds, left_by = [], set()
         for gpu in gpus:
             fds.append(_open_lock(folder, gpu.uuid))
             undo.callback(os.close, fds[-1])
-            _take(fds[-1], gpu)
-        left_by = {_holder(fd) for fd in fds} - {"", run_id}
+            _take(fds[-1], gpu, shared=shared)
         for fd in fds:
-            _write_holder(fd, run_id)
+            left_by.update(_sign(fd, run_id, shared=shared))
         undo.pop_all()
-    return GpuLock(gpus=tuple(gpus), fds=tuple(fds), left_by=tuple(sorted(left_by)))
+    return GpuLock(gpus=tuple(gpus), fds=tuple(fds), left_by=tuple(sorted(left_by - {run_id})))
 
 
-def _take(fd: int, gpu: Gpu) -> None:
+_LOCKING = threading.Lock()
+"""A lock that becomes shared is free for a moment; another agent is kept out by its own lock."""
+
+
+def _take(fd: int, gpu: Gpu, *, shared: bool) -> None:
+    if _flock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
+        return
+    holders = " and ".join(_holders(fd)) or "another process"
+    raise RunFailed(
+        Phase.ENVIRONMENT,
+        Reason.GPU,
+        f"GPU {gpu.index} ({gpu.uuid}) is held by {holders} on this machine",
+        infrastructure=True,
+    )
+
+
+def _sign(fd: int, run_id: str, *, shared: bool) -> list[str]:
+    """Notes who has it now; returns the runs that left it. Those that still share it have not."""
+    before = _holders(fd)
+    alone = not shared or _flock(fd, fcntl.LOCK_EX)
+    _write_holders(fd, [run_id] if alone else [*before, run_id])
+    if shared:
+        _flock(fd, fcntl.LOCK_SH)  # again, whether it was to be had alone or not
+    return before if alone else []
+
+
+def _flock(fd: int, kind: int) -> bool:
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise RunFailed(
-            Phase.ENVIRONMENT,
-            Reason.GPU,
-            f"GPU {gpu.index} ({gpu.uuid}) is held by {_holder(fd) or 'another process'} on this machine",
-            infrastructure=True,
-        ) from None
+        return False
+    return True
 
 
 def held(gpus: Sequence[Gpu], *, folder: Path = LOCK_FOLDER) -> dict[str, str]:
-    """UUID → run id of those that a run holds just now."""
+    """UUID → the runs of those that are held just now."""
     holders = {}
     for gpu in gpus:
         fd = _open_lock(folder, gpu.uuid)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holders[gpu.uuid] = _holder(fd)
+            if not _flock(fd, fcntl.LOCK_EX):
+                holders[gpu.uuid] = " ".join(_holders(fd))
         finally:
             os.close(fd)
     return holders
@@ -176,13 +200,13 @@ def _make_shared(folder: Path) -> None:
         folder.chmod(0o1777)
 
 
-def _holder(fd: int) -> str:
-    return os.pread(fd, 4096, 0).decode(errors="replace").strip()
+def _holders(fd: int) -> list[str]:
+    return os.pread(fd, 65536, 0).decode(errors="replace").split()
 
 
-def _write_holder(fd: int, run_id: str) -> None:
+def _write_holders(fd: int, run_ids: Sequence[str]) -> None:
     os.ftruncate(fd, 0)
-    os.pwrite(fd, run_id.encode(), 0)
+    os.pwrite(fd, "\n".join(dict.fromkeys(run_ids)).encode(), 0)
 
 
 # --- What they do ----------------------------------------------------------------------------------------

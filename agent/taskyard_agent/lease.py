@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 
 from taskyard.client import Client
 from taskyard.errors import TaskyardError
-from taskyard.wire import Beat, BeatAnswer, Sample
+from taskyard.wire import Beat, BeatAnswer, Sample, WorkerDirective
 
 from .clock import ServerClock
 from .held import boot_clock
 from .run import RunJob
-from .worker import AgentIdentity, Worker, jobs_of
+from .worker import SERVER, AgentIdentity, Worker, jobs_of
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,10 @@ RETRY_SECONDS = 2.0
 SAMPLES_PER_BEAT = 5000
 UNSENT_SAMPLES = 20_000
 """Measurements wait for a server that cannot be reached; the oldest are dropped beyond this number."""
+
+
+def _go_on(_reason: str) -> None:
+    """What `agent execute` does about a drain: it takes nothing more anyway."""
 
 
 class Lease:
@@ -46,6 +50,7 @@ class Lease:
         self._client = client
         self._clock = clock
         self._samples = samples
+        self._on_drain: Callable[[str], None] = _go_on
         self._unsent: list[Sample] = []
         self._measured_at = float("-inf")
         self._measured: set[str] = set()
@@ -54,8 +59,9 @@ class Lease:
         self._sending = threading.Lock()
         self._thread = threading.Thread(target=self._loop, name="beats", daemon=True)
 
-    def start(self) -> None:
-        """Begins to beat."""
+    def start(self, *, on_drain: Callable[[str], None] = _go_on) -> None:
+        """Begins to beat; `on_drain` is told why, as often as the server asks for the agent's end."""
+        self._on_drain = on_drain
         self._thread.start()
 
     def poke(self) -> None:
@@ -118,22 +124,26 @@ class Lease:
         )
 
     def _obey(self, answer: BeatAnswer, jobs: Sequence[RunJob], sent_boottime: float) -> None:
-        directives = {directive.run: directive for directive in answer.runs}
+        for_runs = {directive.run: directive for directive in answer.runs}
         for job in jobs:
-            directive = directives.get(job.id)
-            if directive is None or not directive.stale:
+            for_run = for_runs.get(job.id)
+            if for_run is None or not for_run.stale:
                 job.lease_renewed(sent_boottime)
-            if directive is not None:
-                job.obey(directive)
-        paused = {directive.worker: directive for directive in answer.workers}
+            if for_run is not None:
+                job.obey(for_run)
+        told = {directive.worker: directive for directive in answer.workers}
         for worker in self._workers:
-            directive_for_worker = paused.get(worker.name)
-            if directive_for_worker is None:
-                continue
-            if directive_for_worker.paused and not worker.paused:
-                logger.error(
-                    "the server paused %s: %s; `taskyard workers resume %s` when it is mended",
-                    worker.name, directive_for_worker.reason, worker.name,
-                    extra={"action": "worker_paused"},
-                )  # fmt: skip
-            worker.paused = directive_for_worker.paused
+            directive = told.get(worker.name)
+            if directive is not None:
+                self._obey_for(worker, directive)
+
+    def _obey_for(self, worker: Worker, directive: WorkerDirective) -> None:
+        if directive.paused and not worker.paused:
+            logger.error(
+                "the server paused %s: %s; `taskyard workers resume %s` when it is mended",
+                worker.name, directive.reason, worker.name,
+                extra={"action": "worker_paused"},
+            )  # fmt: skip
+        worker.hold(SERVER, (directive.reason or "paused at the server") if directive.paused else None)
+        if directive.drain:
+            self._on_drain("the server asks for it")

@@ -79,12 +79,20 @@ class RunJob:
         services: RunServices,
         devices: tuple[Gpu, ...],
         secrets: Callable[[], Mapping[str, str]],
+        *,
+        shares_gpus: bool = False,
+        memory_limit_bytes: int | None = None,
     ) -> None:
-        """`secrets` answers the task's secret values; after a crash it asks the server for them again."""
+        """`secrets` answers the task's secret values; after a crash it asks the server for them again.
+
+        `shares_gpus`: its devices may be other runs' too. `memory_limit_bytes`: the most it may hold.
+        """
         self._journalled = journalled
         self._services = services
         self._devices = devices
         self._ask_for_secrets = secrets
+        self._shares_gpus = shares_gpus
+        self._memory_limit_bytes = memory_limit_bytes
         self._secrets: Mapping[str, str] = {}
         self._progress = journalled.progress
         self._tokens = journalled.tokens
@@ -229,7 +237,7 @@ class RunJob:
             parameters = self._spec.parameters.get("Args", {})
             effective = arguments.write_back(self._spec.command.args, parameters)
             argv = command_line(self._spec.command, effective, tree, ready, environ)
-        lock = gpus.lock(self._devices, self.id)
+        lock = gpus.lock(self._devices, self.id, shared=self._shares_gpus)
         stack.callback(lock.close)
         for leftover in lock.left_by:
             sweep(leftover)
@@ -334,6 +342,7 @@ class RunJob:
             masks=self._secret_values(),
             grace_seconds=policy.grace_seconds,
             timeout_seconds=policy.timeout_seconds,
+            memory_bytes=self._memory_limit_bytes,
             exclusive=policy.exclusive,
             lease_seconds=self._journalled.lease_seconds,
             lease_at=self._lease_at,

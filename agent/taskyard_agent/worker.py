@@ -25,6 +25,8 @@ ENDING_SECONDS = 0.5
 BACKOFF_SECONDS = (0.1, 15.0)
 DISK_RETRY_SECONDS = 5.0
 LISTEN_AGAIN_SECONDS = 1.0
+SERVER = "server"
+"""Who holds a worker that was paused by the server; every other source of a hold is this agent's own."""
 
 
 class Worker:
@@ -36,8 +38,18 @@ class Worker:
         self.queues = queues
         self.draining = False
         self.stopped = False
-        self.paused = False
+        self._holds: dict[str, str] = {}
         self.job: RunJob | None = None
+
+    def hold(self, source: str, reason: str | None) -> None:
+        """Sets one source's reason why nothing is taken, or lifts it with None. May be called from any thread."""
+        holds = {**self._holds, source: reason or ""}
+        self._holds = {name: why for name, why in holds.items() if why}
+
+    @property
+    def paused(self) -> bool:
+        """Whether somebody lets it take nothing."""
+        return bool(self._holds)
 
     @property
     def free(self) -> bool:
@@ -71,6 +83,7 @@ class Worker:
             runs=(job.id,) if job else (),
             total=self.capacity,
             free=self.capacity if job is None else Capacity(slots=0),
+            paused_reason="; ".join(why for source, why in self._holds.items() if source != SERVER),
         )
 
     def take(

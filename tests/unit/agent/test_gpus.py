@@ -146,3 +146,38 @@ def test_a_planted_link_is_not_followed(tmp_path):
         gpus.lock(FOUR[:1], "task.1", folder=folder)
 
     assert victim.read_text() == "precious"
+
+
+def test_a_shared_gpu_is_locked_by_every_run_that_shares_it_and_by_no_other(tmp_path):
+    sharing = [gpus.lock(FOUR[:1], run, shared=True, folder=tmp_path) for run in ("task.1", "task.2")]
+
+    with pytest.raises(RunFailed, match=r"task\.1 and task\.2"):
+        gpus.lock(FOUR[:1], "task.3", folder=tmp_path)
+
+    assert gpus.held(FOUR, folder=tmp_path) == {nvml.uuid(0): "task.1 task.2"}
+    assert [lock.left_by for lock in sharing] == [(), ()]
+    for lock in sharing:
+        lock.close()
+
+
+def test_a_whole_gpu_is_not_shared(tmp_path):
+    whole = gpus.lock(FOUR[:1], "task.1", folder=tmp_path)
+
+    with pytest.raises(RunFailed, match=r"task\.1"):
+        gpus.lock(FOUR[:1], "task.2", shared=True, folder=tmp_path)
+
+    whole.close()
+
+
+def test_who_shared_a_gpu_is_swept_once_nobody_does(tmp_path):
+    first, second = (gpus.lock(FOUR[:1], run, shared=True, folder=tmp_path) for run in ("task.1", "task.2"))
+    first.close()
+    beside = gpus.lock(FOUR[:1], "task.3", shared=True, folder=tmp_path)
+    second.close()
+    beside.close()
+
+    after = gpus.lock(FOUR[:1], "task.4", shared=True, folder=tmp_path)
+
+    assert beside.left_by == ()
+    assert after.left_by == ("task.1", "task.2", "task.3")
+    after.close()
