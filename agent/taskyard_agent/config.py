@@ -22,8 +22,10 @@ from taskyard.config import (
     find_project_file,
     resolve,
     user_file,
+    user_folder,
 )
 
+from . import hours
 from .errors import SettingsError
 
 SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?$", re.IGNORECASE)
@@ -35,6 +37,35 @@ def size(text: str) -> int:
     if match is None:
         raise ValueError(f"{text!r} is not a size; write it like 20GB")
     return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+
+
+DURATION = re.compile(r"(?=.)(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.IGNORECASE)
+
+
+def duration(text: str) -> float:
+    """Reads `90s`, `30m`, `1h30m`, `2d` or a number of seconds; returns seconds."""
+    if text.strip().isdecimal():
+        return float(text)
+    match = DURATION.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not a time span; write it like 90s, 30m or 1h30m")
+    spans = (86_400, 3600, 60, 1)
+    return sum(float(part or 0) * span for part, span in zip(match.groups(), spans, strict=True))
+
+
+def at_least_one(text: str) -> int:
+    """Reads a whole number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def listening_address(text: str) -> tuple[str, int]:
+    """Reads `PORT`, which is one of this machine alone, or `HOST:PORT`."""
+    host, _, port = text.rpartition(":")
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError(f"{text!r} is not a port from 1 to 65535, nor HOST:PORT")
+    return host.strip("[]") or "127.0.0.1", int(port)
 
 
 def host_and_file(text: str) -> tuple[str, Path]:
@@ -82,6 +113,67 @@ LOCAL_DIR = Setting(
     help="folder for checked-out code, environments and what must survive a crash",
 )
 FOREGROUND = Setting(name="foreground", kind=bool, default=True, help="stay in the foreground")
+DETACHED = Setting(
+    name="detached",
+    kind=bool,
+    default=False,
+    help="go on in the background once the server knows the agent, with the log in a file",
+)
+UPTIME = Setting(
+    name="uptime",
+    kind=hours.rule,
+    many=True,
+    default=(),
+    metavar="HOURS",
+    help="take tasks only then, by this machine's clock, like '22-6 MON-FRI'",
+)
+DOWNTIME = Setting(
+    name="downtime",
+    kind=hours.rule,
+    many=True,
+    default=(),
+    metavar="HOURS",
+    help="take tasks only outside of these",
+)
+LIFETIME = Setting(
+    name="lifetime", kind=duration, metavar="TIME", help="end after so long, like 12h; what runs is waited for"
+)
+LIFETIME_STAGGER = Setting(
+    name="lifetime_stagger",
+    kind=duration,
+    default=0.0,
+    metavar="TIME",
+    help="lengthen or shorten the lifetime at random by up to so much, so that not all agents end together",
+)
+LIFETIME_RESTART = Setting(
+    name="lifetime_restart", kind=bool, default=False, help="start anew at the end of the lifetime"
+)
+IDLE_TIMEOUT = Setting(
+    name="idle_timeout", kind=duration, metavar="TIME", help="end when nothing has run for so long"
+)
+MAX_TASKS = Setting(name="max_tasks", kind=at_least_one, metavar="N", help="end after so many runs")
+WORKERS = Setting(
+    name="workers",
+    kind=int,
+    default=0,
+    metavar="N",
+    help="keep so many agents running, NAME:1 to NAME:N, with the GPUs split among them; 0: be one oneself",
+)
+HOOKS = Setting(
+    name="hooks",
+    kind=Path,
+    metavar="DIR",
+    help="folder of the programs to run around tasks; default: hooks/ beside the user's configuration",
+)
+HOOK_TIMEOUT = Setting(
+    name="hook_timeout", kind=duration, default=60.0, metavar="TIME", help="how long one of the hooks may take"
+)
+HTTP = Setting(
+    name="http",
+    kind=listening_address,
+    metavar="[HOST:]PORT",
+    help="serve /health and /metrics (Prometheus) there; without a host to this machine alone",
+)
 PASS_ENV = Setting(
     name="pass_env",
     many=True,
@@ -170,7 +262,19 @@ MACHINE_SETTINGS = (
     MIN_FREE_DISK,
     LOG_LEVEL,
 )
-WORKER_SETTINGS = (GPUS, CPU_ONLY, NAME)
+WORKER_SETTINGS = (GPUS, CPU_ONLY, NAME, HOOKS, HOOK_TIMEOUT)
+LIFE_SETTINGS = (
+    DETACHED,
+    WORKERS,
+    UPTIME,
+    DOWNTIME,
+    LIFETIME,
+    LIFETIME_STAGGER,
+    LIFETIME_RESTART,
+    IDLE_TIMEOUT,
+    MAX_TASKS,
+    HTTP,
+)
 QUEUE_SETTINGS = (QUEUE, ORDER_FAIRNESS, CREATE_QUEUE)
 DAEMON_SETTINGS = (
     *CONNECTION_SETTINGS,
@@ -178,12 +282,13 @@ DAEMON_SETTINGS = (
     *QUEUE_SETTINGS,
     *WORKER_SETTINGS,
     FOREGROUND,
+    *LIFE_SETTINGS,
     *MACHINE_SETTINGS,
 )
 EXECUTE_SETTINGS = (*CONNECTION_SETTINGS, TOKEN_FILE, *WORKER_SETTINGS, *MACHINE_SETTINGS)
 
 
-DECLARED = (TOKEN_FILE, *QUEUE_SETTINGS, *WORKER_SETTINGS, *MACHINE_SETTINGS)
+DECLARED = (TOKEN_FILE, *QUEUE_SETTINGS, *WORKER_SETTINGS, *LIFE_SETTINGS, *MACHINE_SETTINGS)
 """Those that are fields of `AgentSettings`; where a command does not take one, it has its default."""
 FIELDS = {
     "queue": "queues",
@@ -210,6 +315,20 @@ class AgentSettings:
     cpu_only: bool
     name: str | None
     host: str
+    hooks: Path
+    hook_timeout: float
+    detached: bool
+    workers: int
+    """So many agents below this process; 0: this process is one."""
+    uptime: tuple[hours.Rule, ...]
+    downtime: tuple[hours.Rule, ...]
+    lifetime: float | None
+    lifetime_stagger: float
+    lifetime_restart: bool
+    idle_timeout: float | None
+    max_tasks: int | None
+    http: tuple[str, int] | None
+    """Host and port."""
     local_dir: Path
     pass_env: tuple[str, ...]
     git_tokens: Mapping[str, Path]
@@ -241,10 +360,8 @@ def read_settings(namespace: argparse.Namespace, settings: Sequence[Setting]) ->
     )
     if GPUS in settings:
         values.refuse_together("gpus", "cpu_only")
-    if FOREGROUND in settings and not values["foreground"]:
-        raise SettingsError(
-            "this version's agent runs in the foreground alone; start it from systemd or with `nohup`"
-        )
+    if DETACHED in settings:
+        _check_life(values)
     queues = values["queue"] if QUEUE in settings else ()
     doubled = sorted({queue for queue in queues if queues.count(queue) > 1})
     if doubled:
@@ -258,8 +375,23 @@ def read_settings(namespace: argparse.Namespace, settings: Sequence[Setting]) ->
     )
 
 
+def _check_life(values: Resolved) -> None:
+    values.refuse_together("uptime", "downtime")
+    values.refuse_together("foreground", "detached")
+    if values["workers"] < 0:
+        raise SettingsError(f"--workers {values['workers']}: give how many agents to keep running")
+    if values["lifetime"] is None and (values["lifetime_stagger"] or values["lifetime_restart"]):
+        raise SettingsError("--lifetime-stagger and --lifetime-restart need a --lifetime")
+    if values["lifetime"] is not None and values["lifetime"] <= values["lifetime_stagger"]:
+        raise SettingsError("--lifetime-stagger has to be less than --lifetime")
+
+
 def _value(setting: Setting, settings: Sequence[Setting], values: Resolved) -> Any:
     value = values[setting.name] if setting in settings else setting.default
+    if setting is DETACHED and setting in settings:
+        return value or not values["foreground"]
+    if setting is HOOKS:
+        return (value or user_folder() / "hooks").expanduser().absolute()
     if setting is LOCAL_DIR:
         return value.expanduser().absolute()
     return dict(value) if setting is GIT_TOKEN_FILE else value

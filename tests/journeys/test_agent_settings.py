@@ -14,6 +14,7 @@ from taskyard.cli.settings import QUEUE as RUN_QUEUE
 from taskyard.cli.settings import RUN_SETTINGS
 from taskyard.cli.up import AGENT_SETTINGS, SERVER_SETTINGS
 from taskyard.config import Setting, add_settings, resolve
+from taskyard_agent import hours
 from taskyard_agent.config import DAEMON_SETTINGS, EXECUTE_SETTINGS, read_settings
 
 from tests.support.agents import wait_until
@@ -28,6 +29,8 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "queue": ("b 'a queue'", ("b", "a queue")),
     "git_token_file": ("git.example.org=/token", (("git.example.org", Path("/token")),)),
     "foreground": ("yes", True),
+    "uptime": ("'22-6 MON-FRI' '* SAT'", (hours.rule("22-6 MON-FRI"), hours.rule("* SAT"))),
+    "downtime": ("9-17", (hours.rule("9-17"),)),
 }
 """Variables' texts and their values, where the kind of the setting does not say enough."""
 

@@ -9,7 +9,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from taskyard.config import CONNECTION_SETTINGS, Setting
-from taskyard_agent.config import MACHINE_SETTINGS, QUEUE_SETTINGS, TOKEN_FILE, WORKER_SETTINGS
+from taskyard_agent.config import (
+    FOREGROUND,
+    LIFE_SETTINGS,
+    MACHINE_SETTINGS,
+    QUEUE_SETTINGS,
+    TOKEN_FILE,
+    WORKER_SETTINGS,
+)
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/reference/agent.md"
 HEAD = """# The agent's commands and settings
@@ -34,6 +41,7 @@ SECTIONS: tuple[tuple[str, tuple[Setting, ...]], ...] = (
     ("Server", (*CONNECTION_SETTINGS, TOKEN_FILE)),
     ("Queues (`daemon`)", QUEUE_SETTINGS),
     ("Worker (`daemon`, `execute`)", WORKER_SETTINGS),
+    ("A long life (`daemon`)", (FOREGROUND, *LIFE_SETTINGS)),
     ("Machine (all commands)", MACHINE_SETTINGS),
 )
 
