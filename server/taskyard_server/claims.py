@@ -31,8 +31,6 @@ CLOCK_SKEW_SECONDS = 5.0
 """How far the clocks of servers on one store may be apart."""
 MAX_REMEMBERED = 10_000
 
-Kind = tuple[int, int]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Ring:
@@ -40,8 +38,8 @@ class Ring:
 
     queue: str
     candidate: Candidate | None
-    tried: frozenset[Kind] = frozenset()
-    """Kinds of offer for which nothing was there."""
+    tried: frozenset[str] = frozenset()
+    """Kinds of offer for which nothing was there, and workers that are kept for another task."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -59,12 +57,18 @@ class Waiter:
     """Not answered by a look at the store yet."""
     ended: bool = False
     bell: asyncio.Event = field(default_factory=asyncio.Event)
+    kind: str = field(init=False)
+    """Where one worker found nothing, others with the same to offer need not look."""
+
+    def __post_init__(self) -> None:
+        offer = self.offer
+        self.kind = repr((offer.free, offer.total, sorted(offer.labels.items()), sorted(offer.given_gpus.items())))
 
     def answers(self, ring: Ring) -> bool:
         """Whether it may be rung: it is free, and the entry fits."""
-        if self.ended or self.rings or _kind(self.offer) in ring.tried:
+        if self.ended or self.rings or not ring.tried.isdisjoint((self.kind, self.offer.worker)):
             return False
-        return ring.candidate is None or matching.fits(ring.candidate, self.offer)
+        return ring.candidate is None or matching.fits(ring.candidate, self.offer, ring.queue)
 
     def ring(self, ring: Ring) -> None:
         """Calls it to look at the store."""
@@ -90,6 +94,8 @@ class Look:
 
     rings: tuple[Ring, ...]
     found: TaskRecord | None = None
+    held_back: bool = False
+    """There was something, but the worker is kept for another task."""
 
 
 class Claims:
@@ -137,12 +143,12 @@ class Claims:
         look = Look(rings=tuple(waiter.rings))
         yield look
         del waiter.rings[: len(look.rings)]
-        self._settle(waiter, look.rings, look.found)
+        self._settle(waiter, look)
 
     def announce(self, record: TaskRecord) -> None:
         """Wakes one claim for a task that may have become queued; nothing for any other."""
         if record.state is TaskState.QUEUED and record.queue is not None:
-            self.wake(record.queue, matching.candidate(record))
+            self.wake(record.queue, record.candidate)
 
     def wake(self, queue_id: str, candidate: Candidate | None = None) -> None:
         """Wakes the longest idle claim on that queue that fits and has not been woken yet."""
@@ -180,6 +186,12 @@ class Claims:
         self.forget_directive(run_id)
         for waiter in self._all:
             if run_id in waiter.runs:
+                waiter.end()
+
+    def worker_takes_nothing(self, worker: str) -> None:
+        """Answers its parked claim empty: what came now would have to wait for it."""
+        for waiter in self._all:
+            if waiter.offer.worker == worker:
                 waiter.end()
 
     def close(self) -> None:
@@ -239,13 +251,15 @@ class Claims:
         for ring in waiter.rings:
             self._pass_on(ring)
 
-    def _settle(self, waiter: Waiter, rings: Iterable[Ring], found: TaskRecord | None) -> None:
-        if found is not None:
+    def _settle(self, waiter: Waiter, look: Look) -> None:
+        if look.found is not None:
             self._idle_since.pop(waiter.offer.worker, None)
-        for ring in rings:
-            if ring.candidate is None:
-                self._pass_on_unknown(ring, waiter, found)
-            elif found is not None and not _is_of(found, ring):
+        for ring in look.rings:
+            if look.held_back:
+                self._pass_on(replace(ring, tried=ring.tried | {waiter.offer.worker}))
+            elif ring.candidate is None:
+                self._pass_on_unknown(ring, waiter, look.found)
+            elif look.found is not None and not _is_of(look.found, ring):
                 self._pass_on(ring)
 
     def _pass_on(self, ring: Ring) -> None:
@@ -255,13 +269,8 @@ class Claims:
 
     def _pass_on_unknown(self, ring: Ring, waiter: Waiter, found: TaskRecord | None) -> None:
         """There may be more than one entry, or one that fits another kind of worker."""
-        tried = ring.tried if found is not None else ring.tried | {_kind(waiter.offer)}
+        tried = ring.tried if found is not None else ring.tried | {waiter.kind}
         self._pass_on(replace(ring, tried=tried))
-
-
-def _kind(offer: Offer) -> Kind:
-    """Where one worker found nothing, others with the same to offer need not look."""
-    return (offer.free.gpus, offer.total.gpus)
 
 
 def _order(waiter: Waiter) -> tuple[float, int]:
@@ -269,4 +278,4 @@ def _order(waiter: Waiter) -> tuple[float, int]:
 
 
 def _is_of(record: TaskRecord, ring: Ring) -> bool:
-    return record.queue == ring.queue and matching.candidate(record) == ring.candidate
+    return record.queue == ring.queue and record.candidate == ring.candidate

@@ -76,6 +76,10 @@ class ServerConfig:
     lost_after_seconds: float = field(
         default=300.0, metadata=_how("how long after its last beat a run is lost; the lease comes first", _seconds)
     )
+    reserve_after_seconds: float = field(
+        default=60.0,
+        metadata=_how("how long a task waits for more of a busy worker before that is kept for it", _seconds),
+    )
 
     log_cap_bytes: int = field(default=1 << 30, metadata=_how("most bytes kept of one run's log", int))
     log_retention_days: float = field(default=90.0, metadata=_how("how long logs of ended runs are kept", float))

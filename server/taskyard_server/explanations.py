@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from taskyard.wire import Explanation, TaskState, Worker, WorkerState, WorkerVerdict
 
 from taskyard_server import matching
 from taskyard_server.matching import Offer
-from taskyard_server.store.base import Candidate, QueueRecord, TaskRecord
+from taskyard_server.store.base import Front, QueueRecord, TaskRecord
 
 MOST_VERDICTS = 200
 SILENT_SECONDS = 30.0
@@ -16,26 +16,67 @@ SILENT_SECONDS = 30.0
 _AWAY = {
     WorkerState.LOST: "its machine fell silent",
     WorkerState.DRAINING: "its agent is draining: it takes nothing more",
+    WorkerState.STOPPED: "its agent was stopped",
 }
 
 
 def of_queued(
-    record: TaskRecord, queue: QueueRecord, position: int, workers: Sequence[Worker], now: float
+    record: TaskRecord,
+    queue: QueueRecord,
+    position: int,
+    workers: Sequence[Worker],
+    now: float,
+    fronts: Iterable[Front] = (),
 ) -> Explanation:
-    """Explains a task in a queue with `position` others before it. Workers that were stopped do not count."""
-    present = [worker for worker in workers if worker.state is not WorkerState.STOPPED]
-    verdicts = [_verdict(record, queue.name, worker, now) for worker in present]
+    """Explains a task in a queue with `position` others before it. Workers that were stopped do not count, nor the
+    places of single tasks in services mode. `fronts` are those of all queues: they tell of reservations."""
+    present = [worker for worker in workers if worker.state is not WorkerState.STOPPED and worker.parent is None]
+    kept = {front.candidate.reserved_for: front for front in fronts if front.candidate.reserved_for is not None}
+    verdicts = [_verdict(record, queue, worker, kept.get(worker.name), now) for worker in present]
     watching = [verdict for verdict, worker in zip(verdicts, present, strict=True) if queue.name in worker.queues]
+    able = [worker for worker in present if queue.name in worker.queues]
     return Explanation(
         task=record.id,
         state=record.state,
-        summary=_summary(queue, position, watching),
+        summary=_summary(record, queue, position, watching, able),
         position=position,
         workers=tuple(sorted(verdicts, key=lambda verdict: verdict not in watching))[:MOST_VERDICTS],
     )
 
 
-def _summary(queue: QueueRecord, position: int, watching: Sequence[WorkerVerdict]) -> str:
+def obstacle(record: TaskRecord, queue: QueueRecord, worker: Worker) -> str | None:
+    """Why the worker would not take the task even with nothing else to do; None when it would."""
+    if queue.name not in worker.queues:
+        watched = ", ".join(worker.queues) or "none"
+        return f"does not watch queue {queue.name!r} (it watches {watched})"
+    if worker.state in _AWAY:
+        return _AWAY[worker.state]
+    if worker.paused_reason or worker.state is WorkerState.PAUSED:
+        return f"paused: {worker.paused_reason or 'by its agent'}"
+    return matching.misfit(record.candidate, _offer(queue, worker).whole, queue.id)
+
+
+def _offer(queue: QueueRecord, worker: Worker) -> Offer:
+    return Offer(
+        worker=worker.name,
+        free=worker.free,
+        total=worker.total,
+        labels=worker.labels,
+        given_gpus=matching.given_gpus([queue], worker.queue_gpus),
+        runs=worker.runs,
+    )
+
+
+# --- The summary
+
+
+def _summary(
+    record: TaskRecord,
+    queue: QueueRecord,
+    position: int,
+    watching: Sequence[WorkerVerdict],
+    workers: Sequence[Worker],
+) -> str:
     if queue.paused:
         return f"queue {queue.name!r} is paused: resume it with `taskyard queue resume {queue.name!r}`"
     if not watching:
@@ -44,37 +85,74 @@ def _summary(queue: QueueRecord, position: int, watching: Sequence[WorkerVerdict
     able = [verdict for verdict in watching if verdict.fits]
     if not able:
         reasons = "; ".join(f"{verdict.worker}: {verdict.reason}" for verdict in watching[:3])
-        return f"none of the {len(watching)} workers of queue {queue.name!r} can take it ({reasons})"
+        nobody = _nobody_has(record, queue, workers)
+        return nobody or f"none of the {len(watching)} workers of queue {queue.name!r} can take it ({reasons})"
+    if record.reserved_for in [verdict.worker for verdict in able]:
+        return f"worker {record.reserved_for} is kept for it, and takes it when enough of its runs have ended"
     ahead = "it is the next" if position == 0 else f"{position} stand before it"
     if any(verdict.reason == _IDLE for verdict in able):
         return f"{ahead} in queue {queue.name!r}; a worker is idle and takes it as soon as it asks"
     return f"{ahead} in queue {queue.name!r}; its {len(able)} fitting workers are busy"
 
 
+def _nobody_has(record: TaskRecord, queue: QueueRecord, workers: Sequence[Worker]) -> str | None:
+    """What no worker of the queue has, and who comes nearest; None when they lack different things."""
+    resources, where = record.spec.resources, f"no worker that watches queue {queue.name!r}"
+    if resources.worker is not None and resources.worker not in [worker.name for worker in workers]:
+        return f"{where} is named {resources.worker!r}, which it is for: start that one, or let any take it"
+    for name, value in sorted(resources.requires.items()):
+        values = {worker.labels[name] for worker in workers if name in worker.labels}
+        if value not in values:
+            return f"{where} has the label {name}={value}; {_others(name, values)}"
+    largest = max(worker.total.gpus for worker in workers)
+    if (resources.gpus or 0) > largest:
+        return f"{where} has {resources.gpus} GPUs; the largest has {largest}"
+    for name, amount in sorted(resources.custom.items()):
+        most = max(worker.total.custom.get(name, 0.0) for worker in workers)
+        if amount > most:
+            return f"{where} has {amount:g} of {name}; the largest has {most:g}"
+    return None
+
+
+def _others(name: str, values: Collection[str]) -> str:
+    return f"there is {', '.join(f'{name}={value}' for value in sorted(values))}" if values else f"none has {name}"
+
+
+# --- Workers
+
+
 _IDLE = "idle"
 
 
-def _verdict(record: TaskRecord, queue: str, worker: Worker, now: float) -> WorkerVerdict:
-    reason = _obstacle(record, queue, worker)
+def _verdict(
+    record: TaskRecord, queue: QueueRecord, worker: Worker, kept_for: Front | None, now: float
+) -> WorkerVerdict:
+    reason = obstacle(record, queue, worker)
     if reason is not None:
         return WorkerVerdict(worker=worker.name, fits=False, reason=reason)
-    words = f"busy with {worker.runs[0].partition('.')[0]}" if worker.runs else _IDLE
+    words = _occupation(record, queue, worker, kept_for)
     silent = now - worker.last_seen_at
     if silent > SILENT_SECONDS:
         words = f"{words}, and not heard of for {silent:.0f} s"
     return WorkerVerdict(worker=worker.name, fits=True, reason=words)
 
 
-def _obstacle(record: TaskRecord, queue: str, worker: Worker) -> str | None:
-    if queue not in worker.queues:
-        watched = ", ".join(worker.queues) or "none"
-        return f"does not watch queue {queue!r} (it watches {watched})"
-    if worker.state in _AWAY:
-        return _AWAY[worker.state]
-    if worker.paused_reason or worker.state is WorkerState.PAUSED:
-        return f"paused: {worker.paused_reason or 'by its agent'}"
-    whole = Offer(worker=worker.name, free=worker.total, total=worker.total)
-    return matching.misfit(Candidate(resources=record.spec.resources, avoid=record.avoid), whole)
+def _occupation(record: TaskRecord, queue: QueueRecord, worker: Worker, kept_for: Front | None) -> str:
+    """What keeps a worker that could take the task from doing so now."""
+    if not worker.runs and kept_for is None:
+        return _IDLE
+    words = [f"busy with {', '.join(run.partition('.')[0] for run in worker.runs)}"] if worker.runs else []
+    if record.reserved_for == worker.name:
+        words.append("kept for this task")
+    elif kept_for is not None:
+        words.append("kept for a larger task that has waited too long")
+    lacking = matching.misfit(record.candidate, _offer(queue, worker), queue.id)
+    if lacking is not None and worker.total.slots > 1:
+        words.append(lacking)
+    return "; ".join(words)
+
+
+# --- Tasks in no queue
 
 
 def of_others(record: TaskRecord, now: float) -> Explanation:

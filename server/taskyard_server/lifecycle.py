@@ -40,6 +40,8 @@ MAX_INFRASTRUCTURE_FAILURES = 3
 """Failures of machines that a task survives by going elsewhere; the third fails it."""
 AVOID_SECONDS = 60.0
 """How long a requeued task stays away from the worker that failed it; then better there than never."""
+RESERVATION_SECONDS = 10.0
+"""How long a worker is kept for a task before somebody looks whether it is still there."""
 MAX_RETRY_DELAY_SECONDS = 3600.0
 FIRST_EVENTS, LAST_EVENTS = 50, 450
 """Of a longer story the first and the last events are kept."""
@@ -122,10 +124,9 @@ def create(
         owner=owner,
         created_by=created_by,
         parent=parent,
-        shape=matching.shape(spec.resources, ()),
         secret_values=dict(secret_values or {}),
     )
-    record = _tell(record, "created", now, by=created_by)
+    record = _tell(matching.shaped(record), "created", now, by=created_by)
     return record if queue is None else enqueue(record, queue, by=created_by, now=now)
 
 
@@ -137,9 +138,8 @@ def change(
         raise Conflict(
             f"task {record.id} is {record.state} and only a draft can be edited: {_ADVICE[record.state]}"
         )
-    shape = matching.shape(spec.resources, record.avoid)
-    changed = replace(record, spec=spec, secret_values=dict(secret_values), shape=shape)
-    return _tell(changed, "changed", now, by=by)
+    changed = replace(record, spec=spec, secret_values=dict(secret_values))
+    return _tell(matching.shaped(changed), "changed", now, by=by)
 
 
 def enqueue(record: TaskRecord, queue: str, *, by: str, now: float) -> TaskRecord:
@@ -166,8 +166,8 @@ def retry(record: TaskRecord, *, by: str, now: float) -> TaskRecord:
         raise Conflict(f"task {record.id} is {record.state}; only an ended task can be retried")
     if record.queue is None:
         raise Conflict(f"task {record.id} has no queue to go back to: clone it into one")
-    moved = _move(record, TaskState.QUEUED, rank=None, queued_at=now, due_at=None, **_fresh_counters(record))
-    return _tell(moved, "retried", now, by=by)
+    moved = _move(record, TaskState.QUEUED, rank=None, queued_at=now, due_at=None, **_FRESH_COUNTERS)
+    return _tell(matching.shaped(moved), "retried", now, by=by)
 
 
 def leave_queue(record: TaskRecord, queue: str, *, by: str, now: float) -> TaskRecord:
@@ -401,7 +401,7 @@ def on_due(record: TaskRecord, *, now: float, timing: Timing) -> TaskRecord:
         return record
     if record.state is TaskState.WAITING:
         return _requeue(record, now=now, detail="its time has come")
-    if record.state is TaskState.QUEUED:
+    if record.state is TaskState.QUEUED and record.avoid:
         return _stop_avoiding(record, now)
     if record.state.active:
         return _on_silence(record, now, timing)
@@ -409,8 +409,7 @@ def on_due(record: TaskRecord, *, now: float, timing: Timing) -> TaskRecord:
 
 
 def _stop_avoiding(record: TaskRecord, now: float) -> TaskRecord:
-    shape = matching.shape(record.spec.resources, ())
-    freed = replace(record, avoid=(), shape=shape, due_at=None)
+    freed = matching.shaped(replace(record, avoid=(), due_at=None))
     return _tell(freed, "unrestricted", now, detail="no other worker took it: any worker may try again")
 
 
@@ -424,6 +423,31 @@ def _on_silence(record: TaskRecord, now: float, timing: Timing) -> TaskRecord:
     due_at = now + max(0.0, timing.lost_after_seconds - timing.lease_seconds)
     waiting = replace(_with_run(record, replace(run, unresponsive=True)), due_at=due_at)
     return _tell(waiting, "unresponsive", now, run=run.number, detail=run.worker)
+
+
+# --- Workers that are kept for a task
+
+
+def reserve(record: TaskRecord, worker: str, *, after_seconds: float, now: float) -> TaskRecord:
+    """Keeps a worker for a queued task that waited for `after_seconds`; nothing before, nor a second one."""
+    waits = record.state is TaskState.QUEUED and record.reserved_for is None and record.queued_at is not None
+    if not waits or now - (record.queued_at or now) < after_seconds:
+        return record
+    kept = matching.shaped(replace(record, reserved_for=worker, due_at=now + RESERVATION_SECONDS))
+    return _tell(kept, "reserved", now, detail=f"worker {worker} is kept for it until enough of it is free")
+
+
+def keep(record: TaskRecord, worker: str, *, now: float) -> TaskRecord:
+    """Lets a worker be kept for the task for another while."""
+    return replace(record, due_at=now + RESERVATION_SECONDS) if record.reserved_for == worker else record
+
+
+def release(record: TaskRecord, worker: str, *, reason: str, now: float) -> TaskRecord:
+    """Keeps that worker no longer."""
+    if record.reserved_for != worker:
+        return record
+    freed = matching.shaped(replace(record, reserved_for=None, due_at=None))
+    return _tell(freed, "released", now, detail=f"worker {worker} is not kept for it any more: {reason}")
 
 
 # --- How a run ends, and what becomes of its task
@@ -514,7 +538,7 @@ def _machine_failed(record: TaskRecord, now: float) -> TaskRecord:
     record = replace(record, infrastructure_failures=failures)
     if failures >= MAX_INFRASTRUCTURE_FAILURES:
         return _end(record, TaskState.FAILED, now=now, detail=f"{failures} machines failed it")
-    record = replace(record, avoid=avoid, shape=matching.shape(record.spec.resources, avoid))
+    record = matching.shaped(replace(record, avoid=avoid))
     return _requeue(record, now=now, detail=f"avoiding worker {worker}", due_at=now + AVOID_SECONDS)
 
 
@@ -610,6 +634,8 @@ def _has_reported_end(entry: RunRecord) -> bool:
 def _move(record: TaskRecord, to: TaskState, **changes: Any) -> TaskRecord:
     if to not in MOVES[record.state]:
         raise _illegal(record, to)
+    if record.reserved_for is not None:
+        record = matching.shaped(replace(record, reserved_for=None))
     return replace(record, state=to, **changes)
 
 
@@ -617,10 +643,10 @@ def _illegal(record: TaskRecord, to: TaskState) -> Conflict:
     return Conflict(f"task {record.id} is {record.state} and cannot become {to}: {_ADVICE[record.state]}")
 
 
-def _fresh_counters(record: TaskRecord) -> dict[str, Any]:
-    shape = matching.shape(record.spec.resources, ())
-    zero = dict.fromkeys(("retries_used", "losses", "unstarted", "infrastructure_failures"), 0)
-    return {**zero, "avoid": (), "shape": shape}
+_FRESH_COUNTERS: Mapping[str, Any] = {
+    **dict.fromkeys(("retries_used", "losses", "unstarted", "infrastructure_failures"), 0),
+    "avoid": (),
+}
 
 
 def _with_run(record: TaskRecord, run: Run) -> TaskRecord:

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from weakref import WeakValueDictionary
 
 from taskyard.wire import (
@@ -18,13 +18,17 @@ from taskyard.wire import (
     FinishRequest,
     LogPosition,
     Outcome,
+    QueueKind,
     Run,
     RunDirective,
     RunReport,
     Sample,
     StartRequest,
+    Task,
+    Worker,
     WorkerDirective,
     WorkerReport,
+    WorkerState,
 )
 
 from taskyard_server import lifecycle, matching, workers
@@ -35,8 +39,17 @@ from taskyard_server.errors import Conflict, Forbidden, Invalid, NotFound, Stale
 from taskyard_server.matching import Offer
 from taskyard_server.names import normalised
 from taskyard_server.queues import update_task
+from taskyard_server.reservations import LOOK_AGAIN_SECONDS, Reservations, Taken
 from taskyard_server.run_logs import LogSlice, RunLogs, hash_of
-from taskyard_server.store.base import LogStore, RunRecord, SampleStore, Store, TaskRecord, WorkerRecord
+from taskyard_server.store.base import (
+    LogStore,
+    QueueRecord,
+    RunRecord,
+    SampleStore,
+    Store,
+    TaskRecord,
+    WorkerRecord,
+)
 from taskyard_server.views import task_view
 
 __all__ = ["Gone", "LogSlice", "Runs", "timing_of"]
@@ -45,6 +58,7 @@ logger = logging.getLogger(__name__)
 
 MAX_WAIT_SECONDS = 25.0
 MAX_SAMPLES = 10_000
+TAKING_NOTHING = (WorkerState.PAUSED, WorkerState.DRAINING, WorkerState.STOPPED)
 _HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 Gone = Callable[[], Awaitable[bool]]
@@ -57,8 +71,9 @@ class _Seeker:
     request: ClaimRequest
     actor: Actor
     gone: Gone
-    queues: dict[str, str]
-    """Id → name, in the order in which they are tried."""
+    offer: Offer
+    queues: dict[str, QueueRecord]
+    """By id, in the order in which they are tried."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -80,6 +95,7 @@ class Runs:
         self._samples = samples
         self._clock = clock
         self._timing = timing_of(config)
+        self._reservations = Reservations(store, clock, config.reserve_after_seconds)
         self._repeats: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     # --- Claims
@@ -96,21 +112,21 @@ class Runs:
             request=request,
             actor=actor,
             gone=gone,
+            offer=_offer(request, queues.values()),
             queues=queues,
             lock=self._repeats.setdefault(request.request_id, asyncio.Lock()),
         )
         if request.task is not None:
             return await self._claim_by_name(seeker, request.task)
-        offer = _offer(request)
-        with self._claims.park(offer, queues, request_id=request.request_id, runs=request.runs) as waiter:
+        with self._claims.park(seeker.offer, queues, request_id=request.request_id, runs=request.runs) as waiter:
             return await self._seek(seeker, waiter) or self._empty(request)
 
-    async def _open_queues(self, request: ClaimRequest) -> dict[str, str]:
+    async def _open_queues(self, request: ClaimRequest) -> dict[str, QueueRecord]:
         """Queues that do not exist (any more) are passed over, and a paused worker is given none."""
         if request.worker is None or await self._is_paused(request.worker):
             return {}
         found = [await self._store.queue_named(normalised(name)) for name in matching.in_order(request.queues)]
-        return {queue.id: queue.name for queue in found if queue is not None}
+        return {queue.id: queue for queue in found if queue is not None}
 
     async def _is_paused(self, worker: str) -> bool:
         try:
@@ -124,38 +140,41 @@ class Runs:
         while not waiter.ended and not self._claims.untold(seeker.request.runs):
             if await seeker.gone():
                 return None
-            found = await self._look(seeker, waiter)
+            found, held_back = await self._look(seeker, waiter)
             if found is not None:
                 return found
-            if not await waiter.rung(deadline - loop.time()):
+            seconds = deadline - loop.time()
+            rung = await waiter.rung(min(seconds, LOOK_AGAIN_SECONDS) if held_back else seconds)
+            if not rung and loop.time() >= deadline:
                 return None
         return None
 
-    async def _look(self, seeker: _Seeker, waiter: Waiter) -> Claim | None:
-        """One look at the store. Repeats of one request look one after the other, and find the same run.
+    async def _look(self, seeker: _Seeker, waiter: Waiter) -> tuple[Claim | None, bool]:
+        """One look at the store; also whether the worker was held back. Repeats of one request look one after the
+        other, and find the same run.
 
         They are rare: the store refuses them a second run, so only who gets none looks for an earlier one.
         """
         async with seeker.lock:
             try:
-                record = await self._take_first(seeker, waiter) if seeker.queues else None
+                taken = await self._take_first(seeker, waiter) if seeker.queues else Taken()
             except Conflict:
                 earlier = await self._claimed_before(seeker)
                 if earlier is None:
                     raise
-                return earlier
+                return earlier, False
+            record = taken.record
             if record is None:
-                return await self._claimed_before(seeker)
-        return self._handed_out(record, record.runs[-1], seeker.queues.get(record.queue or ""))
+                return await self._claimed_before(seeker), taken.held_back
+        return self._handed_out(record, record.runs[-1], seeker.queues.get(record.queue or "")), False
 
-    async def _take_first(self, seeker: _Seeker, waiter: Waiter) -> TaskRecord | None:
+    async def _take_first(self, seeker: _Seeker, waiter: Waiter) -> Taken:
         async with self._claims.look(waiter) as look:
-            look.found = await self._store.claim(
-                tuple(seeker.queues),
-                lambda candidate: matching.fits(candidate, waiter.offer),
-                lambda record: self._given(record, seeker),
+            taken = await self._reservations.take(
+                tuple(seeker.queues), seeker.offer, lambda record: self._given(record, seeker)
             )
-        return look.found
+            look.found, look.held_back = taken.record, taken.held_back
+        return taken
 
     async def _claim_by_name(self, seeker: _Seeker, task_id: str) -> Claim:
         """`agent execute`: this task and no other, at once. Raises NotFound, Conflict when it does not fit."""
@@ -165,7 +184,7 @@ class Runs:
                 return earlier
             await self._require_allowed_queue(task_id, seeker.actor)
             record = await self._store.update(task_id, lambda record: self._given_by_name(record, seeker))
-        return self._handed_out(record, record.runs[-1], await self._queue_name(record))
+        return self._handed_out(record, record.runs[-1], await self._queue_of(record))
 
     async def _claimed_before(self, seeker: _Seeker) -> Claim | None:
         record = await self._store.run_of_request(seeker.request.request_id)
@@ -174,7 +193,7 @@ class Runs:
         entry = next(run for run in record.runs if run.request_id == seeker.request.request_id)
         if entry.agent != seeker.actor.token:
             raise Conflict("this request_id was used by another agent: draw a new one")
-        return self._handed_out(record, entry, await self._queue_name(record))
+        return self._handed_out(record, entry, await self._queue_of(record))
 
     def _given(self, record: TaskRecord, seeker: _Seeker) -> TaskRecord:
         return lifecycle.claim(
@@ -182,27 +201,27 @@ class Runs:
         )
 
     async def _require_allowed_queue(self, task_id: str, actor: Actor) -> None:
-        name = await self._queue_name(await self._store.task(task_id))
-        if actor.queues and name not in actor.queues:
+        queue = await self._queue_of(await self._store.task(task_id))
+        if actor.queues and (queue is None or queue.name not in actor.queues):
             raise Forbidden(
                 f"this agent's token is for {', '.join(actor.queues)}; task {task_id} is in none of them"
             )
 
     def _given_by_name(self, record: TaskRecord, seeker: _Seeker) -> TaskRecord:
-        reason = matching.misfit(matching.candidate(record), _offer(seeker.request))
+        reason = matching.misfit(record.candidate, seeker.offer, record.queue)
         if reason is not None:
             raise Conflict(f"task {record.id} cannot run here: {reason}")
         return self._given(record, seeker)
 
-    async def _queue_name(self, record: TaskRecord) -> str | None:
+    async def _queue_of(self, record: TaskRecord) -> QueueRecord | None:
         if record.queue is None:
             return None
         try:
-            return (await self._store.queue(record.queue)).name
+            return await self._store.queue(record.queue)
         except NotFound:
             return None
 
-    def _handed_out(self, record: TaskRecord, entry: RunRecord, queue: str | None) -> Claim:
+    def _handed_out(self, record: TaskRecord, entry: RunRecord, queue: QueueRecord | None) -> Claim:
         logger.info(
             "worker %s claimed task %s",
             entry.run.worker,
@@ -211,7 +230,7 @@ class Runs:
         )
         return Claim(
             run=entry.run,
-            task=task_view(record, queue),
+            task=_task_for_agent(record, queue),
             secrets=record.secret_values,
             lease_seconds=self._timing.lease_seconds,
         )
@@ -219,6 +238,10 @@ class Runs:
     def _empty(self, request: ClaimRequest) -> Claim:
         directives = self._claims.take_directives(request.runs)
         return Claim(lease_seconds=self._timing.lease_seconds, directives=directives)
+
+    async def check_reservation(self, record: TaskRecord, workers: Mapping[str, Worker]) -> None:
+        """See `Reservations.check`. Raises NotFound when the task is gone."""
+        self.tell(await self._reservations.check(record, workers, self._clock()))
 
     # --- Beats
 
@@ -289,6 +312,8 @@ class Runs:
             )
         except Conflict as error:
             return WorkerDirective(worker=report.name, paused=True, reason=str(error))
+        if report.state in TAKING_NOTHING:
+            self._claims.worker_takes_nothing(report.name)
         reason = record.worker.paused_reason
         return WorkerDirective(worker=report.name, paused=bool(reason), reason=reason)
 
@@ -405,9 +430,25 @@ def _check_claim(request: ClaimRequest, actor: Actor) -> None:
         raise Forbidden(f"this agent's token is for {', '.join(actor.queues)}, not for {', '.join(refused)}")
 
 
-def _offer(request: ClaimRequest) -> Offer:
-    worker = request.worker or request.agent
-    return Offer(worker=worker, free=request.free, total=request.total)
+def _offer(request: ClaimRequest, queues: Iterable[QueueRecord]) -> Offer:
+    by_name = {normalised(name): given for name, given in request.queue_gpus.items()}
+    return Offer(
+        worker=request.worker or request.agent,
+        free=request.free,
+        total=request.total,
+        labels=request.labels,
+        given_gpus=matching.given_gpus(queues, by_name),
+        runs=request.runs,
+    )
+
+
+def _task_for_agent(record: TaskRecord, queue: QueueRecord | None) -> Task:
+    """The task; one of a services queue that says no number of GPUs gets none, and its agent is told so."""
+    view = task_view(record, queue.name if queue is not None else None)
+    resources = view.spec.resources
+    if queue is None or queue.kind is not QueueKind.SERVICES or resources.gpus is not None:
+        return view
+    return replace(view, spec=replace(view.spec, resources=replace(resources, gpus=0)))
 
 
 def _own(record: TaskRecord, run_id: str, control_token: str, actor: Actor) -> str:

@@ -96,7 +96,7 @@ class Sweeper:
         await self._give_back_gaps(now)
         known = await self._store.workers()
         holding = self._holds_breath([record.worker for record in known], now)
-        await self._do_what_is_due(now, holding=holding)
+        await self._do_what_is_due(now, known, holding=holding)
         if not holding:
             await self._mark_silent(known, now)
         if now - self._cleaned_at >= HOUSEKEEPING_SECONDS or now < self._cleaned_at:
@@ -157,15 +157,19 @@ class Sweeper:
 
     # --- What is due
 
-    async def _do_what_is_due(self, now: float, *, holding: bool) -> None:
+    async def _do_what_is_due(self, now: float, known: Iterable[WorkerRecord], *, holding: bool) -> None:
+        present = {record.worker.name: record.worker for record in known}
+
         def due(record: TaskRecord) -> TaskRecord:
-            if holding and record.state.active:
+            if record.reserved_for is not None or (holding and record.state.active):
                 return record
             return lifecycle.on_due(record, now=now, timing=self._timing)
 
         for task_id in await self._store.due(now, limit=AT_ONCE):
             try:
                 record = await update_task(self._store, task_id, due)
+                if record.reserved_for is not None:
+                    await self._runs.check_reservation(record, present)
             except NotFound:
                 continue
             self._runs.tell(record)

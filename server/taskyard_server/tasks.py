@@ -235,7 +235,8 @@ class Tasks:
             return explanations.of_others(record, self._clock())
         queue = await self._store.queue(record.queue)
         workers = [known.worker for known in await self._store.workers()]
-        return explanations.of_queued(record, queue, position, workers, self._clock())
+        fronts = await self._store.fronts([each.id for each in await self._store.queues()])
+        return explanations.of_queued(record, queue, position, workers, self._clock(), fronts)
 
     # --- Change
 

@@ -107,8 +107,7 @@ async def _grow(bench: Bench, place: Place, held: int, size: int) -> None:
 
 
 def _entry(default: QueueRecord) -> TaskRecord:
-    entry = queued(default.id, gpus=GPUS)
-    return replace(entry, shape=matching.shape(entry.spec.resources, entry.avoid))
+    return matching.shaped(queued(default.id, gpus=GPUS))
 
 
 # --- At the store ----------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from taskyard.wire import TaskState
 from taskyard_server.errors import Conflict
-from taskyard_server.store.base import Candidate, QueueRecord, Store, TaskRecord
+from taskyard_server.store.base import Front, QueueRecord, Store, TaskRecord
 
 from tests.support.records import any_fits, at_most, fill, prepare, put_back, queue, queued
 
@@ -110,11 +110,11 @@ async def test_a_paused_queue_is_passed_over_until_it_is_resumed(store: Store) -
 
 async def test_a_claim_sees_what_a_shape_requires_and_avoids(store: Store, queue: QueueRecord) -> None:
     await fill(store, [queued(queue.id, gpus=2, avoid=("host:gpu0",))])
-    seen: list[Candidate] = []
+    seen: list[Front] = []
 
-    await store.claim([queue.id], lambda candidate: bool(seen.append(candidate)), prepare())
+    await store.claim([queue.id], lambda fronts: seen.extend(fronts) or (), prepare())
 
-    assert [(candidate.resources.gpus, candidate.avoid) for candidate in seen] == [(2, ("host:gpu0",))]
+    assert [(front.candidate.resources.gpus, front.candidate.avoid) for front in seen] == [(2, ("host:gpu0",))]
 
 
 async def test_an_entry_that_comes_back_is_claimed_again_before_those_behind_it(

@@ -9,8 +9,9 @@ from dataclasses import replace
 
 from taskyard.wire import Resources, Run, TaskSpec, TaskState, TokenKind, Worker, WorkerState
 from taskyard_server.store.base import (
-    Candidate,
     Change,
+    Choose,
+    Front,
     QueueRecord,
     RunRecord,
     Store,
@@ -74,12 +75,12 @@ async def order(store: Store, queue_id: str) -> list[str]:
     return [record.id for record in await store.entries(queue_id, limit=10_000)]
 
 
-def any_fits(candidate: Candidate) -> bool:
-    return True
+def any_fits(fronts: Sequence[Front]) -> Sequence[Front]:
+    return fronts
 
 
-def at_most(gpus: int) -> Callable[[Candidate], bool]:
-    return lambda candidate: (candidate.resources.gpus or 0) <= gpus
+def at_most(gpus: int) -> Choose:
+    return lambda fronts: [front for front in fronts if (front.candidate.resources.gpus or 0) <= gpus]
 
 
 def prepare(*, request_id: str = "", report_hash: str = "", due_at: float | None = None) -> Change:

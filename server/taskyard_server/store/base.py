@@ -7,6 +7,7 @@ knows what is atomic and what the order is, and nothing else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -14,6 +15,8 @@ from typing import Protocol
 from taskyard.wire import (
     Event,
     MoveTo,
+    Policy,
+    QueueKind,
     Resources,
     Run,
     Sample,
@@ -72,7 +75,20 @@ class TaskRecord:
     infrastructure_failures: int = 0
     avoid: tuple[str, ...] = ()
     """Workers that failed it through no fault of its own; part of the shape."""
+    reserved_for: str | None = None
+    """The worker that is kept for it while it is queued; part of the shape."""
     secret_values: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def candidate(self) -> Candidate:
+        """What a claim may look at before it takes the task."""
+        policy = self.spec.policy
+        return Candidate(
+            resources=self.spec.resources,
+            avoid=tuple(sorted(self.avoid)),
+            lasts_seconds=longest_seconds(policy),
+            reserved_for=self.reserved_for,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +100,7 @@ class QueueRecord:
     description: str
     paused: bool
     created_at: float
+    kind: QueueKind = QueueKind.TASKS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,11 +165,32 @@ class Candidate:
     """What a claim may look at before it takes an entry: equal for all entries of one shape."""
 
     resources: Resources
-    avoid: tuple[str, ...]
+    avoid: tuple[str, ...] = ()
+    lasts_seconds: float | None = None
+    """The longest that its command runs, rounded up; None: as long as it likes."""
+    reserved_for: str | None = None
 
 
-Fits = Callable[[Candidate], bool]
-"""Pure: whether the claiming worker can take tasks of this shape."""
+def longest_seconds(policy: Policy) -> float | None:
+    """How long a command can run, rounded up by at most a fifth: a sweep over time limits is no shape each."""
+    if policy.timeout_seconds is None:
+        return None
+    return float(2 ** (math.ceil(4 * math.log2(policy.timeout_seconds + policy.grace_seconds)) / 4))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Front:
+    """The first entry of its shape in a queue."""
+
+    queue: str
+    """Id of the queue."""
+    shape: str
+    rank: bytes
+    candidate: Candidate
+
+
+Choose = Callable[[Sequence[Front]], Sequence[Front]]
+"""Pure, may run more than once: which of the fronts the claim may take, in the order in which they were given."""
 Change = Callable[[TaskRecord], TaskRecord]
 """Pure, may run more than once: returns the changed record, the same object for no change, or raises."""
 
@@ -202,13 +240,16 @@ class Store(Protocol):
         """Lists newest first (created_at, then id, descending), those behind the task with id `before`. Raises
         NotFound when that task is gone."""
 
-    async def claim(self, queues: Sequence[str], fits: Fits, change: Change) -> TaskRecord | None:
-        """Atomically takes the first fitting entry of the first queue (ids) that has one.
+    async def fronts(self, queues: Sequence[str]) -> list[Front]:
+        """The first entry of each shape, queue (id) by queue in the order given, each by rank. Paused queues are
+        passed over. The cost does not grow with the number of entries."""
 
-        Within a queue: the lowest rank among the shapes for which `fits` is true. Paused queues are passed
-        over. The record is replaced by `change(record)`, as in `update`; two claims never take one entry, and
-        one request never takes two: its second claim raises Conflict, whichever server it came to. The cost does
-        not grow with the number of entries, fitting or not. Returns None when nothing fits.
+    async def claim(self, queues: Sequence[str], choose: Choose, change: Change) -> TaskRecord | None:
+        """Atomically takes the first entry of the shapes that `choose` names among the `fronts` of these queues.
+
+        The record is replaced by `change(record)`, as in `update`; two claims never take one entry, and one
+        request never takes two: its second claim raises Conflict, whichever server it came to. The cost does not
+        grow with the number of entries, fitting or not. Returns None when `choose` names nothing.
         """
 
     async def run_of_request(self, request_id: str) -> TaskRecord | None:

@@ -12,7 +12,8 @@ from taskyard.wire import MoveTo, TaskState
 from taskyard_server.store.base import (
     Answer,
     Change,
-    Fits,
+    Choose,
+    Front,
     QueueRecord,
     TaskFilter,
     TaskRecord,
@@ -68,9 +69,13 @@ class SqliteStore:
             lambda connection: tasks.newest(connection, wanted, before=before, limit=limit)
         )
 
-    async def claim(self, queues: Sequence[str], fits: Fits, change: Change) -> TaskRecord | None:
+    async def fronts(self, queues: Sequence[str]) -> list[Front]:
+        # By the writer, who alone remembers the shapes.
+        return await self._database.write(lambda connection: entries.fronts(connection, self._shapes, queues))
+
+    async def claim(self, queues: Sequence[str], choose: Choose, change: Change) -> TaskRecord | None:
         return await self._database.write(
-            lambda connection: entries.claim(connection, self._shapes, queues, fits, change)
+            lambda connection: entries.claim(connection, self._shapes, queues, choose, change)
         )
 
     async def run_of_request(self, request_id: str) -> TaskRecord | None:

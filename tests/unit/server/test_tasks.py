@@ -571,7 +571,10 @@ async def test_it_says_that_the_workers_have_too_few_gpus(services: Services) ->
     task = await services.enqueue(resources=Resources(gpus=2))
     await services.agent("w").beat()
 
-    assert "w: needs 2 GPUs, the worker has 0" in await summary(services, task)
+    explanation = await services.tasks.explain(task.id, ADA)
+
+    assert explanation.summary == "no worker that watches queue 'default' has 2 GPUs; the largest has 0"
+    assert explanation.workers[0].reason == "needs 2 GPUs, the worker has 0"
 
 
 async def test_it_says_who_is_busy_and_how_many_stand_before(services: Services) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from taskyard_server.errors import Conflict
-from taskyard_server.store.base import Change, Fits, TaskRecord
+from taskyard_server.store.base import Change, Choose, Front, TaskRecord
 from taskyard_server.store.mongo.documents import Found
 from taskyard_server.store.mongo.entries import Entries
 from taskyard_server.store.mongo.queues import Queues
@@ -20,13 +20,16 @@ from taskyard_server.store.mongo.tasks import Tasks, Write
 
 _SEATS = 64
 
+_Choice = tuple[str, tuple[str, ...]]
+"""A queue and the shapes of its entries that a claim may take."""
+
 
 @dataclass(kw_only=True, eq=False)
 class _Seat:
-    """One claim in its round, with the queues that it has still to try."""
+    """One claim in its round, with the queues that it is served from."""
 
-    queues: list[str]
-    fits: Fits
+    queues: Sequence[str]
+    choose: Choose
     change: Change
     answer: asyncio.Future[TaskRecord | None]
 
@@ -51,10 +54,16 @@ class Claims:
         self._waiting: list[_Seat] = []
         self._rounds: asyncio.Task[None] | None = None
 
-    async def claim(self, queues: Sequence[str], fits: Fits, change: Change) -> TaskRecord | None:
+    async def fronts(self, queues: Sequence[str]) -> list[Front]:
+        """As `Store.fronts`."""
+        taking = await self._queues.taking(set(queues))
+        by_queue = await self._entries.fronts(taking)
+        return [front for queue in queues if queue in taking for front in by_queue[queue]]
+
+    async def claim(self, queues: Sequence[str], choose: Choose, change: Change) -> TaskRecord | None:
         """As `Store.claim`."""
         answer: asyncio.Future[TaskRecord | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Seat(queues=list(queues), fits=fits, change=change, answer=answer))
+        self._waiting.append(_Seat(queues=queues, choose=choose, change=change, answer=answer))
         if self._rounds is None or self._rounds.done():
             self._rounds = asyncio.create_task(self._serve(), name="rounds of claims")
         return await answer
@@ -78,26 +87,23 @@ class Claims:
         for seat in seats:
             seat.queues = [queue for queue in seat.queues if queue in taking]
         while open_seats := [seat for seat in seats if not seat.answer.done()]:
-            by_queue: dict[str, list[_Seat]] = defaultdict(list)
-            for seat in open_seats:
-                if seat.queues:
-                    by_queue[seat.queues[0]].append(seat)
-                else:
-                    seat.settle(None)
-            for queue_id, group in by_queue.items():
-                await self._serve_queue(queue_id, group)
+            for (queue_id, shapes), group in (await self._by_choice(open_seats)).items():
+                # Seats for which nothing is left here look again.
+                found = await self._entries.firsts(queue_id, shapes, len(group))
+                await self._take(list(zip(group, found, strict=False)))
 
-    async def _serve_queue(self, queue_id: str, seats: Sequence[_Seat]) -> None:
-        """Gives each seat an entry, or sends it on to its next queue."""
-        shapes = await self._entries.shapes(queue_id)
-        by_fitting: dict[tuple[str, ...], list[_Seat]] = defaultdict(list)
+    async def _by_choice(self, seats: Sequence[_Seat]) -> dict[_Choice, list[_Seat]]:
+        """The seats that may take something, by the queue and the shapes that they may take from."""
+        fronts = await self._entries.fronts({queue for seat in seats for queue in seat.queues})
+        groups: dict[_Choice, list[_Seat]] = defaultdict(list)
         for seat in seats:
-            by_fitting[tuple(shape for shape, required in shapes.items() if seat.fits(required))].append(seat)
-        for fitting, group in by_fitting.items():
-            found = await self._entries.firsts(queue_id, fitting, len(group)) if fitting else []
-            for seat in group[len(found) :]:
-                del seat.queues[0]
-            await self._take([(seat, entry) for seat, entry in zip(group, found, strict=False)])
+            chosen = seat.choose([front for queue in seat.queues for front in fronts[queue]])
+            if chosen:
+                shapes = tuple(front.shape for front in chosen if front.queue == chosen[0].queue)
+                groups[chosen[0].queue, shapes].append(seat)
+            else:
+                seat.settle(None)
+        return groups
 
     async def _take(self, pairs: Sequence[tuple[_Seat, Found]]) -> None:
         """Answers the seats; leaves those open whose entry somebody else was faster to change."""
@@ -113,7 +119,10 @@ class Claims:
         if seat.answer.done():
             return None
         try:
-            return self._tasks.prepare(entry, seat.change(entry.record))
+            changed = seat.change(entry.record)
+            if changed is not entry.record:
+                return self._tasks.prepare(entry, changed)
+            seat.settle(changed)
         except Exception as error:  # noqa: BLE001 -- one claim's failure is not that of the others in the round
             seat.fail(error)
-            return None
+        return None

@@ -90,7 +90,7 @@ def _copies(record: TaskRecord) -> Document:
         "queue": record.queue,
         "rank": None if record.rank is None else record.rank.hex(),
         "shape": record.shape,
-        "requires": _CANDIDATES.dump_json(Candidate(resources=record.spec.resources, avoid=record.avoid)),
+        "requires": _CANDIDATES.dump_json(record.candidate),
         "due_at": record.due_at,
         "created_at": record.created_at,
         "updated_at": record.updated_at,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Collection, Sequence
 
 from pymongo import ASCENDING, DESCENDING
 from pymongo.asynchronous.client_session import AsyncClientSession
@@ -10,7 +11,7 @@ from taskyard.wire import MoveTo, TaskState
 
 from taskyard_server.errors import Conflict
 from taskyard_server.mongodb import Document
-from taskyard_server.store.base import Candidate, TaskRecord
+from taskyard_server.store.base import Front, TaskRecord
 from taskyard_server.store.mongo.documents import ENTRIES_BY_SHAPE, NEEDED, PLACES, Found, candidate, from_document
 from taskyard_server.store.mongo.tasks import Tasks
 from taskyard_server.store.ranks import key_after, key_between
@@ -34,10 +35,15 @@ class Entries:
     def __init__(self, tasks: Tasks) -> None:
         self._tasks = tasks
 
-    async def shapes(self, queue_id: str) -> dict[str, Candidate]:
-        """What the entries of each shape require. Jumps along the index from shape to shape."""
+    async def fronts(self, queues: Collection[str]) -> dict[str, list[Front]]:
+        """The first entry of each shape by queue, in the order of their ranks."""
+        found = await asyncio.gather(*(self._fronts(queue_id) for queue_id in queues))
+        return dict(zip(queues, found, strict=True))
+
+    async def _fronts(self, queue_id: str) -> list[Front]:
+        """Jumps along the index from shape to shape."""
         cursor = await self._tasks.collection.aggregate(shapes_pipeline(queue_id), hint=ENTRIES_BY_SHAPE)
-        return {found["_id"]: candidate(bytes(found["requires"])) async for found in cursor}
+        return sorted([_front(queue_id, found) async for found in cursor], key=lambda front: front.rank)
 
     async def firsts(self, queue_id: str, shapes: Sequence[str], limit: int) -> list[Found]:
         """The first entries that have one of the shapes, in order."""
@@ -138,8 +144,13 @@ def shapes_pipeline(queue_id: str) -> list[Document]:
     return [
         {"$match": _entries_of(queue_id)},
         {"$sort": {"shape": ASCENDING, "rank": ASCENDING}},
-        {"$group": {"_id": "$shape", "requires": {"$first": "$requires"}}},
+        {"$group": {"_id": "$shape", "rank": {"$first": "$rank"}, "requires": {"$first": "$requires"}}},
     ]
+
+
+def _front(queue_id: str, found: Document) -> Front:
+    rank = bytes.fromhex(found["rank"])
+    return Front(queue=queue_id, shape=found["_id"], rank=rank, candidate=candidate(bytes(found["requires"])))
 
 
 def _entries_of(queue_id: str) -> Document:

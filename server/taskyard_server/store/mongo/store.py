@@ -14,7 +14,8 @@ from taskyard_server.mongodb import Database, Document, translating
 from taskyard_server.store.base import (
     Answer,
     Change,
-    Fits,
+    Choose,
+    Front,
     QueueRecord,
     TaskFilter,
     TaskRecord,
@@ -97,8 +98,12 @@ class MongoStore:
         return await self._tasks.newest(wanted, before=before, limit=limit)
 
     @translating
-    async def claim(self, queues: Sequence[str], fits: Fits, change: Change) -> TaskRecord | None:
-        return await self._claims.claim(queues, fits, change)
+    async def fronts(self, queues: Sequence[str]) -> list[Front]:
+        return await self._claims.fronts(queues)
+
+    @translating
+    async def claim(self, queues: Sequence[str], choose: Choose, change: Change) -> TaskRecord | None:
+        return await self._claims.claim(queues, choose, change)
 
     @translating
     async def run_of_request(self, request_id: str) -> TaskRecord | None:

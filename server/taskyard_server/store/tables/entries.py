@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from taskyard.wire import MoveTo, TaskState
 
 from taskyard_server.errors import Conflict
-from taskyard_server.store.base import Candidate, Change, Fits, TaskRecord
+from taskyard_server.store.base import Candidate, Change, Choose, Front, TaskRecord
 from taskyard_server.store.ranks import key_after, key_between
 from taskyard_server.store.tables import tasks
 
@@ -29,22 +29,29 @@ class Shapes:
             if len(self._known) >= _KNOWN_SHAPES:
                 self._known.clear()
             (record,) = tasks.select(connection, "WHERE rowid = ?", (rowid,))
-            self._known[shape] = Candidate(resources=record.spec.resources, avoid=record.avoid)
+            self._known[shape] = record.candidate
         return self._known[shape]
 
 
 def claim(
-    connection: sqlite3.Connection, shapes: Shapes, queues: Sequence[str], fits: Fits, change: Change
+    connection: sqlite3.Connection, shapes: Shapes, queues: Sequence[str], choose: Choose, change: Change
 ) -> TaskRecord | None:
-    """Takes the first fitting entry of the first queue that has one."""
-    for queue_id in queues:
-        if _paused(connection, queue_id):
-            continue
-        rowid = _first_fitting(connection, shapes, queue_id, fits)
-        if rowid is not None:
-            (record,) = tasks.select(connection, "WHERE rowid = ?", (rowid,))
-            return tasks.put(connection, record, change)
+    """Takes the first entry of the shapes that are chosen."""
+    for front in choose(fronts(connection, shapes, queues)):
+        where = f"WHERE {_ENTRY} AND shape = ? ORDER BY rank LIMIT 1"
+        (record,) = tasks.select(connection, where, (front.queue, front.shape))
+        return tasks.put(connection, record, change)
     return None
+
+
+def fronts(connection: sqlite3.Connection, shapes: Shapes, queues: Sequence[str]) -> list[Front]:
+    """The first entry of each shape, by queue and rank; those of paused queues are left out."""
+    return [
+        front
+        for queue_id in queues
+        if not _paused(connection, queue_id)
+        for front in sorted(_fronts(connection, shapes, queue_id), key=lambda front: front.rank)
+    ]
 
 
 def page(connection: sqlite3.Connection, queue_id: str, *, offset: int, limit: int) -> list[TaskRecord]:
@@ -109,21 +116,15 @@ def _paused(connection: sqlite3.Connection, queue_id: str) -> bool:
     return row is not None and bool(row[0])
 
 
-def _first_fitting(connection: sqlite3.Connection, shapes: Shapes, queue_id: str, fits: Fits) -> int | None:
-    best: tuple[bytes, int] | None = None
-    for shape, rank, rowid in _first_of_each_shape(connection, queue_id):
-        if (best is None or rank < best[0]) and fits(shapes.candidate(connection, shape, rowid)):
-            best = (rank, rowid)
-    return None if best is None else best[1]
-
-
-def _first_of_each_shape(connection: sqlite3.Connection, queue_id: str) -> Iterator[tuple[str, bytes, int]]:
+def _fronts(connection: sqlite3.Connection, shapes: Shapes, queue_id: str) -> Iterator[Front]:
     """One seek per shape, from each to the next one, so the cost does not grow with the number of entries."""
     seek = f"SELECT shape, rank, rowid FROM tasks WHERE {_ENTRY} AND shape {{}} ? ORDER BY shape, rank LIMIT 1"
     found = connection.execute(seek.format(">="), (queue_id, "")).fetchone()
     while found is not None:
-        yield found
-        found = connection.execute(seek.format(">"), (queue_id, found[0])).fetchone()
+        shape, rank, rowid = found
+        candidate = shapes.candidate(connection, shape, rowid)
+        yield Front(queue=queue_id, shape=shape, rank=rank, candidate=candidate)
+        found = connection.execute(seek.format(">"), (queue_id, shape)).fetchone()
 
 
 def _entry(connection: sqlite3.Connection, task_id: str) -> TaskRecord:
