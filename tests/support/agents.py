@@ -33,15 +33,18 @@ class AgentProcess:
         url: str | None = None,
         variables: dict[str, str] | None = None,
         under: Sequence[str] = (),
+        cache: Path | None = None,
     ) -> None:
         """`url` stands for another way to the server, such as a relay; `variables` are added to its own.
 
-        The daemon is started through the command `under`, which must replace itself with it.
+        `cache` is a --local-dir that it shares with others. The daemon is started through the command `under`,
+        which must replace itself with it.
         """
         self._made = (
             None if folder else tempfile.TemporaryDirectory(prefix="taskyard-agent-", ignore_cleanup_errors=True)
         )
         self.folder = folder or Path(self._made.name if self._made else "")
+        self.cache = cache or self.folder / "cache"
         self.name = name
         self.process: subprocess.Popen[bytes] | None = None
         self._log = ""
@@ -61,7 +64,7 @@ class AgentProcess:
     @property
     def runs(self) -> list[Path]:
         """The folders of the runs in its journal."""
-        return sorted((self.folder / "cache" / "agents").glob("*/*/runs/*"))
+        return sorted((self.cache / "agents").glob("*/*/runs/*"))
 
     def __enter__(self) -> AgentProcess:
         return self.start()
@@ -135,7 +138,7 @@ class AgentProcess:
 
     def _command(self) -> list[str]:
         flags = self._flags if "--gpus" in self._flags else ("--cpu-only", *self._flags)
-        place = ["--local-dir", str(self.folder / "cache"), "--name", self.name, "--allow-file-repositories"]
+        place = ["--local-dir", str(self.cache), "--name", self.name, "--allow-file-repositories"]
         return [*self.under, sys.executable, "-m", "taskyard.cli", "agent", "daemon", *place, *flags]
 
     def _environment(self) -> dict[str, str]:

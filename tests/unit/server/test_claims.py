@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-from taskyard.wire import Claim, QueueChanges, Resources, StopRequest
+from taskyard.wire import Claim, QueueChanges, Resources, StopRequest, WorkerState
 from taskyard_server import lifecycle
 from taskyard_server.errors import Unavailable
 from taskyard_server.matching import Offer
@@ -170,6 +170,21 @@ async def test_a_directive_ends_the_parked_claim_of_its_agent_at_once(services: 
 
     claim = await soon(waiting)
     assert [(directive.run, directive.cancel) for directive in claim.directives] == [(run.id, True)]
+    assert not other.done()
+    await end(services, other)
+
+
+@pytest.mark.parametrize("state", [WorkerState.PAUSED, WorkerState.DRAINING, WorkerState.STOPPED])
+async def test_a_worker_that_takes_nothing_more_has_its_parked_claim_answered_at_once(
+    services: Services, state: WorkerState
+) -> None:
+    agent = services.agent()
+    waiting = await agent.park()
+    other = await services.agent("other").park()
+
+    await agent.beat(state)
+
+    assert (await soon(waiting)).run is None
     assert not other.done()
     await end(services, other)
 
