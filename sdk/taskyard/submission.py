@@ -49,7 +49,8 @@ class Wanted:
     python: str | None = None
     packages: tuple[str, ...] = ()
     requirements: Path | None = None
-    manager: Manager = Manager.UV
+    manager: Manager | None = None
+    """None: what the requirements' file is for, else uv."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     secret_values: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -226,7 +227,7 @@ def _environment(wanted: Wanted, command: Command, root: Path) -> tuple[Environm
     )
     python = _interpreter(wanted, root, script)
     environment = Environment(
-        manager=wanted.manager,
+        manager=needs.manager,
         python=python.version,
         requirements=needs.kind,
         path=needs.path,

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from taskyard.wire import Environment, Manager, Reason, RequirementsKind
+from taskyard.wire import Manager, Reason, RequirementsKind
 from taskyard_agent.environments import (
-    EnvironmentRequest,
-    EnvironmentSettings,
-    ReadyEnvironment,
     cache,
-    provision,
     uv,
 )
 from taskyard_agent.environments.interpreters import probe
 from taskyard_agent.errors import RunFailed, RunStopped
 
+from tests.support.environments import Bench, bench_for, operator_variables, run
 from tests.support.waiting import becomes_true
 from tests.support.wheels import PackageIndex, make_wheel, package_index, sha256
 
@@ -37,49 +33,6 @@ def index(tmp_path: Path) -> Iterator[PackageIndex]:
         yield served
 
 
-@dataclasses.dataclass
-class Bench:
-    """Provisions environments for a task's tree, as an agent would."""
-
-    settings: EnvironmentSettings
-    tree: Path
-    manager: Manager
-    log: list[str] = dataclasses.field(default_factory=list)
-    ready: list[ReadyEnvironment] = dataclasses.field(default_factory=list)
-    numbers: Iterator[int] = dataclasses.field(default_factory=itertools.count)
-
-    def request(self, **wanted: object) -> EnvironmentRequest:
-        overlay = self.settings.root / "runs" / str(next(self.numbers)) / "overlay"
-        environment = Environment(manager=self.manager, torch_backend="none", **wanted)  # type: ignore[arg-type]
-        return EnvironmentRequest(
-            environment=environment, tree=self.tree, work=self.tree, script=None, gpus=0, overlay=overlay
-        )
-
-    def provision(
-        self, *packages: str, cancelled: threading.Event | None = None, **wanted: object
-    ) -> ReadyEnvironment:
-        if packages:
-            wanted |= {"requirements": RequirementsKind.PACKAGES, "packages": packages}
-        ready = provision(
-            self.request(**wanted),
-            settings=self.settings,
-            log=self.log.append,
-            cancelled=cancelled or threading.Event(),
-        )
-        self.ready.append(ready)
-        return ready
-
-    def from_file(self, name: str, text: str, **wanted: object) -> ReadyEnvironment:
-        (self.tree / name).parent.mkdir(parents=True, exist_ok=True)
-        (self.tree / name).write_text(text)
-        kinds = {"uv.lock": RequirementsKind.UV_LOCK, "pyproject.toml": RequirementsKind.PYPROJECT,
-                 "pylock.toml": RequirementsKind.PYLOCK}  # fmt: skip
-        kind = (
-            RequirementsKind.SCRIPT if name.endswith(".py") else kinds.get(name, RequirementsKind.REQUIREMENTS_TXT)
-        )
-        return self.provision(requirements=kind, path=name, **wanted)
-
-
 @pytest.fixture(scope="session")
 def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """virtualenv's own cache, shared because unpacking its pip takes longer than most tests."""
@@ -90,34 +43,14 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bench(request: pytest.FixtureRequest, tmp_path: Path, index: PackageIndex, seeds: Path) -> Iterator[Bench]:
     (tmp_path / "agent" / "downloads").mkdir(parents=True)
     (tmp_path / "agent" / "downloads" / "virtualenv").symlink_to(seeds)
-    yield from _bench(request.param, tmp_path, index.url)
+    with bench_for(request.param, tmp_path, index.url) as ready:
+        yield ready
 
 
 @pytest.fixture
 def uv_bench(tmp_path: Path, index: PackageIndex) -> Iterator[Bench]:
-    yield from _bench(Manager.UV, tmp_path, index.url)
-
-
-def _bench(manager: Manager, tmp_path: Path, url: str) -> Iterator[Bench]:
-    (tmp_path / "tree").mkdir()
-    settings = EnvironmentSettings(root=tmp_path / "agent", variables=operator_variables(url), min_free_bytes=0)
-    bench = Bench(settings=settings, tree=tmp_path / "tree", manager=manager)
-    yield bench
-    for ready in bench.ready:
-        ready.release()
-
-
-def operator_variables(index_url: str, **more: str) -> dict[str, str]:
-    """What the agent of these tests was started with: one index, no configuration of this machine's."""
-    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    return {**kept, "PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": index_url, "PIP_RETRIES": "0", **more}
-
-
-def run(ready: ReadyEnvironment, *argv: str, variables: Mapping[str, str] | None = None) -> str:
-    """Runs something as a task would and returns what it prints."""
-    path = f"{ready.bin}:{os.environ['PATH']}"
-    env = {"PATH": path, "HOME": os.environ["HOME"], **ready.variables, **(variables or {})}
-    return subprocess.run(argv, env=env, check=True, capture_output=True, text=True).stdout.strip()
+    with bench_for(Manager.UV, tmp_path, index.url) as ready:
+        yield ready
 
 
 # --- Building and reusing --------------------------------------------------------------------------------
@@ -142,7 +75,7 @@ def test_second_run_installs_nothing(bench: Bench, index: PackageIndex) -> None:
     assert second.key == first.key
     assert second.packages == first.packages
     assert index.requests == []
-    assert bench.log == []
+    assert bench.log == ["using the packages that the task lists"]
 
 
 def test_other_requirements_make_another_environment(bench: Bench) -> None:
@@ -323,9 +256,9 @@ def test_script_block_and_project_file_are_followed(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("alpha=>1", r"requirements.txt line 2: 'alpha=>1' is no requirement"),
-        ("--global-option=x", r"requirements.txt line 2: the option '--global-option=x' is not followed"),
-        ("--trusted-host evil.example", r"line 2: the option '--trusted-host' is not followed"),
+        ("alpha=>1", r"requirements.txt:2: 'alpha=>1' is no requirement"),
+        ("--global-option=x", r"requirements.txt:2: the option '--global-option=x' is not followed"),
+        ("--trusted-host evil.example", r"txt:2: the option '--trusted-host' is not followed"),
         ("--extra-index-url https://evil.example/simple", r"https://evil.example/simple, .*--allow-index"),
         ("-i https://u:secret@evil.example/simple", r"names the package index https://evil.example/simple"),
         ("--find-links https://evil.example/", r"--allow-index"),
@@ -384,6 +317,68 @@ def test_failing_installation_shows_the_words_of_the_resolver(bench: Bench) -> N
     assert caught.value.reason is Reason.ENVIRONMENT
     assert not caught.value.infrastructure
     assert any("9.9" in line for line in bench.log)
+
+
+def test_failing_installation_names_the_line_at_fault(bench: Bench) -> None:
+    with pytest.raises(RunFailed, match=r"(?s)^requirements\.txt:3: alpha==9\.9\n.*ended with") as caught:
+        bench.from_file("requirements.txt", "beta\n# theirs\nalpha==9.9\n")
+
+    assert "requirements.txt:1" not in str(caught.value)
+
+
+def test_lines_that_contradict_each_other_are_named_both(bench: Bench, index: PackageIndex) -> None:
+    index.add("gamma", "1.0", requires=["alpha<2"])
+
+    with pytest.raises(RunFailed, match=r"requirements\.txt:2: gamma") as caught:
+        bench.from_file("requirements.txt", "alpha>=2\ngamma\nbeta\n")
+
+    assert "requirements.txt:1: alpha>=2" in str(caught.value)
+    assert "requirements.txt:3" not in str(caught.value)
+
+
+BUILT = """
+[project]
+name = "mine"
+version = "1"
+dynamic = ["dependencies", "optional-dependencies"]
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+"""
+BACKEND = """
+from pathlib import Path
+METADATA = "Metadata-Version: 2.1\\nName: mine\\nVersion: 1\\nRequires-Dist: alpha==1.0\\n" \\
+    "Provides-Extra: more\\nRequires-Dist: beta; extra == 'more'\\n"
+
+def prepare_metadata_for_build_wheel(folder, settings=None):
+    info = Path(folder, "mine-1.dist-info")
+    info.mkdir()
+    info.joinpath("METADATA").write_text(METADATA)
+    return info.name
+
+def build_wheel(folder, settings=None, metadata=None):
+    raise RuntimeError("it is used from the tree")
+"""
+
+
+def test_project_whose_needs_only_a_build_tells_is_asked_by_uv(uv_bench: Bench, index: PackageIndex) -> None:
+    (uv_bench.tree / "pyproject.toml").write_text(BUILT)
+    (uv_bench.tree / "backend.py").write_text(BACKEND)
+    (uv_bench.tree / "mine.py").write_text("import alpha, beta\nprint(alpha.version)\n")
+
+    ready = uv_bench.from_file("requirements.txt", "-e .[more]\n")
+
+    assert ready.packages == ("alpha==1.0", "beta==1.0")
+    assert run(ready, "python", "-m", "mine") == "1.0"
+
+
+def test_pip_says_who_can_ask_a_build_for_its_needs(tmp_path: Path, index: PackageIndex) -> None:
+    with bench_for(Manager.PIP, tmp_path, index.url) as bench:
+        (bench.tree / "setup.py").write_text("from setuptools import setup\nsetup(name='mine')\n")
+
+        with pytest.raises(RunFailed, match="use `--manager uv`"):
+            bench.from_file("requirements.txt", "-e .\n")
 
 
 def test_index_that_nobody_answers_for_is_the_fault_of_the_machine(bench: Bench) -> None:
@@ -479,7 +474,7 @@ def test_recorded_local_labels_are_removed_and_written_ones_kept(uv_bench: Bench
 
 
 def test_pip_says_what_builds_a_lock(tmp_path: Path, index: PackageIndex) -> None:
-    for bench in _bench(Manager.PIP, tmp_path, index.url):
+    with bench_for(Manager.PIP, tmp_path, index.url) as bench:
         with pytest.raises(RunFailed, match="--manager uv"):
             bench.from_file("uv.lock", "version = 1\n")
 
@@ -495,7 +490,7 @@ def _lock(bench: Bench, index: PackageIndex, project: str) -> None:
 
 
 def test_inherited_environment_is_the_agents_own_under_an_overlay(tmp_path: Path) -> None:
-    for bench in _bench(Manager.INHERIT, tmp_path, "http://127.0.0.1:9/simple"):
+    with bench_for(Manager.INHERIT, tmp_path, "http://127.0.0.1:9/simple") as bench:
         ready = bench.provision("alpha")
 
         program = "import sys, psutil, taskyard; print(sys.prefix)"

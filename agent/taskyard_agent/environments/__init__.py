@@ -9,13 +9,14 @@ from pathlib import Path
 from taskyard import wire
 from taskyard.wire import Reason
 
-from taskyard_agent.environments import inherit, pip, uv
+from taskyard_agent.environments import inherit, pip, poetry, uv
 from taskyard_agent.environments.base import Manager, Recipe
 from taskyard_agent.environments.building import build_environment
 from taskyard_agent.environments.cache import Built, Held, cache_of, limits_of
 from taskyard_agent.environments.installer import Installer, visible_variables
 from taskyard_agent.environments.interpreters import find_interpreter
 from taskyard_agent.environments.overlay import Base, make_overlay
+from taskyard_agent.environments.projects import Project
 from taskyard_agent.environments.request import (
     EnvironmentRequest,
     EnvironmentSettings,
@@ -23,13 +24,16 @@ from taskyard_agent.environments.request import (
     ReadyEnvironment,
     failed,
 )
-from taskyard_agent.environments.requirements import Project
 from taskyard_agent.environments.sdk_path import OLDEST_PYTHON, sdk_folder
 from taskyard_agent.errors import RunFailed
 
 __all__ = ["EnvironmentRequest", "EnvironmentSettings", "ReadyEnvironment", "provision"]
 
-MANAGERS: dict[wire.Manager, Manager] = {wire.Manager.UV: uv, wire.Manager.PIP: pip}
+MANAGERS: dict[wire.Manager, Manager] = {
+    wire.Manager.UV: uv,
+    wire.Manager.PIP: pip,
+    wire.Manager.POETRY: poetry,
+}
 
 
 def provision(
@@ -59,6 +63,8 @@ def _build_or_reuse(
     manager = MANAGERS[request.environment.manager]
     interpreter = find_interpreter(request.environment.python, settings, installer)
     recipe = manager.resolve(request, interpreter, settings)
+    for remark in recipe.remarks:
+        installer.log(remark)
     held = _hold(manager, recipe, settings, installer)
     ready = ReadyEnvironment(
         python=request.overlay / "bin" / "python",
@@ -83,7 +89,7 @@ def _hold(manager: Manager, recipe: Recipe, settings: EnvironmentSettings, insta
 
     def build(folder: Path, lock: int) -> Built:
         cache.prune(limits_of(settings))
-        return build_environment(manager, recipe, folder, installer.holding(lock))
+        return build_environment(manager, recipe, folder, installer.building(folder, lock))
 
     held = cache.hold(recipe.key, build, log=installer.log, cancelled=installer.cancelled)
     if not held.reused:

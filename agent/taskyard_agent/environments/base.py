@@ -33,6 +33,8 @@ class Recipe:
     """A lock or project file that the manager reads itself; its text is in `digest`."""
     digest: str = ""
     """SHA-256 over what `requirements` does not spell out: lock files, the tool's own configuration."""
+    remarks: tuple[str, ...] = ()
+    """What was chosen, and why; for the run's log."""
 
     @property
     def key(self) -> str:

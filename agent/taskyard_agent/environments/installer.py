@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import collections
-import os
+import contextlib
 import re
-import selectors
-import signal
-import subprocess
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import IO, cast
 
 from taskyard.wire import Reason
+from uv import find_uv_bin
 
 from taskyard_agent.environments.indexes import mask
+from taskyard_agent.environments.place import Place
 from taskyard_agent.environments.request import Log, failed
-from taskyard_agent.errors import RunFailed, RunStopped
+from taskyard_agent.errors import RunFailed
+from taskyard_agent.programs import Lines, Program
 
 # The agent's token and whatever else it was started with stay away from build scripts, which are the task's code.
 # fmt: off
@@ -38,8 +36,8 @@ VISIBLE = (
 )
 # fmt: on
 TAIL_LINES = 20
-_POLL_SECONDS = 0.1
-_TERM_SECONDS = 0.5
+_IN_PLACE_SECONDS = 5.0
+"""A container takes longer to end than a process."""
 
 _DISK = re.compile(r"no space left on device|disk quota exceeded|os error 28|errno 28|errno 122", re.IGNORECASE)
 _UNREACHABLE = re.compile(
@@ -63,10 +61,16 @@ class Installer:
     variables: Mapping[str, str] = field(default_factory=dict)
     held_fds: tuple[int, ...] = ()
     """Inherited by every program: one that outlives a killed agent keeps the build's lock until it ends."""
+    uv: str = field(default_factory=find_uv_bin)
+    """The uv that runs where the programs do."""
+    place: Place | None = None
+    """Where the programs run; None: on this machine."""
+    writes: tuple[Path, ...] = ()
+    """Folders that they write, besides the downloads."""
 
-    def holding(self, lock: int) -> Installer:
-        """Returns this installer with one more descriptor for its programs to inherit."""
-        return replace(self, held_fds=(*self.held_fds, lock))
+    def building(self, folder: Path, lock: int) -> Installer:
+        """Returns this installer for a build in `folder`, with one more descriptor for its programs to inherit."""
+        return replace(self, held_fds=(*self.held_fds, lock), writes=(*self.writes, folder))
 
     def run(
         self,
@@ -80,64 +84,34 @@ class Installer:
 
         Raises RunFailed with its last lines, RunStopped when the run was cancelled meanwhile.
         """
-        process = self._start([str(part) for part in argv], cwd, {**self.variables, **(variables or {})})
         output: list[str] = []
-        try:
-            for line in self._lines(process):
-                output.append(line)
-                if not quiet:
-                    self.log(line)
-            self._wait(process)
-        finally:
-            _end(process)
-        if process.returncode:
+        with self._program([str(part) for part in argv], cwd, {**self.variables, **(variables or {})}) as program:
+            lines = Lines(program)
+            try:
+                for line in lines:
+                    output.append(mask(line))
+                    if not quiet:
+                        self.log(output[-1])
+            except OSError as error:
+                raise failed(f"cannot start {argv[0]}: {error.strerror or error}", infrastructure=True) from error
+        if lines.exit_code:
             if quiet:
                 self._log_all(output)
-            raise failure_of(Path(argv[0]).name, process.returncode, output)
+            raise failure_of(Path(argv[0]).name, lines.exit_code, output)
         return output
 
-    def _start(self, argv: list[str], cwd: Path, variables: dict[str, str]) -> subprocess.Popen[bytes]:
-        try:
-            return subprocess.Popen(
-                argv,
-                cwd=cwd,
-                env=variables,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                pass_fds=self.held_fds,
-            )
-        except OSError as error:
-            raise failed(f"cannot start {argv[0]}: {error.strerror or error}", infrastructure=True) from error
+    @contextlib.contextmanager
+    def _program(self, argv: list[str], cwd: Path, variables: dict[str, str]) -> Iterator[Program]:
+        if self.place is None:
+            yield self._here(argv, cwd, variables)
+            return
+        reads = (Path(self.uv),)
+        writes = (self.downloads, *self.writes)
+        with self.place.program(argv, cwd=cwd, variables=variables, reads=reads, writes=writes) as command:
+            yield replace(self._here(command, Path("/"), {}), term_seconds=_IN_PLACE_SECONDS)
 
-    def _lines(self, process: subprocess.Popen[bytes]) -> Iterator[str]:
-        rest = b""
-        for chunk in self._chunks(cast("IO[bytes]", process.stdout)):
-            *lines, rest = (rest + chunk).split(b"\n")
-            yield from (_readable(line) for line in lines)
-        if rest:
-            yield _readable(rest)
-
-    def _chunks(self, pipe: IO[bytes]) -> Iterator[bytes]:
-        with selectors.DefaultSelector() as selector:
-            selector.register(pipe, selectors.EVENT_READ)
-            while True:
-                self._stop_if_cancelled()
-                if not selector.select(_POLL_SECONDS):
-                    continue
-                chunk = os.read(pipe.fileno(), 65536)
-                if not chunk:
-                    return
-                yield chunk
-
-    def _wait(self, process: subprocess.Popen[bytes]) -> None:
-        while not _ends_within(process, _POLL_SECONDS):
-            self._stop_if_cancelled()
-
-    def _stop_if_cancelled(self) -> None:
-        if self.cancelled.is_set():
-            raise RunStopped("the run was ended while its environment was built")
+    def _here(self, argv: list[str], cwd: Path, variables: dict[str, str]) -> Program:
+        return Program(argv=argv, cwd=cwd, variables=variables, cancelled=self.cancelled, held_fds=self.held_fds)
 
     def _log_all(self, lines: Iterable[str]) -> None:
         for line in lines:
@@ -160,33 +134,3 @@ def failure_of(program: str, code: int, output: Sequence[str]) -> RunFailed:
             f"the package index cannot be reached:\n{words}", reason=Reason.PACKAGE_INDEX, infrastructure=True
         )
     return failed(f"{program} ended with {code}:\n{words}")
-
-
-def _readable(line: bytes) -> str:
-    return mask(line.decode("utf-8", "replace").rstrip("\r"))
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends the program and everything it started; one that ended by itself is only collected."""
-    cast("IO[bytes]", process.stdout).close()
-    if process.poll() is None:
-        _signal_group(process, signal.SIGTERM)
-        if not _ends_within(process, _TERM_SECONDS):
-            _signal_group(process, signal.SIGKILL)
-    process.wait()
-
-
-def _ends_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while process.poll() is None:
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(0.005)
-    return True
-
-
-def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
-    try:
-        os.killpg(process.pid, number)
-    except ProcessLookupError:
-        pass

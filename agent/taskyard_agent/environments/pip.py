@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -12,14 +13,18 @@ from taskyard_agent.environments.base import Recipe
 from taskyard_agent.environments.indexes import PYTORCH_INDEX, IndexPolicy, configured_indexes
 from taskyard_agent.environments.installer import Installer
 from taskyard_agent.environments.interpreters import Interpreter
+from taskyard_agent.environments.projects import read_project
 from taskyard_agent.environments.request import EnvironmentRequest, EnvironmentSettings, failed
-from taskyard_agent.environments.requirements import Requirements, read_project, read_project_dependencies
+from taskyard_agent.environments.requirements import Requirements, read_project_dependencies
 from taskyard_agent.environments.venvs import (
     LISTED,
+    READERS,
     check_environment,
     file_of,
+    naming_lines,
     policy_of,
     read_listed,
+    remarks_on,
     write_lines,
 )
 
@@ -42,7 +47,13 @@ def resolve(request: EnvironmentRequest, interpreter: Interpreter, settings: Env
         find_links=requirements.find_links,
         no_index=requirements.no_index,
     )
-    return Recipe(manager=version(), interpreter=interpreter, requirements=requirements, indexes=indexes)
+    return Recipe(
+        manager=version(),
+        interpreter=interpreter,
+        requirements=requirements,
+        indexes=indexes,
+        remarks=remarks_on(request),
+    )
 
 
 def install(recipe: Recipe, prefix: Path, installer: Installer) -> None:
@@ -69,24 +80,27 @@ def install(recipe: Recipe, prefix: Path, installer: Installer) -> None:
             "install",
             *_options(recipe.requirements),
         ]
-        lines = write_lines(recipe, prefix.parent)
-        installer.run([*argv, *lines], cwd=prefix.parent, variables=_variables(recipe, installer))
+        argv += write_lines(recipe, prefix.parent)
+        with naming_lines(recipe.requirements):
+            installer.run(argv, cwd=prefix.parent, variables=_variables(recipe, installer))
 
 
 def _read(request: EnvironmentRequest, policy: IndexPolicy) -> Requirements:
     kind, tree = request.environment.requirements, request.tree
     if kind in LISTED:
-        return read_listed(request, policy)
-    if kind is not RequirementsKind.PYPROJECT:
-        raise failed(f"pip does not read {kind}; use `--manager uv`")
-    project = read_project(file_of(request.environment, tree).parent, tree=tree)
-    if project.dynamic:
+        requirements = read_listed(request, policy)
+    elif kind is RequirementsKind.PYPROJECT:
+        project = read_project(file_of(request.environment, tree).parent, tree=tree)
+        needs = read_project_dependencies(project, tree=tree, policy=policy)
+        requirements = replace(needs, projects=(project, *needs.projects))
+    else:
+        raise failed(f"pip does not read {kind}; use `--manager {READERS.get(kind, 'uv')}`")
+    for project in (project for project in requirements.projects if project.dynamic):
         raise failed(
-            f"the dependencies of {request.environment.path} are dynamic, which pip cannot install without the "
-            "project; use `--manager uv`, or list them in the [project] table"
+            f"only a build of {project.name} would tell what it needs, which pip cannot do without installing it; "
+            "use `--manager uv`, or list its dependencies in the [project] table"
         )
-    requirements = read_project_dependencies(project, tree=tree, policy=policy)
-    return Requirements(**{**vars(requirements), "projects": (project, *requirements.projects)})
+    return requirements
 
 
 def _options(requirements: Requirements) -> list[str]:

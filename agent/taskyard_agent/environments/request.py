@@ -10,6 +10,7 @@ from pathlib import Path
 from taskyard import wire
 from taskyard.wire import Phase, Reason
 
+from taskyard_agent.environments.place import Place
 from taskyard_agent.errors import RunFailed
 
 Log = Callable[[str], None]
@@ -51,6 +52,10 @@ class EnvironmentRequest:
     gpus: int
     overlay: Path
     """Folder for this run's own thin environment; it is made here and belongs to the caller afterwards."""
+    place: Place | None = None
+    """The image in which the environment is for; None: for this machine."""
+    needs_python: bool = True
+    """Whether the command itself is one of Python's."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -67,6 +72,10 @@ class ReadyEnvironment:
     """Of the interpreter: `3.11.7`."""
     packages: tuple[str, ...]
     """What is installed, as `name==version`."""
+    reads: tuple[Path, ...] = ()
+    """Folders that a container of the run must see."""
+    writes: tuple[Path, ...] = ()
+    """Those that it must be able to write."""
     lock_fd: int | None = None
     """Holds the environment; hand it to the keeper (`pass_fds`) and it stays held beyond this process."""
 

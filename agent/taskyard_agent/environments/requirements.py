@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib
 import re
 import shlex
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,7 +15,9 @@ from urllib.parse import unquote, urlsplit
 from packaging.requirements import InvalidRequirement, Requirement
 
 from taskyard_agent.environments.indexes import IndexPolicy, mask, refusal
+from taskyard_agent.environments.projects import Project, read_project
 from taskyard_agent.environments.request import failed
+from taskyard_agent.environments.task_files import inside, parse_toml, shown, text_of
 from taskyard_agent.errors import RunFailed
 
 URL_SCHEMES = ("https", "git+https", "git+ssh")
@@ -28,30 +28,12 @@ _LINE_OPTIONS = re.compile(r"\s--?[a-z]")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Project:
-    """A Python project inside the task's tree; it is used from there, and only its needs are installed."""
-
-    folder: Path
-    name: str
-    version: str
-    scripts: dict[str, str] = field(default_factory=dict)
-    """Console scripts: `tool` → `package.module:function`."""
-    dependencies: tuple[str, ...] = ()
-    dynamic: bool = False
-    """Its dependencies are known to its build backend alone."""
-
-    @property
-    def source(self) -> Path:
-        """The folder to import from."""
-        src = self.folder / "src"
-        return src if src.is_dir() else self.folder
-
-
-@dataclass(frozen=True, kw_only=True)
 class Requirements:
     """What to install. Paths in `lines` are absolute; every index has passed the operator's list."""
 
     lines: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    """For each of `lines` where it stands: `requirements.txt:3`."""
     constraints: tuple[str, ...] = ()
     default_index: str | None = None
     extra_indexes: tuple[str, ...] = ()
@@ -62,19 +44,25 @@ class Requirements:
     pre: bool = False
     prefer_binary: bool = False
     require_hashes: bool = False
+    exact: bool = False
+    """The lines name all that is to be installed: nothing that they need is added."""
     no_binary: tuple[str, ...] = ()
     only_binary: tuple[str, ...] = ()
     projects: tuple[Project, ...] = ()
     """Local projects that the files name (`-e .`)."""
+    dynamic: tuple[Project, ...] = ()
+    """Those of `projects` whose needs only their build backend can tell."""
+    dynamic_extras: tuple[str, ...] = ()
     local_files: tuple[Path, ...] = ()
     """Wheels and archives inside the tree."""
 
     def for_key(self) -> list[object]:
         """What of this decides the content of an environment. Where the tree lies does not."""
-        flags = [self.pre, self.prefer_binary, self.require_hashes, self.no_binary, self.only_binary]
+        flags = [self.pre, self.prefer_binary, self.require_hashes, self.exact, self.no_binary, self.only_binary]
         names = {str(file): file.name for file in self.local_files}
         lines = [names.get(line, line) for line in self.lines]
-        return [lines, self.constraints, flags, [_sha256(file) for file in self.local_files]]
+        files = [*self.local_files, *(file for project in self.dynamic for file in project.build_files)]
+        return [lines, self.constraints, flags, self.dynamic_extras, [_sha256(file) for file in files]]
 
 
 def read_packages(packages: Sequence[str], *, recorded: bool, tree: Path, policy: IndexPolicy) -> Requirements:
@@ -95,7 +83,7 @@ def read_requirements_file(file: Path, *, tree: Path, policy: IndexPolicy) -> Re
 
 def read_script(file: Path, *, tree: Path, policy: IndexPolicy) -> Requirements:
     """Reads the PEP 723 block of a script."""
-    where = _shown(file, tree)
+    where = shown(file, tree)
     block = script_block(file.read_text(encoding="utf-8-sig"), where)
     tool = block.get("tool", {}).get("uv", {})
     if tool.get("sources"):
@@ -114,28 +102,8 @@ def read_script(file: Path, *, tree: Path, policy: IndexPolicy) -> Requirements:
 def read_project_dependencies(project: Project, *, tree: Path, policy: IndexPolicy) -> Requirements:
     """Reads the dependencies that a pyproject.toml spells out."""
     reader = _Reader(tree=tree, policy=policy)
-    where = _shown(project.folder / "pyproject.toml", tree)
-    for line in project.dependencies:
-        reader.take(line, where=where, folder=project.folder)
+    reader.take_needs(project)
     return reader.result()
-
-
-def read_project(folder: Path, *, tree: Path, extras: Iterable[str] = ()) -> Project:
-    """Reads a local project's own description. Raises RunFailed when it has none that can be followed."""
-    file = folder / "pyproject.toml"
-    where = _shown(file, tree)
-    table = read_toml(file, where) if file.is_file() else {}
-    project = table.get("project")
-    if project is None and "poetry" in table.get("tool", {}):
-        raise failed(
-            f"{where} describes its dependencies for Poetry alone, which this version does not build; write a "
-            "requirements.txt with `poetry export`, or add a [project] table"
-        )
-    if project is None:
-        if not table and not (folder / "setup.py").is_file():
-            raise failed(f"{_shown(folder, tree)} is no Python project: it has no pyproject.toml and no setup.py")
-        return Project(folder=folder, name=folder.name, version="0", dynamic=(folder / "setup.py").is_file())
-    return _described(folder, project, extras, where)
 
 
 def script_block(text: str, where: str) -> dict[str, Any]:
@@ -144,23 +112,7 @@ def script_block(text: str, where: str) -> dict[str, Any]:
     if match is None:
         raise failed(f"{where} has no `# /// script` block")
     lines = (line[2:] if line.startswith("# ") else line[1:] for line in match["body"].splitlines())
-    return _parse_toml("\n".join(lines), where)
-
-
-def read_toml(file: Path, where: str) -> dict[str, Any]:
-    """Reads a TOML file. Raises RunFailed naming it."""
-    try:
-        return _parse_toml(file.read_text(encoding="utf-8"), where)
-    except (OSError, UnicodeDecodeError) as error:
-        raise failed(f"cannot read {where}: {error}") from error
-
-
-def inside(tree: Path, path: Path, where: str) -> Path:
-    """Returns `path` with its links followed. Raises RunFailed when it leads out of the tree."""
-    real = path.resolve()
-    if not real.is_relative_to(tree.resolve()):
-        raise failed(f"{where} names {path.name}, which lies outside the task's code")
-    return real
+    return parse_toml("\n".join(lines), where)
 
 
 def check_url(address: str, where: str) -> None:
@@ -204,6 +156,7 @@ class _Reader:
     tree: Path
     policy: IndexPolicy
     lines: list[str] = field(default_factory=list)
+    origins: list[str] = field(default_factory=list)
     constraints: list[str] = field(default_factory=list)
     default_index: str | None = None
     extra_indexes: list[str] = field(default_factory=list)
@@ -213,12 +166,14 @@ class _Reader:
     no_binary: list[str] = field(default_factory=list)
     only_binary: list[str] = field(default_factory=list)
     projects: list[Project] = field(default_factory=list)
+    dynamic_extras: list[str] = field(default_factory=list)
     local_files: list[Path] = field(default_factory=list)
     seen: set[tuple[Path, bool]] = field(default_factory=set)
 
     def result(self) -> Requirements:
         return Requirements(
             lines=tuple(self.lines),
+            origins=tuple(self.origins),
             constraints=tuple(self.constraints),
             default_index=self.default_index,
             extra_indexes=tuple(self.extra_indexes),
@@ -231,16 +186,18 @@ class _Reader:
             no_binary=tuple(self.no_binary),
             only_binary=tuple(self.only_binary),
             projects=tuple(self.projects),
+            dynamic=tuple(project for project in self.projects if project.dynamic),
+            dynamic_extras=tuple(dict.fromkeys(self.dynamic_extras)),
             local_files=tuple(self.local_files),
         )
 
     def read(self, file: Path, *, constraint: bool = False) -> None:
-        shown = _shown(file, self.tree)
+        name = shown(file, self.tree)
         if (file, constraint) in self.seen:
             return
         self.seen.add((file, constraint))
-        for number, line in _logical_lines(_text_of(file, shown)):
-            self.take(line, where=f"{shown} line {number}", folder=file.parent, constraint=constraint)
+        for number, line in _logical_lines(text_of(file, name)):
+            self.take(line, where=f"{name}:{number}", folder=file.parent, constraint=constraint)
 
     def take(self, line: str, *, where: str, folder: Path, constraint: bool = False) -> None:
         """Takes one line: an option, or a requirement."""
@@ -255,6 +212,16 @@ class _Reader:
             self.default_index = accepted
         else:
             self.extra_indexes.append(accepted)
+
+    def take_needs(self, project: Project) -> None:
+        """Takes the dependencies of a project in the tree, and the indexes that it adds."""
+        where = shown(project.folder / "pyproject.toml", self.tree)
+        if project.default_index:
+            self.add_index(project.default_index, where, default=True)
+        for address in project.extra_indexes:
+            self.add_index(address, where)
+        for line in project.dependencies:
+            self.take(line, where=where, folder=project.folder)
 
     def _take_option(self, line: str, where: str, folder: Path, *, constraint: bool) -> None:
         try:
@@ -310,53 +277,33 @@ class _Reader:
             check_url(target, where)
         else:
             _check_requirement(target, where)
-        (self.constraints if constraint else self.lines).append(" ".join((target, *options)))
+        self._add(" ".join((target, *options)), where, constraint=constraint)
+
+    def _add(self, line: str, where: str, *, constraint: bool = False) -> None:
+        if constraint:
+            self.constraints.append(line)
+        else:
+            self.lines.append(line)
+            self.origins.append(where)
 
     def _take_path(self, target: str, where: str, folder: Path) -> None:
         name, _, extras = target.removesuffix("]").partition("[")
         name = unquote(urlsplit(name).path) if name.startswith("file:") else name
         path = inside(self.tree, folder / name, where)
         if path.is_file():
-            self.lines.append(str(path))
+            self._add(str(path), where)
             self.local_files.append(path)
         elif path.is_dir():
-            self._take_project(path, [extra.strip() for extra in extras.split(",") if extra], where)
+            self._take_project(path, [extra.strip() for extra in extras.split(",") if extra])
         else:
             raise failed(f"{where}: there is no {name} in the task's code")
 
-    def _take_project(self, folder: Path, extras: list[str], where: str) -> None:
+    def _take_project(self, folder: Path, extras: list[str]) -> None:
         project = read_project(folder, tree=self.tree, extras=extras)
-        if project.dynamic and not project.dependencies:
-            raise failed(
-                f"{where}: only a build of {_shown(folder, self.tree)} would tell what it needs; list its "
-                "dependencies in the [project] table of its pyproject.toml"
-            )
+        if project.dynamic:
+            self.dynamic_extras += extras
         self.projects.append(project)
-        for line in project.dependencies:
-            self.take(line, where=_shown(folder / "pyproject.toml", self.tree), folder=folder)
-
-
-def _described(folder: Path, project: dict[str, Any], extras: Iterable[str], where: str) -> Project:
-    optional = project.get("optional-dependencies", {})
-    missing = [extra for extra in extras if extra not in optional]
-    if missing:
-        raise failed(f"{where} has no extra {missing[0]!r}; it has {', '.join(optional) or 'none'}")
-    chosen = [line for extra in extras for line in optional[extra]]
-    return Project(
-        folder=folder,
-        name=project.get("name", folder.name),
-        version=project.get("version", "0"),
-        scripts=dict(project.get("scripts", {})),
-        dependencies=(*project.get("dependencies", []), *chosen),
-        dynamic="dependencies" in project.get("dynamic", []),
-    )
-
-
-def _text_of(file: Path, shown: str) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise failed(f"cannot read {shown}: {error}") from error
+        self.take_needs(project)
 
 
 def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
@@ -412,22 +359,6 @@ def _without_egg(target: str) -> str:
     """`git+https://host/x#egg=name` → `name @ git+https://host/x`: an installed copy does for a run."""
     address, found, name = target.partition("#egg=")
     return f"{name.partition('&')[0]} @ {address}" if found and "://" in address else target
-
-
-def _parse_toml(text: str, where: str) -> dict[str, Any]:
-    toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-    try:
-        return dict(toml.loads(text))
-    except ValueError as error:
-        raise failed(f"{where} is not valid TOML: {error}") from error
-
-
-def _shown(path: Path, tree: Path) -> str:
-    """The path as people know it: relative to the repository's root."""
-    for root in (tree, tree.resolve()):
-        if path.is_relative_to(root):
-            return str(path.relative_to(root))
-    return path.name
 
 
 def _sha256(file: Path) -> str:

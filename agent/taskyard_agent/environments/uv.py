@@ -14,22 +14,19 @@ from taskyard_agent.environments.base import Recipe
 from taskyard_agent.environments.indexes import Indexes, IndexPolicy, configured_indexes, refusal
 from taskyard_agent.environments.installer import Installer
 from taskyard_agent.environments.interpreters import Interpreter
+from taskyard_agent.environments.projects import Project, read_project
 from taskyard_agent.environments.request import EnvironmentRequest, EnvironmentSettings, failed
-from taskyard_agent.environments.requirements import (
-    Project,
-    Requirements,
-    check_url,
-    inside,
-    read_project,
-    read_project_dependencies,
-    read_toml,
-)
+from taskyard_agent.environments.requirements import Requirements, check_url, read_project_dependencies
+from taskyard_agent.environments.task_files import inside, read_toml
 from taskyard_agent.environments.venvs import (
     LISTED,
+    READERS,
     check_environment,
     file_of,
+    naming_lines,
     policy_of,
     read_listed,
+    remarks_on,
     sha256_of,
     write_lines,
 )
@@ -67,6 +64,7 @@ def resolve(request: EnvironmentRequest, interpreter: Interpreter, settings: Env
         torch_backend=_torch_backend(request, requirements, indexes),
         source=source,
         digest=_digest(source) if source else "",
+        remarks=remarks_on(request),
     )
 
 
@@ -86,7 +84,7 @@ def install(recipe: Recipe, prefix: Path, installer: Installer) -> None:
     installer.run(make, cwd=prefix.parent, variables=variables, quiet=True)
     if recipe.source is not None and recipe.source.name == "uv.lock":
         _sync(recipe.source, prefix, variables, installer)
-    elif recipe.source is not None or recipe.requirements.lines:
+    elif recipe.source is not None or recipe.requirements.lines or recipe.requirements.dynamic:
         _pip_install(recipe, prefix, variables, installer)
 
 
@@ -100,6 +98,8 @@ def _read(request: EnvironmentRequest, policy: IndexPolicy) -> tuple[Requirement
         return Requirements(), file
     if kind is RequirementsKind.UV_LOCK:
         return Requirements(projects=_vet_lock(file, tree, policy)), file
+    if kind is not RequirementsKind.PYPROJECT:
+        raise failed(f"uv does not read {file.name}; use `--manager {READERS[kind]}`")
     return _read_pyproject(file, tree, policy)
 
 
@@ -109,15 +109,20 @@ def _read_pyproject(file: Path, tree: Path, policy: IndexPolicy) -> tuple[Requir
     table = read_toml(file, file.name)
     packaged = (project,) if _is_package(table) else ()
     _vet_uv_table(table.get("tool", {}).get("uv", {}), file, tree, policy)
-    if project.dynamic or table.get("tool", {}).get("uv", {}).get("sources"):
+    if table.get("tool", {}).get("uv", {}).get("sources"):
         return Requirements(projects=packaged), file
+    if project.dynamic:
+        return Requirements(projects=packaged, dynamic=(project,)), None
     requirements = read_project_dependencies(project, tree=tree, policy=policy)
     return Requirements(**{**vars(requirements), "projects": (*packaged, *requirements.projects)}), None
 
 
 def _is_package(table: dict[str, Any]) -> bool:
-    """uv's own rule: https://docs.astral.sh/uv/concepts/projects/config/#build-systems."""
-    return bool(table.get("tool", {}).get("uv", {}).get("package", "build-system" in table))
+    """uv's own rule (https://docs.astral.sh/uv/concepts/projects/config/#build-systems), or Poetry's."""
+    tool = table.get("tool", {})
+    if "project" not in table and "poetry" in tool:
+        return bool(tool["poetry"].get("package-mode", True))
+    return bool(tool.get("uv", {}).get("package", "build-system" in table))
 
 
 def _vet_uv_table(table: dict[str, Any], file: Path, tree: Path, policy: IndexPolicy) -> None:
@@ -215,12 +220,16 @@ def _pip_install(recipe: Recipe, prefix: Path, variables: dict[str, str], instal
     argv += ["--python", str(prefix / "bin" / "python")]
     argv += write_lines(recipe, prefix.parent)
     argv += ["--requirement", str(recipe.source)] if recipe.source else []
+    argv += [part for project in requirements.dynamic for part in ("--requirement", str(project.description))]
+    argv += [part for extra in requirements.dynamic_extras for part in ("--extra", extra)]
+    argv += ["--no-deps"] if requirements.exact else []
     argv += ["--torch-backend", recipe.torch_backend] if recipe.torch_backend else []
     argv += ["--prerelease", "allow"] if requirements.pre else []
     argv += ["--require-hashes"] if requirements.require_hashes else []
     argv += [part for name in requirements.no_binary for part in ("--no-binary", name)]
     argv += [part for name in requirements.only_binary for part in ("--only-binary", name)]
-    installer.run(argv, cwd=recipe.source.parent if recipe.source else prefix.parent, variables=variables)
+    with naming_lines(requirements):
+        installer.run(argv, cwd=recipe.source.parent if recipe.source else prefix.parent, variables=variables)
 
 
 def _linking() -> tuple[str, ...]:

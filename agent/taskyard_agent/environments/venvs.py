@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import re
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -16,11 +19,12 @@ from taskyard_agent.environments.installer import Installer
 from taskyard_agent.environments.request import EnvironmentRequest, EnvironmentSettings, failed
 from taskyard_agent.environments.requirements import (
     Requirements,
-    inside,
     read_packages,
     read_requirements_file,
     read_script,
 )
+from taskyard_agent.environments.task_files import inside
+from taskyard_agent.errors import RunFailed
 
 LISTED = (
     RequirementsKind.NONE,
@@ -30,6 +34,11 @@ LISTED = (
     RequirementsKind.REQUIREMENTS_TXT,
 )
 """Kinds that come down to lines, which every manager installs alike."""
+READERS = {RequirementsKind.POETRY_LOCK: "poetry", RequirementsKind.ENVIRONMENT_YML: "conda"}
+"""Who reads what uv and pip do not."""
+_LOCKS = ("uv.lock", "pylock.toml", "poetry.lock", "conda-lock.yml")
+_MOST_LINES = 3
+_ERROR = re.compile(r"(?im)^.*(error|×)")
 
 
 def policy_of(settings: EnvironmentSettings) -> IndexPolicy:
@@ -59,6 +68,52 @@ def file_of(wanted: Environment, tree: Path) -> Path:
     if not file.is_file():
         raise failed(f"there is no {wanted.path} in the task's code")
     return file
+
+
+def remarks_on(request: EnvironmentRequest) -> tuple[str, ...]:
+    """Says for the run's log what decides the environment, and which lock beside it does not."""
+    wanted = request.environment
+    if wanted.requirements is RequirementsKind.PACKAGES:
+        return ("using the packages that the task lists",)
+    if wanted.requirements is RequirementsKind.IMPORTS:
+        return ("using what the script imports, because no file says what it needs",)
+    if not wanted.path:
+        return ()
+    beside = (request.tree / wanted.path).parent
+    unused = [name for name in _LOCKS if (beside / name).is_file() and name != Path(wanted.path).name]
+    passed_over = f", and not {', '.join(unused)} beside it" if unused else ""
+    return (f"using {wanted.path}{passed_over}, because the task names it",)
+
+
+@contextlib.contextmanager
+def naming_lines(requirements: Requirements) -> Iterator[None]:
+    """Puts the file and line that a failed installation is about before the tool's own words."""
+    try:
+        yield
+    except RunFailed as failure:
+        lines = lines_at_fault(requirements, str(failure))
+        if failure.infrastructure or not lines:
+            raise
+        raise failed("\n".join([*lines, str(failure)])) from failure
+
+
+def lines_at_fault(requirements: Requirements, words: str) -> list[str]:
+    """Returns `requirements.txt:3: name==9` for what a tool names last: whole lines, else their packages."""
+    said = words[match.start() :] if (match := _ERROR.search(words)) else words
+    pairs = list(zip(requirements.origins, requirements.lines, strict=False))
+    whole = [(origin, line) for origin, line in pairs if _bare(line) in said.replace(" ", "")]
+    named = whole or [(origin, line) for origin, line in pairs if _names(line, said)]
+    return [f"{origin}: {line.partition(' --')[0]}" for origin, line in named[:_MOST_LINES]]
+
+
+def _bare(line: str) -> str:
+    return re.split(r" --|;", line, maxsplit=1)[0].replace(" ", "")
+
+
+def _names(line: str, words: str) -> bool:
+    name = re.split(r"[\s\[(<>=!~;@]", Path(line).name if line.startswith("/") else line, maxsplit=1)[0]
+    pattern = r"[-_.]+".join(map(re.escape, re.split(r"[-_.]+", name)))
+    return re.search(rf"(?<![\w.-]){pattern}(?![\w-])", words, re.IGNORECASE) is not None
 
 
 def write_lines(recipe: Recipe, folder: Path) -> list[str]:

@@ -114,7 +114,7 @@ def _wanted(namespace: argparse.Namespace, settings: Any) -> Wanted:
         python=settings["python"] or python,
         packages=tuple(namespace.package),
         requirements=namespace.requirements,
-        manager=Manager(settings["manager"]),
+        manager=None if settings["manager"] == "auto" else Manager(settings["manager"]),
         parameters=changes.assignments(namespace.set, "--set", any_name=True),
         env=changes.assignments(namespace.env, "--env"),
         secret_values=changes.secrets(namespace.secret),

@@ -26,9 +26,9 @@ PROJECT = Setting(name="project", default="", metavar="NAME", help="the project 
 PYTHON = Setting(name="python", metavar="VERSION", help="the interpreter, like 3.11; default: the project's")
 MANAGER = Setting(
     name="manager",
-    choices=("uv", "pip", "inherit"),
-    default="uv",
-    help="what builds the environment on the worker",
+    choices=("auto", "uv", "pip", "poetry", "conda", "inherit"),
+    default="auto",
+    help="what builds the environment on the worker; auto: what the requirements' file is for, else uv",
 )
 RUN_SETTINGS = (QUEUE, PROJECT, PYTHON, MANAGER)
 SHELLS = ("bash", "zsh", "fish", "powershell")

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from taskyard.errors import UsageError
@@ -15,25 +15,17 @@ from taskyard.requirements.imports import Imports, imports_of, module_file
 from taskyard.requirements.interpreters import Installed, PythonPlan, inspect, plan_python, project_python
 from taskyard.wire import Manager, RequirementsKind
 
-__all__ = ["NOT_BUILT_YET", "PythonPlan", "RequirementsPlan", "plan_python", "plan_requirements", "project_python"]
+__all__ = ["PythonPlan", "RequirementsPlan", "plan_python", "plan_requirements", "project_python"]
 
-_POETRY = "write a requirements.txt with `poetry export`"
 _PIPENV = "write a requirements.txt with `pipenv requirements`"
-_CONDA = "list the packages in a requirements.txt, or use `--manager inherit` on a machine that has them"
-NOT_BUILT_YET = {
-    "poetry.lock": _POETRY,
-    "Pipfile": _PIPENV,
-    "Pipfile.lock": _PIPENV,
-    "environment.yml": _CONDA,
-    "environment.yaml": _CONDA,
-    "conda-lock.yml": _CONDA,
-}
-"""Formats that a later version brings, and what to do until then."""
+NOT_READ = {"Pipfile": _PIPENV, "Pipfile.lock": _PIPENV}
+"""Formats that no manager reads, and what to do instead."""
 
 ORDER = (
     "uv.lock",
     "pylock.toml",
     "poetry.lock",
+    "conda-lock.yml",
     "Pipfile.lock",
     "requirements.txt",
     "environment.yml",
@@ -42,6 +34,15 @@ ORDER = (
     "Pipfile",
 )
 """Which of the files in one folder says it."""
+
+READERS = {
+    RequirementsKind.UV_LOCK: (Manager.UV,),
+    RequirementsKind.PYLOCK: (Manager.UV,),
+    RequirementsKind.POETRY_LOCK: (Manager.POETRY,),
+    RequirementsKind.ENVIRONMENT_YML: (Manager.CONDA,),
+    RequirementsKind.PYPROJECT: (Manager.UV, Manager.PIP, Manager.POETRY),
+}
+"""Who reads what; the first is taken where nobody chose. Every manager reads the other kinds."""
 
 DISTRIBUTIONS = {
     "attr": "attrs",
@@ -93,6 +94,8 @@ class RequirementsPlan:
     path: str | None = None
     """The file, relative to the repository's root."""
     packages: tuple[str, ...] = ()
+    manager: Manager = Manager.UV
+    """What builds it."""
     origin: str = ""
     """One sentence for people."""
     notes: tuple[str, ...] = ()
@@ -107,7 +110,7 @@ def plan_requirements(
     start: Path | None = None,
     file: Path | None = None,
     packages: Sequence[str] = (),
-    manager: Manager = Manager.UV,
+    manager: Manager | None = None,
     python: Path | None = None,
     variables: Mapping[str, str] = os.environ,
 ) -> RequirementsPlan:
@@ -115,23 +118,28 @@ def plan_requirements(
 
     `start` is where the search for a file begins, the script's folder by default; `file` and `packages` are
     flags, relative to the current folder; `python` is the project's interpreter where the caller knows better.
+    Where no `manager` is chosen, the file chooses it.
     Raises UsageError for what cannot be followed.
     """
     start = start or (script.parent if script else root)
     if script is None and module is not None:
         script = module_file(module, root, start)
     if manager is Manager.INHERIT:
-        return RequirementsPlan(kind=RequirementsKind.NONE, origin="the agent's own environment, as it is")
-    given = _from_flags(root, file, packages)
+        return RequirementsPlan(
+            kind=RequirementsKind.NONE, manager=manager, origin="the agent's own environment, as it is"
+        )
+    given = _from_flags(root, file, packages, manager)
     found = given or _from_script(root, script) or _from_folders(root, start, manager)
-    if found is not None:
-        return found
-    if script is None:
-        return RequirementsPlan(kind=RequirementsKind.NONE, origin="nothing: no file says what the program needs")
-    return _from_imports(root, script, python or project_python(root, start, variables))
+    if found is None and script is not None:
+        found = _from_imports(root, script, python or project_python(root, start, variables))
+    if found is None:
+        found = RequirementsPlan(kind=RequirementsKind.NONE, origin="nothing: no file says what the program needs")
+    return replace(found, manager=manager or READERS.get(found.kind, (Manager.UV,))[0])
 
 
-def _from_flags(root: Path, file: Path | None, packages: Sequence[str]) -> RequirementsPlan | None:
+def _from_flags(
+    root: Path, file: Path | None, packages: Sequence[str], manager: Manager | None
+) -> RequirementsPlan | None:
     if file and packages:
         raise UsageError("--requirements and --package exclude each other; add the package to the file")
     if packages:
@@ -147,7 +155,11 @@ def _from_flags(root: Path, file: Path | None, packages: Sequence[str]) -> Requi
         raise UsageError(
             f"--requirements {file} lies outside {root}, whose code is what the agent gets; move it there"
         )
-    return _of_file(root, file, "--requirements names")
+    plan = _of_file(root, file, "--requirements names")
+    readers = READERS.get(plan.kind)
+    if readers and manager and manager not in readers:
+        raise UsageError(f"{manager} does not read {plan.path}; use `--manager {readers[0]}`, or leave it out")
+    return plan
 
 
 def _from_script(root: Path, script: Path | None) -> RequirementsPlan | None:
@@ -157,19 +169,21 @@ def _from_script(root: Path, script: Path | None) -> RequirementsPlan | None:
     return RequirementsPlan(kind=RequirementsKind.SCRIPT, path=path, origin=f"the `# /// script` block of {path}")
 
 
-def _from_folders(root: Path, start: Path, manager: Manager) -> RequirementsPlan | None:
+def _from_folders(root: Path, start: Path, manager: Manager | None) -> RequirementsPlan | None:
+    own_first = sorted(ORDER, key=lambda name: READERS.get(_kind_of(Path(name))) != (manager,))
     for folder in folders_up(start, root):
-        for name in ORDER:
+        for name in own_first:
             file = folder / name
             if file.is_file() and _says_something(file, manager):
                 return _of_file(root, file, "the nearest file is")
     return None
 
 
-def _says_something(file: Path, manager: Manager) -> bool:
-    """pip reads no lock of others; a pyproject.toml may hold nothing but settings of tools."""
-    if file.name in ("uv.lock", "pylock.toml"):
-        return manager is Manager.UV
+def _says_something(file: Path, manager: Manager | None) -> bool:
+    """The locks of others are passed over; a pyproject.toml may hold nothing but settings of tools."""
+    readers = READERS.get(_kind_of(file))
+    if readers and manager and manager not in readers:
+        return False
     if file.name != "pyproject.toml":
         return True
     table = read_toml(file)
@@ -178,26 +192,18 @@ def _says_something(file: Path, manager: Manager) -> bool:
 
 def _of_file(root: Path, file: Path, why: str) -> RequirementsPlan:
     path = _relative(file, root)
-    if file.name in NOT_BUILT_YET:
-        raise _not_built(path, NOT_BUILT_YET[file.name])
-    if file.name == "pyproject.toml" and "project" not in read_toml(file):
-        raise _not_built(f"Poetry's own tables in {path}", _POETRY)
+    if file.name in NOT_READ:
+        raise UsageError(f"{path} is not read; {NOT_READ[file.name]}, and name it with `--requirements FILE`")
     return RequirementsPlan(kind=_kind_of(file), path=path, origin=f"{why} {path}")
 
 
-def _not_built(what: str, advice: str) -> UsageError:
-    return UsageError(
-        f"{what}: this version does not build that yet; {advice}, and name it with `--requirements FILE`"
-    )
-
-
 def _kind_of(file: Path) -> RequirementsKind:
-    if file.name == "uv.lock":
-        return RequirementsKind.UV_LOCK
+    if file.name in ("uv.lock", "poetry.lock", "pyproject.toml"):
+        return RequirementsKind(file.name)
     if re.fullmatch(r"pylock(\.[^.]+)?\.toml", file.name):
         return RequirementsKind.PYLOCK
-    if file.name == "pyproject.toml":
-        return RequirementsKind.PYPROJECT
+    if file.suffix in (".yml", ".yaml"):
+        return RequirementsKind.ENVIRONMENT_YML
     return RequirementsKind.SCRIPT if file.suffix == ".py" else RequirementsKind.REQUIREMENTS_TXT
 
 

@@ -83,19 +83,41 @@ def test_block_in_the_script_beats_files_and_flags_beat_the_block(project: Path)
 
 
 @pytest.mark.parametrize(
-    ("name", "advice"),
+    ("files", "chosen", "kind", "manager"),
     [
-        ("poetry.lock", "poetry export"),
-        ("environment.yml", "--manager inherit"),
-        ("Pipfile", "pipenv requirements"),
-        ("pyproject.toml", "poetry export"),
+        (["poetry.lock", "pyproject.toml"], None, RequirementsKind.POETRY_LOCK, Manager.POETRY),
+        (["poetry.lock", "pyproject.toml"], Manager.UV, RequirementsKind.PYPROJECT, Manager.UV),
+        (["pyproject.toml"], Manager.POETRY, RequirementsKind.PYPROJECT, Manager.POETRY),
+        (["environment.yml", "pyproject.toml"], None, RequirementsKind.ENVIRONMENT_YML, Manager.CONDA),
+        (["conda-lock.yml", "requirements.txt"], None, RequirementsKind.ENVIRONMENT_YML, Manager.CONDA),
+        (["environment.yml", "requirements.txt"], None, RequirementsKind.REQUIREMENTS_TXT, Manager.UV),
+        (["environment.yml", "requirements.txt"], Manager.CONDA, RequirementsKind.ENVIRONMENT_YML, Manager.CONDA),
+        (["pyproject.toml"], None, RequirementsKind.PYPROJECT, Manager.UV),
     ],
 )
-def test_format_that_is_not_built_yet_is_refused_by_name(project: Path, name: str, advice: str) -> None:
-    write(project, name, "[tool.poetry]\n")
+def test_lock_of_the_repository_chooses_its_manager_unless_one_is_named(
+    project: Path, files: list[str], chosen: Manager | None, kind: str, manager: Manager
+) -> None:
+    for name in files:
+        write(project, name, "[tool.poetry]\n" if name.endswith("toml") else "")
 
-    with pytest.raises(UsageError, match=rf"{name}.*{advice}"):
+    plan = plan_requirements(project, project / "tools/train/train.py", manager=chosen)
+
+    assert (plan.kind, plan.manager) == (kind, manager)
+
+
+def test_format_that_nobody_reads_is_refused_by_name(project: Path) -> None:
+    write(project, "Pipfile")
+
+    with pytest.raises(UsageError, match=r"Pipfile.*pipenv requirements"):
         plan_requirements(project, project / "tools/train/train.py")
+
+
+def test_manager_that_cannot_read_the_named_file_is_refused_before_anything_is_sent(project: Path) -> None:
+    lock = write(project, "poetry.lock")
+
+    with pytest.raises(UsageError, match=r"pip does not read poetry.lock; use `--manager poetry`"):
+        plan_requirements(project, None, file=lock, manager=Manager.PIP)
 
 
 def test_pip_passes_over_the_locks_of_others(project: Path) -> None:
