@@ -159,6 +159,8 @@ def _outside_the_queues_range(candidate: Candidate, offer: Offer, given: GpuRang
     wanted = candidate.resources.gpus
     if given is None or wanted is None or given.least <= wanted <= given.most:
         return None
+    if given == NO_GPUS:
+        return f"asks for {_count(wanted, 'GPU')}, and its queue is for services, which get none"
     return f"asks for {wanted} GPUs, the worker gives {_range(given)} to a task of its queue"
 
 

@@ -17,6 +17,7 @@ from taskyard.wire import (
     NewQueue,
     Queue,
     QueueChanges,
+    QueueKind,
     TaskState,
     Worker,
     WorkerState,
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 SERVING_STATES = (WorkerState.STARTING, WorkerState.IDLE, WorkerState.BUSY)
 """Workers in these states take tasks, now or when their run has ended."""
+SERVICES_QUEUE = "services"
 RECENT_RUNS = 20
 """How many ended runs of a queue an estimate is made from."""
 WOKEN_AT_ONCE = 500
@@ -51,15 +53,21 @@ class Queues:
         self._clock = clock
 
     async def ensure_defaults(self) -> None:
-        """Creates the queues that exist from the start."""
+        """Creates the queues that exist from the start. The one named `services` is always of that kind, also if
+        it was made before queues had kinds."""
         for name in DEFAULT_QUEUES:
-            if await self._store.queue_named(name) is None:
+            kind = QueueKind.SERVICES if name == SERVICES_QUEUE else QueueKind.TASKS
+            existing = await self._store.queue_named(name)
+            if existing is not None and existing.kind is not kind and name == SERVICES_QUEUE:
+                await self._store.update_queue(existing.id, partial(replace, kind=kind))
+            if existing is None:
                 record = QueueRecord(
                     id=checked_id(None, "queue"),
                     name=name,
                     description="",
                     paused=False,
                     created_at=self._clock(),
+                    kind=kind,
                 )
                 try:
                     await self._store.add_queue(record)
@@ -197,7 +205,7 @@ class Queues:
         held = [self._clock() - started[run] for worker in watching for run in worker.runs if run in started]
         estimate = estimated_wait(
             waiting=waiting,
-            idle_workers=sum(not worker.runs for worker in watching),
+            idle_workers=sum(min(max(0, worker.free.slots), waiting + 1) for worker in watching),
             busy_seconds=held,
             run_seconds=await self._recent_run_seconds(record.id) if waiting or held else [],
         )

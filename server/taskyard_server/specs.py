@@ -13,10 +13,21 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from taskyard.wire import Code, Command, CommandKind, Environment, Policy, Resources, TaskChanges, TaskSpec
+from taskyard.wire import (
+    Code,
+    Command,
+    CommandKind,
+    Environment,
+    Policy,
+    QueueKind,
+    Resources,
+    TaskChanges,
+    TaskSpec,
+)
 
 from taskyard_server.errors import Invalid, TooLarge
 from taskyard_server.names import checked_name
+from taskyard_server.store.base import QueueRecord
 
 MAX_DESCRIPTION = 20_000
 MAX_TAGS, MAX_TAG = 50, 100
@@ -25,6 +36,10 @@ MAX_PATCH = 1 << 20
 MAX_TEXT = 1 << 20
 """Characters of arguments, parameters, variables, packages and secrets, each."""
 MAX_GPUS = 1024
+MAX_BYTES = 1 << 50
+MAX_AMOUNT = 1e9
+MAX_KEYS = 50
+"""Labels, and kinds of custom amounts, that one task asks for."""
 MAX_RETRIES = 1000
 MAX_SECONDS = 366 * 86_400.0
 
@@ -32,6 +47,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40,64}", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _PYTHON = re.compile(r"3\.[0-9]{1,2}(\.[0-9]{1,3})?", re.ASCII)
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 _BACKEND = re.compile(r"[a-z0-9.]{1,20}", re.ASCII)
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -249,8 +265,61 @@ def _check_environment(environment: Environment) -> None:
 
 
 def _check_resources(resources: Resources) -> None:
+    _check_gpus(resources)
+    _check_memory(resources)
+    _check_keys(resources.custom, "resources.custom")
+    for name, amount in resources.custom.items():
+        if not math.isfinite(amount) or not 0 <= amount <= MAX_AMOUNT:
+            raise Invalid(f"resources.custom: {name} must be 0 to {MAX_AMOUNT:.0f}")
+    _check_keys(resources.requires, "resources.requires")
+    for name, value in resources.requires.items():
+        if not checked_name(value, f"resources.requires: the label {name}"):
+            raise Invalid(f"resources.requires: the label {name} needs the value that its worker must have")
+    if resources.worker is not None and checked_name(resources.worker, "resources.worker") != resources.worker:
+        raise Invalid("resources.worker must be the name of a worker, as `taskyard workers` shows it")
+    if resources.worker == "":
+        raise Invalid("resources.worker must name a worker, or be left out to let any take the task")
+
+
+def _check_gpus(resources: Resources) -> None:
     if resources.gpus is not None and not 0 <= resources.gpus <= MAX_GPUS:
         raise Invalid(f"resources.gpus must be 0 to {MAX_GPUS}, or left out to take what the worker has")
+    part = resources.gpu_memory_bytes
+    if part is None:
+        return
+    if resources.gpus is not None:
+        raise Invalid("give resources.gpus for whole GPUs or gpu_memory_bytes for a part of one, not both")
+    if not 0 < part <= MAX_BYTES:
+        raise Invalid(f"resources.gpu_memory_bytes must be 1 to {MAX_BYTES} bytes, or left out")
+
+
+def _check_memory(resources: Resources) -> None:
+    if resources.memory_bytes is not None and resources.memory_fraction is not None:
+        raise Invalid("give resources.memory_bytes or memory_fraction, not both")
+    if resources.memory_bytes is not None and not 0 <= resources.memory_bytes <= MAX_BYTES:
+        raise Invalid(f"resources.memory_bytes must be 0 (no limit) to {MAX_BYTES}, or left out for a share")
+    fraction = resources.memory_fraction
+    if fraction is not None and not 0 < fraction <= 1:
+        raise Invalid("resources.memory_fraction must be above 0 and at most 1: the part of its worker's memory")
+
+
+def _check_keys(values: Mapping[str, object], what: str) -> None:
+    """Names of labels and amounts: what an operator can write as NAME=VALUE."""
+    if len(values) > MAX_KEYS:
+        raise Invalid(f"{what}: {len(values)} names are too many, {MAX_KEYS} are allowed")
+    for name in values:
+        if not _KEY.fullmatch(name):
+            raise Invalid(f"{what}: {name!r} must be 1 to 63 letters, digits, dots, dashes or underscores")
+
+
+def check_queue(spec: TaskSpec, queue: QueueRecord) -> None:
+    """A queue of services takes no training: that belongs where GPUs are given out. Raises Invalid."""
+    resources = spec.resources
+    if queue.kind is QueueKind.SERVICES and (resources.gpus or resources.gpu_memory_bytes):
+        raise Invalid(
+            f"queue {queue.name!r} is for services, which get no GPU, and the task asks for one: "
+            "enqueue it in another queue, or leave the GPUs out"
+        )
 
 
 def _check_policy(policy: Policy) -> None:

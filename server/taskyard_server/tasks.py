@@ -110,6 +110,8 @@ class Tasks:
         spec = specs.checked(_in_project(new.spec, actor))
         spec = replace(spec, secrets=tuple(dict.fromkeys((*spec.secrets, *new.secret_values))))
         specs.check_secrets(spec.secrets, new.secret_values)
+        if queue is not None:
+            specs.check_queue(spec, queue)
         return lifecycle.create(
             spec,
             task_id=checked_id(new.id, "task"),
@@ -267,6 +269,7 @@ class Tasks:
 
         def enqueued(record: TaskRecord) -> TaskRecord:
             _require_allowed(record, actor, "enqueue")
+            specs.check_queue(record.spec, queue)
             return lifecycle.enqueue(record, queue.id, by=actor.name, now=self._clock())
 
         records = await self._store.update_all(task_ids, enqueued)

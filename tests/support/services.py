@@ -212,7 +212,7 @@ class FakeAgent:
             queues=self.queues,
             runs=(run,) if run else (),
             total=Capacity(gpus=self.gpus),
-            free=Capacity(gpus=0 if run else self.gpus),
+            free=Capacity(slots=0 if run else 1, gpus=0 if run else self.gpus),
         )
         reports = tuple(RunReport(id=id, control_token=token, phase=phase) for id, token in self.held.items())
         beat = Beat(
