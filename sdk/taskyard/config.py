@@ -55,6 +55,8 @@ class Setting:
     many: bool = False
     """Takes one or more values and yields a tuple; a variable holds them quoted as in a shell."""
     choices: tuple[str, ...] = ()
+    alone: str | None = None
+    """What the flag without a value means; None: it needs one."""
     secret: bool = False
     """Shown masked, and never taken from a project's file."""
 
@@ -130,6 +132,8 @@ def add_settings(parser: argparse.ArgumentParser | argparse._ArgumentGroup, sett
         options["metavar"] = setting.metavar or ("|".join(setting.choices) or setting.name.upper())
         if setting.many:
             options |= {"nargs": "+", "action": "extend"}
+        if setting.alone is not None:
+            options |= {"nargs": "?", "const": setting.alone}
         parser.add_argument(*setting.all_flags, **options)
 
 
@@ -140,11 +144,18 @@ def resolve(
     environ: Mapping[str, str] | None = None,
     project_file: Path | None = None,
     user_file: Path | None = None,
+    preset: Mapping[str, Any] | None = None,
+    preset_origin: str = "",
 ) -> Resolved:
-    """Finds each setting's value. Raises UsageError naming the place of a bad value, or all missing ones."""
+    """Finds each setting's value. Raises UsageError naming the place of a bad value, or all missing ones.
+
+    `preset` holds values as a file would, which flags and variables outrank, and which outrank the files.
+    """
     sources = _Sources(
         flags=vars(namespace) if namespace else {},
         environ=os.environ if environ is None else environ,
+        preset=preset or {},
+        preset_origin=preset_origin,
         project=_project_table(project_file),
         project_file=project_file,
         user=_read_toml(user_file),
@@ -164,6 +175,8 @@ class _Sources:
 
     flags: Mapping[str, Any]
     environ: Mapping[str, str]
+    preset: Mapping[str, Any]
+    preset_origin: str
     project: Mapping[str, Any]
     project_file: Path | None
     user: Mapping[str, Any]
@@ -174,6 +187,8 @@ class _Sources:
             return _value(setting, self.flags[setting.name], f"flag {setting.flag}")
         if self.environ.get(setting.variable, "") != "":
             return _value(setting, _from_variable(setting, self.environ), setting.variable)
+        if setting.name in self.preset:
+            return _value(setting, self.preset[setting.name], self.preset_origin)
         if setting.name in self.project and not setting.secret:
             return _value(setting, self.project[setting.name], str(self.project_file))
         if setting.name in self.user:
@@ -243,6 +258,14 @@ def user_folder(environ: Mapping[str, str] | None = None) -> Path:
 def user_file(environ: Mapping[str, str] | None = None) -> Path:
     """The user's settings."""
     return user_folder(environ) / "config.toml"
+
+
+def user_table(path: Path | None, name: str) -> Mapping[str, Any]:
+    """A table of the user's settings, such as `[presets]`; empty where there is none. Raises UsageError."""
+    table = _read_toml(path).get(name, {})
+    if not isinstance(table, Mapping):
+        raise UsageError(f"{path}: {name!r} must be a table: write [{name}.NAME] above its values")
+    return table
 
 
 def find_project_file(folder: Path) -> Path | None:
