@@ -162,6 +162,7 @@ def test_agents_of_one_machine_share_it_while_one_is_killed_again_and_again(mach
         built = machine.markers
         tasks += [machine.submit(LATE, chance.choice(QUEUES)) for _ in range(4)]
         kills = kill_until_the_end(machine.yard, agents, tasks, chance)
+        wait_for_beats(machine.yard)
         assert [agent.stop() for agent in agents] == [0, 0, 0]
 
     assert kills > 2
@@ -182,6 +183,12 @@ def kill_until_the_end(yard: Yard, agents: list[AgentProcess], tasks: list[Task]
         chance.choice(agents).restart()
         time.sleep(chance.uniform(*QUIET_SECONDS))
     raise AssertionError
+
+
+def wait_for_beats(yard: Yard) -> None:
+    """Waits until all of them were heard of: one that was only just started does not know the signals yet."""
+    now = yard.client.info().time
+    wait_until(lambda: all(worker.last_seen_at > now for worker in yard.client.workers()), what="three beats")
 
 
 def check_runs(machine: Machine, tasks: list[Task]) -> None:
