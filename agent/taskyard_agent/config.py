@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import re
 import socket
@@ -23,9 +24,12 @@ from taskyard.config import (
     resolve,
     user_file,
     user_folder,
+    user_table,
 )
+from taskyard.wire import GpuRange
 
-from . import hours
+from . import hours, presets
+from .allotment import UNLIMITED_SLOTS
 from .errors import SettingsError
 
 SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?$", re.IGNORECASE)
@@ -83,12 +87,80 @@ def worker_name(text: str) -> str:
     return text
 
 
+def fraction(text: str) -> float:
+    """Reads `0.8` or `80%`."""
+    number, percent, rest = text.strip().partition("%")
+    try:
+        value = float(number) / (100 if percent else 1)
+    except ValueError:
+        value = 0.0
+    if rest or not 0 < value <= 1:
+        raise ValueError(f"{text!r} is not a part of a whole; write it like 0.8 or 80%")
+    return value
+
+
+def services(text: str) -> int | None:
+    """Reads how many tasks at once: a number, `true` for any number, `false` for no services mode."""
+    if text.lower() in ("true", "yes", "on"):
+        return UNLIMITED_SLOTS
+    return None if text.lower() in ("false", "no", "off") else at_least_one(text)
+
+
+def memory(text: str) -> float | int:
+    """Reads `auto`, `none`, `8GB` or `0.5`: a part of the machine's is a float, bytes are an int, 0 no limit."""
+    if text.lower() in ("auto", "none"):
+        return 1.0 if text.lower() == "auto" else 0
+    if re.fullmatch(r"0?\.\d+|1\.0*|\d+%", text):
+        return fraction(text)
+    try:
+        return size(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not an amount of memory; write auto, none, 8GB or 0.5") from None
+
+
+def amounts(text: str) -> tuple[tuple[str, float], ...]:
+    """Reads `GPU=2,LICENSE=1`."""
+    return tuple(_amount(part) for part in text.split(","))
+
+
+def _amount(text: str) -> tuple[str, float]:
+    name, _, number = text.strip().partition("=")
+    if not (name and re.fullmatch(r"\d{1,15}(\.\d{1,9})?", number)):
+        raise ValueError(f"{text!r} is not NAME=AMOUNT, such as LICENSE=1")
+    return name, float(number)
+
+
+def label(text: str) -> tuple[str, str]:
+    """Reads `arch=a100`."""
+    key, found, value = text.partition("=")
+    if not (key and found and value):
+        raise ValueError(f"{text!r} is not KEY=VALUE")
+    return key, value
+
+
+def queue_with_gpus(text: str) -> tuple[str, GpuRange | None]:
+    """Reads `two=1-2`, or a name without a number."""
+    match = re.fullmatch(r"(.+)=(\d{1,4})(?:-(\d{1,4}))?", text, re.DOTALL)
+    if match is None:
+        return text, None
+    given = GpuRange(least=int(match[2]), most=int(match[3] or match[2]))
+    if given.most < given.least:
+        raise SettingsError(f"--queue {text}: write the smaller number first, like {match[1]}=1-2")
+    return match[1], given
+
+
+def default_image(text: str) -> str | None:
+    """Reads the value of `--docker`: an image, empty for the flag alone, None for `false`."""
+    return {"true": "", "false": None}.get(text.lower(), text)
+
+
 QUEUE = Setting(
     name="queue",
     many=True,
     default=(),
     metavar="NAME",
-    help="queues to serve, the first one first; else those of the agent's token, or `default`",
+    help="queues to serve, the first one first; else those of the agent's token, or `default`; "
+    "with --dynamic-gpus NAME=GPUS, where GPUS is a number or a range like 1-2",
 )
 ORDER_FAIRNESS = Setting(
     name="order_fairness",
@@ -101,10 +173,65 @@ CREATE_QUEUE = Setting(name="create_queue", kind=bool, default=False, help="crea
 GPUS = Setting(
     name="gpus",
     metavar="LIST",
-    help="GPUs to use, by index or UUID, like 0,1, or `all`; default: all that there are",
+    help="GPUs to use, by index or UUID, like 0,1 or 0-3, or `all`; default: all that there are",
+)
+DYNAMIC_GPUS = Setting(
+    name="dynamic_gpus",
+    kind=bool,
+    default=False,
+    help="give each task as many GPUs as its queue says: --queue one=1 four=4 two=1-2",
+)
+SHARE_GPUS = Setting(
+    name="share_gpus",
+    kind=bool,
+    default=False,
+    help="let tasks that ask for a part of a GPU's memory have one GPU together; nothing holds them to their part",
+)
+SLOTS = Setting(
+    name="slots",
+    kind=at_least_one,
+    metavar="N",
+    help="tasks at once; default: 1, or as many as GPUs, or 8 for each GPU that is shared",
+)
+SERVICES_MODE = Setting(
+    name="services_mode",
+    kind=services,
+    alone="true",
+    metavar="N",
+    help="run many light tasks at once without a GPU, up to N where N is given, from the queue `services`",
+)
+RESOURCES = Setting(
+    name="resources",
+    kind=amounts,
+    many=True,
+    default=(),
+    metavar="NAME=N",
+    help="amounts that tasks may ask for, such as licences; their sum stays within it",
+)
+LABEL = Setting(
+    name="label",
+    kind=label,
+    many=True,
+    default=(),
+    metavar="KEY=VALUE",
+    help="labels that tasks may require, beside `host`, `arch` and `gpu`",
+)
+MEMORY = Setting(
+    name="memory",
+    kind=memory,
+    metavar="SIZE",
+    help="memory for tasks, each held to its share: auto (the machine's), a size, a part like 0.5, or none; "
+    "default: the machine's, and only a task that asks for an amount is held to it",
 )
 CPU_ONLY = Setting(name="cpu_only", kind=bool, default=False, help="use no GPU")
-NAME = Setting(name="name", kind=worker_name, help="the worker's name; default: host:gpu0,1 or host:cpu:0")
+NAME = Setting(
+    name="name", kind=worker_name, help="the worker's name; default: host:gpu0,1, host:cpu:0 or host:services"
+)
+PRESET = Setting(
+    name="preset",
+    metavar="NAME",
+    help=f"a ready worker: image, GPUs and a queue of that name; {', '.join(presets.PRESETS)}, or one of your own",
+)
 LOCAL_DIR = Setting(
     name="local_dir",
     kind=Path,
@@ -208,6 +335,26 @@ SUBMODULE_HOST = Setting(
     metavar="HOST",
     help="hosts that submodules may come from beside their repository's own",
 )
+DOCKER = Setting(
+    name="docker",
+    kind=default_image,
+    alone="true",
+    metavar="IMAGE",
+    help="run tasks that ask for it in containers; with IMAGE, all of them, in that one where they name none",
+)
+DOCKER_ARGS = Setting(
+    name="docker_args",
+    default="",
+    metavar="'ARGS'",
+    help="arguments as for `docker run`, for every container; one alone is written --docker-args=--ipc=host",
+)
+DOCKER_ALLOW = Setting(
+    name="docker_allow",
+    many=True,
+    default=(),
+    metavar="NAME",
+    help="arguments of `docker run` that tasks may give beyond the list, like volume",
+)
 PYTHON = Setting(
     name="python", metavar="PYTHON", help="interpreter for tasks that name none; default: the agent's own"
 )
@@ -241,6 +388,19 @@ MIN_FREE_DISK = Setting(
 TOKEN_FILE = Setting(
     name="token_file", kind=Path, metavar="FILE", help="file with the agent's token, for automation"
 )
+PAUSE_AT = Setting(
+    name="pause_at",
+    kind=fraction,
+    metavar="PART",
+    help="take nothing while the memory, or the disk of --local-dir, is so full, like 0.8; default: never",
+)
+IDLE_GPU_PERCENT = Setting(
+    name="idle_gpu_percent",
+    kind=float,
+    default=5.0,
+    metavar="N",
+    help="a GPU below this utilisation counts as idle for a task's `max_idle_gpu`",
+)
 LOG_LEVEL = Setting(
     name="log_level", choices=("debug", "info", "warning", "error"), default="info", help="how much the agent says"
 )
@@ -257,12 +417,17 @@ MACHINE_SETTINGS = (
     PYTHON_DOWNLOADS,
     PYTHON_MIRROR,
     ALLOW_INDEX,
+    DOCKER,
+    DOCKER_ARGS,
+    DOCKER_ALLOW,
     CACHE_ENVIRONMENTS,
     CACHE_BYTES,
     MIN_FREE_DISK,
+    IDLE_GPU_PERCENT,
     LOG_LEVEL,
 )
-WORKER_SETTINGS = (GPUS, CPU_ONLY, NAME, HOOKS, HOOK_TIMEOUT)
+PLACE_SETTINGS = (SLOTS, SERVICES_MODE, DYNAMIC_GPUS)
+WORKER_SETTINGS = (GPUS, CPU_ONLY, SHARE_GPUS, RESOURCES, LABEL, MEMORY, NAME, HOOKS, HOOK_TIMEOUT)
 LIFE_SETTINGS = (
     DETACHED,
     WORKERS,
@@ -281,17 +446,28 @@ DAEMON_SETTINGS = (
     TOKEN_FILE,
     *QUEUE_SETTINGS,
     *WORKER_SETTINGS,
+    *PLACE_SETTINGS,
     FOREGROUND,
     *LIFE_SETTINGS,
+    PAUSE_AT,
     *MACHINE_SETTINGS,
 )
 EXECUTE_SETTINGS = (*CONNECTION_SETTINGS, TOKEN_FILE, *WORKER_SETTINGS, *MACHINE_SETTINGS)
 
 
-DECLARED = (TOKEN_FILE, *QUEUE_SETTINGS, *WORKER_SETTINGS, *LIFE_SETTINGS, *MACHINE_SETTINGS)
+DECLARED = (
+    TOKEN_FILE,
+    *QUEUE_SETTINGS,
+    *WORKER_SETTINGS,
+    *PLACE_SETTINGS,
+    *LIFE_SETTINGS,
+    PAUSE_AT,
+    *MACHINE_SETTINGS,
+)
 """Those that are fields of `AgentSettings`; where a command does not take one, it has its default."""
 FIELDS = {
     "queue": "queues",
+    "label": "labels",
     "git_token_file": "git_tokens",
     "submodule_host": "submodule_hosts",
     "allow_index": "allow_indexes",
@@ -309,10 +485,21 @@ class AgentSettings:
     """Whether anybody named the server, rather than the default being taken."""
     token_file: Path | None
     queues: tuple[str, ...]
+    queue_gpus: Mapping[str, GpuRange]
+    """With --dynamic-gpus, how many GPUs each task of a queue is given."""
     order_fairness: bool
     create_queue: bool
     gpus: str | None
     cpu_only: bool
+    share_gpus: bool
+    resources: Mapping[str, float]
+    labels: Mapping[str, str]
+    memory: float | int | None
+    """A part of the machine's (float), or bytes, 0 for no limit; None: nobody said."""
+    slots: int | None
+    services_mode: int | None
+    """Tasks at once; None: not in that mode."""
+    dynamic_gpus: bool
     name: str | None
     host: str
     hooks: Path
@@ -340,9 +527,15 @@ class AgentSettings:
     python_downloads: str
     python_mirror: str | None
     allow_indexes: tuple[str, ...]
+    docker: str | None
+    """Default image, empty for none; None: no containers."""
+    docker_args: str
+    docker_allow: tuple[str, ...]
     cache_environments: int
     cache_bytes: int
     min_free_disk: int
+    pause_at: float | None
+    idle_gpu_percent: float
     log_level: str
     environ: Mapping[str, str]
     """The agent's own variables, as they were at its start."""
@@ -351,28 +544,58 @@ class AgentSettings:
 def read_settings(namespace: argparse.Namespace, settings: Sequence[Setting]) -> AgentSettings:
     """Resolves flags, variables and files. Raises UsageError or SettingsError, naming all that is missing."""
     environ = dict(os.environ)
-    values = resolve(
-        settings,
-        namespace,
-        environ=environ,
-        project_file=find_project_file(Path.cwd()),
-        user_file=user_file(environ),
-    )
+    values = _resolved(namespace, settings, environ)
     if GPUS in settings:
         values.refuse_together("gpus", "cpu_only")
     if DETACHED in settings:
         _check_life(values)
-    queues = values["queue"] if QUEUE in settings else ()
-    doubled = sorted({queue for queue in queues if queues.count(queue) > 1})
-    if doubled:
-        raise SettingsError(f"--queue names {', '.join(map(repr, doubled))} twice; name each queue once")
+    if SERVICES_MODE in settings:
+        _check_places(values)
+    queue_gpus = _queue_gpus(values) if QUEUE in settings else {}
     return AgentSettings(
         connection=connection(namespace, environ=environ),
         server_named=SERVER in settings and values.given("server"),
         host=socket.gethostname(),
         environ=environ,
+        queue_gpus={queue: given for queue, given in queue_gpus.items() if given},
         **{FIELDS.get(setting.name, setting.name): _value(setting, settings, values) for setting in DECLARED},
     )
+
+
+def _check_places(values: Resolved) -> None:
+    for other in ("gpus", "slots", "dynamic_gpus", "share_gpus"):
+        values.refuse_together("services_mode", other)
+    for needs_gpus in ("dynamic_gpus", "share_gpus"):
+        values.refuse_together("cpu_only", needs_gpus)
+    values.refuse_together("dynamic_gpus", "share_gpus")
+
+
+def _queue_gpus(values: Resolved) -> dict[str, GpuRange | None]:
+    """Each queue, with its number of GPUs where those go by queue. Raises SettingsError."""
+    dynamic = values["dynamic_gpus"]
+    found = [queue_with_gpus(text) if dynamic else (text, None) for text in values["queue"]]
+    names = [name for name, _ in found]
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        raise SettingsError(f"--queue names {', '.join(map(repr, doubled))} twice; name each queue once")
+    if dynamic and (not found or any(given is None for _, given in found)):
+        lacking = ", ".join(repr(name) for name, given in found if given is None)
+        problem = f"{lacking} has no number of GPUs" if lacking else "no queue is given"
+        raise SettingsError(f"--dynamic-gpus: {problem}; write --queue NAME=1, or NAME=1-2")
+    return dict(found)
+
+
+def _resolved(namespace: argparse.Namespace, settings: Sequence[Setting], environ: Mapping[str, str]) -> Resolved:
+    own = user_file(environ)
+    look = functools.partial(
+        resolve, settings, namespace, environ=environ, project_file=find_project_file(Path.cwd()), user_file=own
+    )
+    values = look()
+    name = values["preset"] if PRESET in settings else None
+    if name is None:
+        return values
+    known = {setting.name for setting in settings} - {PRESET.name}
+    return look(preset=presets.preset(name, user_table(own, "presets"), known), preset_origin=f"preset {name}")
 
 
 def _check_life(values: Resolved) -> None:
@@ -394,4 +617,8 @@ def _value(setting: Setting, settings: Sequence[Setting], values: Resolved) -> A
         return (value or user_folder() / "hooks").expanduser().absolute()
     if setting is LOCAL_DIR:
         return value.expanduser().absolute()
-    return dict(value) if setting is GIT_TOKEN_FILE else value
+    if setting is QUEUE:
+        return tuple(_queue_gpus(values)) if setting in settings else ()
+    if setting is RESOURCES:
+        return {name: number for item in value for name, number in item}
+    return dict(value) if setting in (GIT_TOKEN_FILE, LABEL) else value

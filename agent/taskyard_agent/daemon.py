@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import enum
-import functools
 import logging
 import signal
 import threading
@@ -21,37 +19,38 @@ from taskyard.errors import Refused, TaskyardError, Unavailable
 from taskyard.wire import (
     Claim,
     ClaimRequest,
-    Gpu,
     LogPosition,
-    Outcome,
     RunDirective,
     Sample,
 )
 
-from . import endings, gpus, processes
+from . import gpus, means, processes
 from .checkout import CheckoutSettings
 from .clock import ServerClock
+from .containers import Containers, ContainerSettings
 from .config import AgentSettings
 from .environments import EnvironmentSettings
-from .errors import RunFailed, RunStopped, SettingsError
-from .gpus import GpuLock
-from .held import Cause, read_exit_record
+from .errors import RunStopped
+from .held import Cause
+from .idle_gpus import IdleGpus
 from .journal import Journal, JournalledRun
 from .lease import Lease
+from .leftovers import Leftovers
+from .life import Life
 from .log_shipper import LogShipper
 from .monitor import Monitor, WatchedRun, WatchedWorker
+from .pressure import Pressure, on_this_machine
 from .queues import order_from_server
 from .run import RunServices
 from .spare_keeper import SpareKeeper
-from .variables import inherited
+from .variables import INSIDE, inherited
+from .watchman import Watchman
 from .worker import AgentIdentity, Claimer, QueueOrder, Worker, jobs_of
 
 logger = logging.getLogger(__name__)
 
 LOGS_AFTER_DRAIN_SECONDS = 10.0
 FAREWELL_SECONDS = 2.0
-SETTLE_SECONDS = 10.0
-"""How long a new daemon waits for the end of an earlier run to be reported before it goes on."""
 KILLED_SECONDS = 10.0
 """Killed runs are reported in this time, or, when the server cannot be reached, by the next daemon."""
 
@@ -82,9 +81,19 @@ class AgentParts:
     order: QueueOrder
 
     @property
+    def leftovers(self) -> Leftovers:
+        """What an earlier daemon left to this one."""
+        return Leftovers(
+            journal=self.journal,
+            boot_id=self.identity.boot_id,
+            services=self.services,
+            secrets_of=self.secrets_of,
+        )
+
+    @property
     def busy(self) -> bool:
         """Whether a run is being carried."""
-        return any(worker.job for worker in self.workers)
+        return any(worker.jobs for worker in self.workers)
 
     def secrets_of(self, run: JournalledRun) -> Mapping[str, str]:
         """Asks the server for a run's secrets again, by repeating its claim. Raises RunStopped when it is gone."""
@@ -120,6 +129,8 @@ class Daemon:
         self._client = client
         self._end = End.RUN
         self._told = threading.Event()
+        self.begins_anew = False
+        """Whether it ended in order to be started again."""
 
     def run(self) -> int:
         """Runs until a signal ends it; returns the exit code. Raises SettingsError for what cannot be followed."""
@@ -128,23 +139,42 @@ class Daemon:
                 parts.identity, parts.workers, parts.order,
                 client=self._client, journal=parts.journal, services=parts.services,
             )  # fmt: skip
+            life = self._life_of(parts, claimer)
             self._say_hello(parts)
             parts.services.keepers.prepare()
-            carry_on(parts)
-            parts.lease.start(on_drain=self.drain)
+            life.start()
+            parts.leftovers.hand_to(parts.workers[0])
+            parts.lease.start(on_drain=self.drain, on_known=life.ready)
             claimer.start()
             self._wait_for_word(parts)
             claimer.stop()
             if self._end is not End.HAND_OVER:
                 self._leave(parts, claimer)
+            life.stop()
+            self.begins_anew = life.begins_anew and self._end is End.DRAIN
         return 0
 
-    def drain(self, reason: str) -> None:
-        """Ends the daemon after what it runs, as one SIGTERM does. May be called from any thread, repeatedly."""
-        if self._end is End.RUN:
-            logger.info("going to end: %s", reason, extra={"action": "agent_told_to_drain"})
-            self._end = End.DRAIN
-            self._told.set()
+    def drain(self, reason: str) -> bool:
+        """Ends the daemon after what it runs, as one SIGTERM does; whether nobody had done so before.
+
+        May be called from any thread, repeatedly.
+        """
+        if self._end is not End.RUN:
+            return False
+        logger.info("going to end: %s", reason, extra={"action": "agent_told_to_drain"})
+        self._end = End.DRAIN
+        self._told.set()
+        return True
+
+    def _life_of(self, parts: AgentParts, claimer: Claimer) -> Life:
+        return Life(
+            self._settings,
+            parts.workers,
+            parts.services.tally,
+            drain=self.drain,
+            tell_server=parts.lease.poke,
+            lives=lambda: parts.lease.turns and claimer.turns,
+        )
 
     def _say_hello(self, parts: AgentParts) -> None:
         names = ", ".join(worker.name for worker in parts.workers)
@@ -238,15 +268,23 @@ def _end_runs(parts: AgentParts, *, kill: bool) -> None:
 @contextlib.contextmanager
 def open_agent(settings: AgentSettings, client: Client) -> Iterator[AgentParts]:
     """Builds and opens the parts of an agent, and closes them. Raises SettingsError."""
-    devices = _choose_gpus(settings)
-    name = settings.name or _default_name(settings.host, devices)
+    devices = means.choose_gpus(settings)
+    name = settings.name or means.default_name(settings, devices)
     identity = AgentIdentity(name=name, host=settings.host, boot_id=processes.boot_id(), version=__version__)
     journal = Journal(settings.local_dir / "agents" / _server_folder(settings.connection.server), name)
-    order = QueueOrder(order_from_server(client, settings), fair=settings.order_fairness)
+    served = order_from_server(client, settings)
+    order = QueueOrder(tuple(served), fair=settings.order_fairness)
+    worker = Worker(
+        name,
+        means.means(settings, devices, {queue: given for queue, given in served.items() if given}),
+        order.queues,
+        labels=means.labels(settings, devices),
+        shows_places=settings.services_mode is not None,
+    )
     journal.open()
     try:
-        with contextlib.closing(_hold_gpus(devices, name)):
-            parts = _assemble(settings, client, identity, journal, order, Worker(name, devices, order.queues))
+        with contextlib.closing(means.hold_gpus(devices, name)):
+            parts = _assemble(settings, client, identity, journal, order, worker)
             parts.shipper.start()
             try:
                 yield parts
@@ -270,6 +308,13 @@ def _assemble(
     workers = (worker,)
     monitor = Monitor(disk=settings.local_dir, measure_gpu=gpus.measure, clock=clock.now)
 
+    watchman = Watchman(workers, IdleGpus(settings.idle_gpu_percent), _pressure(settings))
+
+    def measure() -> list[Sample]:
+        samples = _measure(monitor, workers)
+        watchman.heed(samples)
+        return samples
+
     def append(run_id: str, control_token: str, offset: int, data: bytes) -> LogPosition:
         return client.append_log(run_id, offset, data, control_token=control_token, patience_seconds=0.0)
 
@@ -281,7 +326,7 @@ def _assemble(
         journal.close_run(run_id)
 
     shipper = LogShipper(append, on_stale=log_refused, on_complete=journal.close_run)
-    lease = Lease(identity, workers, client=client, clock=clock, samples=lambda: _measure(monitor, workers))
+    lease = Lease(identity, workers, client=client, clock=clock, samples=measure)
     services = RunServices(
         client=client,
         journal=journal,
@@ -289,8 +334,11 @@ def _assemble(
         clock=clock,
         checkout=checkout_settings(settings),
         environments=environment_settings(settings),
+        containers=Containers(settings=container_settings(settings, journal.folder)),
         inherited=inherited(settings.environ, settings.pass_env),
+        inherited_inside=inherited(settings.environ, settings.pass_env, base=INSIDE),
         server_variables=_server_variables(settings),
+        server_files=_server_files(settings),
         send_beat=lease.poke,
         keepers=SpareKeeper(),
     )
@@ -308,28 +356,8 @@ def _assemble(
     )
 
 
-def carry_on(parts: AgentParts) -> None:
-    """Takes the runs over that an earlier daemon left in the journal."""
-    for left in parts.journal.runs():
-        run = left
-        if run.boot_id != parts.identity.boot_id and run.progress.outcome is None:
-            # What had ended before the machine did keeps its true end.
-            outcome = _outcome_before_reboot(run)
-            run = dataclasses.replace(run, progress=dataclasses.replace(run.progress, outcome=outcome))
-        worker = next((worker for worker in parts.workers if worker.job is None), parts.workers[0])
-        logger.info("carrying on with run %s", run.run.id, extra={"action": "run_carried_on", "run": run.run.id})
-        if worker.job is None and run.progress.outcome is None:
-            worker.take(
-                run, parts.services, secrets=functools.partial(parts.secrets_of, run), done=parts.lease.poke
-            )
-        else:
-            # Before the first beat: from that the server learns of a reboot, and gives up what it held.
-            worker.settle(run, parts.services).join(SETTLE_SECONDS)
-
-
-def _outcome_before_reboot(run: JournalledRun) -> Outcome:
-    record = read_exit_record(run.directory.path)
-    return endings.outcome_of(record, run.directory.spool) if record else endings.lost_with_machine()
+def _pressure(settings: AgentSettings) -> Pressure | None:
+    return None if settings.pause_at is None else on_this_machine(settings.pause_at, settings.local_dir)
 
 
 def _measure(monitor: Monitor, workers: Sequence[Worker]) -> list[Sample]:
@@ -340,29 +368,6 @@ def _measure(monitor: Monitor, workers: Sequence[Worker]) -> list[Sample]:
         if job.keeper_pid is not None
     ]
     return monitor.samples(watched, runs)
-
-
-def _choose_gpus(settings: AgentSettings) -> tuple[Gpu, ...]:
-    if settings.cpu_only:
-        return ()
-    there = gpus.devices()
-    return tuple(there) if settings.gpus is None else gpus.parse_selection(settings.gpus, there)
-
-
-def _hold_gpus(devices: tuple[Gpu, ...], name: str) -> GpuLock:
-    """One agent at a time may have a GPU; each run's own lock is a second one, which its keeper holds."""
-    try:
-        return gpus.lock(devices, name, folder=gpus.LOCK_FOLDER / "agents")
-    except RunFailed as error:
-        raise SettingsError(
-            f"another agent on this machine has it: {error}; choose other GPUs with --gpus, or --cpu-only"
-        ) from error
-
-
-def _default_name(host: str, devices: tuple[Gpu, ...]) -> str:
-    if devices:
-        return f"{host}:gpu{','.join(str(gpu.index) for gpu in devices)}"
-    return f"{host}:cpu:0"
 
 
 def _server_folder(server: str) -> str:
@@ -395,6 +400,26 @@ def environment_settings(settings: AgentSettings) -> EnvironmentSettings:
         max_bytes=settings.cache_bytes,
         min_free_bytes=settings.min_free_disk,
     )
+
+
+def container_settings(settings: AgentSettings, agent: Path) -> ContainerSettings:
+    """The containers' part of the settings. Raises SettingsError for arguments that are none."""
+    found = ContainerSettings(
+        enabled=settings.docker is not None,
+        image=settings.docker or "",
+        args=settings.docker_args,
+        allowed=settings.docker_allow,
+        folder=settings.local_dir,
+        agent=str(agent),
+        environ=settings.environ,
+    )
+    found.check()
+    return found
+
+
+def _server_files(settings: AgentSettings) -> tuple[Path, ...]:
+    ca_file = settings.connection.ca_file
+    return () if ca_file is None else (Path(ca_file).absolute(),)
 
 
 def _server_variables(settings: AgentSettings) -> dict[str, str]:

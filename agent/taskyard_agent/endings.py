@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
 from taskyard.wire import Outcome, OutcomeKind, Phase, Reason
 
+from .containers import Ended
 from .held import Cause, ExitRecord
 
 ENDED_BY_US = {
@@ -39,6 +42,60 @@ def outcome_of(record: ExitRecord, spool: Path) -> Outcome:
     )
 
 
+def outcome_in_container(record: ExitRecord, ended: Ended | None, spool: Path) -> Outcome:
+    """The outcome of a container. Its keeper's record is that of the process that was attached to it."""
+    if record.cause is not Cause.EXIT or ended is None:
+        return outcome_of(record, spool)
+    if not ended.started:
+        return _not_started(ended.error)
+    if record.signal is not None or ended.running:
+        return lost_with_keeper(())
+    if ended.out_of_memory and record.exit_code:
+        return _out_of_memory(record)
+    if _named_nothing(record, spool):
+        message = f"no such executable in the image: {_tail(spool, 300).splitlines()[-1]}"
+        return Outcome(kind=OutcomeKind.FAILED, reason=Reason.COMMAND, phase=Phase.RUNNING, message=message)
+    return outcome_of(_with_signal(record), spool)
+
+
+def _not_started(error: str) -> Outcome:
+    reason, hint, ours = Reason.CONTAINER, "", True
+    if "exec format error" in error:
+        reason, hint, ours = Reason.IMAGE, "the image is for another processor than this machine's", False
+    elif "executable file not found" in error or "no such file or directory" in error:
+        reason, hint, ours = Reason.COMMAND, "the image has no such executable", False
+    elif "device driver" in error or "nvidia" in error.lower():
+        hint = "the engine cannot give GPUs to containers; install the NVIDIA Container Toolkit"
+    message = f"the container could not be started: {error}" + (f" ({hint})" if hint else "")
+    return Outcome(
+        kind=OutcomeKind.FAILED, reason=reason, phase=Phase.RUNNING, message=message, infrastructure=ours
+    )
+
+
+def _out_of_memory(record: ExitRecord) -> Outcome:
+    return Outcome(
+        kind=OutcomeKind.FAILED,
+        reason=Reason.MEMORY,
+        phase=Phase.RUNNING,
+        exit_code=record.exit_code,
+        message="the container used more memory than it was given; ask for more with --memory",
+    )
+
+
+def _named_nothing(record: ExitRecord, spool: Path) -> bool:
+    """Whether the shell, or the first process, said that there is nothing of the command's name."""
+    last = _tail(spool, 300).rstrip().rpartition("\n")[2]
+    return record.exit_code in (126, 127) and re.match(r"sh: .*exec: |.*\[FATAL tini", last) is not None
+
+
+def _with_signal(record: ExitRecord) -> ExitRecord:
+    """An engine adds 128 to the signal that ended a container, as shells do."""
+    number = (record.exit_code or 0) - 128
+    if number in set(signal.Signals):
+        return dataclasses.replace(record, exit_code=None, signal=number)
+    return record
+
+
 def stopped(cause: Cause, phase: Phase) -> Outcome:
     """The outcome of a run that was ended before its command was started."""
     kind, reason = ENDED_BY_US[cause]
@@ -53,6 +110,17 @@ def lost_with_keeper(survivors: Sequence[int]) -> Outcome:
         reason=Reason.KEEPER,
         phase=Phase.RUNNING,
         message=f"the process that held this run was killed; what was left of the task was ended{left}",
+        infrastructure=True,
+    )
+
+
+def beyond_capacity(message: str) -> Outcome:
+    """The outcome of a run that was claimed but occupies more than its worker has free."""
+    return Outcome(
+        kind=OutcomeKind.FAILED,
+        reason=Reason.INTERNAL,
+        phase=Phase.CLAIMED,
+        message=f"its worker has no room for it: {message}",
         infrastructure=True,
     )
 
@@ -76,18 +144,21 @@ def _last_words(kind: OutcomeKind, record: ExitRecord, spool: Path) -> str:
     return f"{end}: {error}" if error else end
 
 
-LAST_LINE = re.compile(rb"^([A-Za-z_][\w.]*(?:: .*)?)$", re.MULTILINE)
+LAST_LINE = re.compile(r"^([A-Za-z_][\w.]*(?:: .*)?)$", re.MULTILINE)
 
 
 def last_exception(spool: Path, window_bytes: int = 16384) -> str:
     """Returns the last line of the Python traceback at the end of a log, or an empty string."""
+    _, found, after = _tail(spool, window_bytes).rpartition("Traceback (most recent call last):")
+    if not found:
+        return ""
+    lines = LAST_LINE.findall(after)
+    return lines[0][:500] if lines else ""
+
+
+def _tail(spool: Path, window_bytes: int) -> str:
     if not spool.exists():
         return ""
     with spool.open("rb") as file:
         file.seek(max(0, spool.stat().st_size - window_bytes))
-        tail = file.read()
-    _, found, after = tail.rpartition(b"Traceback (most recent call last):")
-    if not found:
-        return ""
-    lines = LAST_LINE.findall(after)
-    return lines[0].decode(errors="replace")[:500] if lines else ""
+        return file.read().decode(errors="replace")

@@ -39,8 +39,7 @@ def execute(task_id: str, settings: AgentSettings, client: Client) -> int:
     named = dataclasses.replace(settings, name=settings.name or f"{host}:execute:{os.getpid()}")
     with open_agent(named, client) as parts, _registered(parts):
         run, secrets = _claim(task_id, parts)
-        job = RunJob(run, parts.services, parts.workers[0].devices, lambda: secrets)
-        parts.workers[0].job = job
+        job = parts.workers[0].admit(run, parts.services, lambda: secrets)
         parts.lease.start()
         with _stopped_by_signals(job), _printed(run.directory.spool):
             outcome = job.execute()
@@ -82,16 +81,18 @@ def _claim(task_id: str, parts: AgentParts) -> tuple[JournalledRun, dict[str, st
         request_id=tokens.request_id,
         control_hash=tokens.control_hash,
         report_hash=tokens.report_hash,
-        free=worker.capacity,
-        total=worker.capacity,
+        free=worker.offer,
+        total=worker.means.capacity,
+        labels=worker.labels,
         task=task_id,
         wait_seconds=0.0,
     )
     claim = parts.client.claim(request)
-    if claim.run is None:
+    if claim.run is None or claim.task is None:
         parts.journal.forget_claim(tokens.request_id)
         raise SettingsError(f"task {task_id} cannot be taken now; `taskyard explain {task_id}` says why")
-    return parts.journal.save_run(claim, tokens), claim.secrets
+    share = worker.allotment.take(claim.run.id, claim.task.spec.resources)
+    return parts.journal.save_run(claim, tokens, share), claim.secrets
 
 
 @contextlib.contextmanager

@@ -62,17 +62,31 @@ def _memory(handle: Any) -> int:
     return 0
 
 
+def described(uuids: Sequence[str], known: Sequence[Gpu]) -> tuple[Gpu, ...]:
+    """These GPUs: as known, else as the driver describes them; one that is gone has the index -1."""
+    there = {gpu.uuid: gpu for gpu in known}
+    if not set(uuids) <= set(there):
+        there |= {gpu.uuid: gpu for gpu in devices()}
+    return tuple(there.get(uuid) or Gpu(index=-1, uuid=uuid) for uuid in uuids)
+
+
 def parse_selection(selection: str, available: Sequence[Gpu]) -> tuple[Gpu, ...]:
-    """Picks GPUs by `0,1`, by `GPU-uuid,…` or `all`. Raises SettingsError for one that is not there."""
+    """Picks GPUs by `0,1` or `0-3`, by `GPU-uuid,…` or `all`. Raises SettingsError for one that is not there."""
     if not available:
         raise SettingsError("this machine has no NVIDIA GPU, or no driver for it: `nvidia-smi` says more")
     if selection.strip() == "all":
         return tuple(available)
     words = [word for word in re.split(r"[,\s]+", selection) if word]
-    chosen = tuple(_pick(word, available) for word in words)
+    chosen = tuple(_pick(one, available) for word in words for one in _spelled_out(word))
     if not chosen or len(set(chosen)) < len(chosen):
-        raise SettingsError(f"--gpus {selection!r} must name each GPU once, such as `0,1`, or `all`")
+        raise SettingsError(f"--gpus {selection!r} must name each GPU once, such as `0,1` or `0-3`, or `all`")
     return chosen
+
+
+def _spelled_out(word: str) -> Sequence[str]:
+    """The indices of a range such as `0-3`; any other word as it is."""
+    match = re.fullmatch(r"(\d{1,4})-(\d{1,4})", word)
+    return [str(index) for index in range(int(match[1]), int(match[2]) + 1)] if match else [word]
 
 
 def _pick(word: str, available: Sequence[Gpu]) -> Gpu:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from taskyard.wire import Claim, Outcome, PhaseTime, Run, Task, from_json, to_json
 
+from taskyard_agent.allotment import Share
 from taskyard_agent.durable import sync_folder, write_whole
 from taskyard_agent.errors import SettingsError
 from taskyard_agent.processes import boot_id
@@ -91,6 +92,8 @@ class JournalledRun:
     boot_id: str
     """The machine's when the run was claimed; another one now means that the machine restarted."""
     lease_seconds: float
+    share: Share = field(default_factory=Share)
+    """What it occupies, so that a new daemon does not give it out again."""
     progress: RunProgress = field(default_factory=RunProgress)
 
 
@@ -103,6 +106,7 @@ class _RunEntry:
     task: Task
     boot_id: str
     lease_seconds: float
+    share: Share = field(default_factory=Share)
 
 
 class Journal:
@@ -170,12 +174,20 @@ class Journal:
 
     # --- Runs
 
-    def save_run(self, claim: Claim, tokens: ClaimTokens) -> JournalledRun:
-        """Journals what a claim brought, without the task's secrets, and forgets the open claim."""
+    def save_run(self, claim: Claim, tokens: ClaimTokens, share: Share | None = None) -> JournalledRun:
+        """Journals what a claim brought, and what the run is to occupy, without the task's secrets.
+
+        Forgets the open claim.
+        """
         if claim.run is None or claim.task is None:
             raise ValueError("the claim took nothing: there is no run to save")
         entry = _RunEntry(
-            tokens=tokens, run=claim.run, task=claim.task, boot_id=boot_id(), lease_seconds=claim.lease_seconds
+            tokens=tokens,
+            run=claim.run,
+            task=claim.task,
+            boot_id=boot_id(),
+            lease_seconds=claim.lease_seconds,
+            share=share or Share(),
         )
         directory = self._directory(claim.run.id)
         directory.path.mkdir(mode=0o700, exist_ok=True)
@@ -184,6 +196,13 @@ class Journal:
         sync_folder(str(self._runs))
         self.forget_claim(tokens.request_id)
         return _journalled(directory, entry, RunProgress())
+
+    def save_share(self, run: JournalledRun, share: Share) -> JournalledRun:
+        """Journals that a run occupies something else than it did."""
+        changed = dataclasses.replace(run, share=share)
+        parts = {part.name: getattr(changed, part.name) for part in dataclasses.fields(_RunEntry)}
+        _write(run.directory.path / "run.json", _RunEntry(**parts))
+        return changed
 
     def save_progress(self, run_id: str, progress: RunProgress) -> None:
         """Journals how far a run came."""

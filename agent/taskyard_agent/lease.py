@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import random
 import threading
@@ -10,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from taskyard.client import Client
 from taskyard.errors import TaskyardError
-from taskyard.wire import Beat, BeatAnswer, Sample, WorkerDirective
+from taskyard.wire import Beat, BeatAnswer, Sample, WorkerDirective, WorkerReport, WorkerState
 
 from .clock import ServerClock
 from .held import boot_clock
@@ -24,6 +25,8 @@ BEATS_PER_LEASE = 6
 MEASURE_SECONDS = 2.0
 """Shortest time between two measurements: a beat that was poked for measures too, so short runs are seen."""
 RETRY_SECONDS = 2.0
+STUCK_SECONDS = 120.0
+"""No turn of the loop takes half as long, whatever the server does."""
 SAMPLES_PER_BEAT = 5000
 UNSENT_SAMPLES = 20_000
 """Measurements wait for a server that cannot be reached; the oldest are dropped beyond this number."""
@@ -50,7 +53,12 @@ class Lease:
         self._client = client
         self._clock = clock
         self._samples = samples
-        self._on_drain: Callable[[str], None] = _go_on
+        self._on_drain: Callable[[str], object] = _go_on
+        self._on_known: Callable[[], None] | None = None
+        self._turned_at = time.monotonic()
+        self.acknowledged_at: float | None = None
+        """When the server last answered, on the monotonic clock."""
+        self._places: dict[str, WorkerReport] = {}
         self._unsent: list[Sample] = []
         self._measured_at = float("-inf")
         self._measured: set[str] = set()
@@ -59,9 +67,13 @@ class Lease:
         self._sending = threading.Lock()
         self._thread = threading.Thread(target=self._loop, name="beats", daemon=True)
 
-    def start(self, *, on_drain: Callable[[str], None] = _go_on) -> None:
-        """Begins to beat; `on_drain` is told why, as often as the server asks for the agent's end."""
+    def start(
+        self, *, on_drain: Callable[[str], object] = _go_on, on_known: Callable[[], None] | None = None
+    ) -> None:
+        """Begins to beat; `on_drain` is told why, as often as the server asks for the agent's end, and `on_known`
+        is called once the server knows the agent."""
         self._on_drain = on_drain
+        self._on_known = on_known
         self._thread.start()
 
     def poke(self) -> None:
@@ -82,15 +94,19 @@ class Lease:
             answer = self._client.beat(beat, patience_seconds=patience_seconds)
             self._clock.learn(answer.server_time, sent_at, time.time())
             del self._unsent[: len(beat.samples)]
+            self._places = {report.name: report for report in beat.workers if report.parent and report.runs}
+            self.acknowledged_at = time.monotonic()
         self._obey(answer, jobs, sent_boottime)
         return answer
 
     def _loop(self) -> None:
         pause = RETRY_SECONDS
         while not self._stopping.is_set():
+            self._turned_at = time.monotonic()
             try:
                 self._measure()
                 pause = min(self._rest(), self.send().lease_seconds / BEATS_PER_LEASE)
+                self._tell_known()
             except TaskyardError as error:
                 logger.warning("the beat was not taken: %s", error, extra={"action": "beat_failed"})
                 pause = RETRY_SECONDS * random.uniform(0.5, 1.5)
@@ -99,6 +115,16 @@ class Lease:
                 logger.exception("a beat failed", extra={"action": "beat_failed_inside"})
             self._poked.wait(pause)
             self._poked.clear()
+
+    @property
+    def turns(self) -> bool:
+        """Whether its loop does what it should, be the server there or not."""
+        return self._thread.is_alive() and time.monotonic() - self._turned_at < STUCK_SECONDS
+
+    def _tell_known(self) -> None:
+        told, self._on_known = self._on_known, None
+        if told is not None:
+            told()
 
     def _rest(self) -> float:
         """Shorter while a run was not measured yet: a run of some seconds has its measurements, too."""
@@ -112,13 +138,20 @@ class Lease:
             self._measured = {sample.subject for sample in samples}
             self._unsent = [*self._unsent, *samples][-UNSENT_SAMPLES:]
 
+    def _left_places(self, reports: Sequence[WorkerReport]) -> list[WorkerReport]:
+        """The places of runs that ended since the last beat that the server took."""
+        there = {report.name for report in reports}
+        left = [report for report in self._places.values() if report.name not in there]
+        return [dataclasses.replace(report, state=WorkerState.STOPPED, runs=()) for report in left]
+
     def _beat(self, jobs: Sequence[RunJob]) -> Beat:
+        reports = [report for worker in self._workers for report in worker.reports()]
         return Beat(
             agent=self._identity.name,
             host=self._identity.host,
             boot_id=self._identity.boot_id,
             version=self._identity.version,
-            workers=tuple(worker.report() for worker in self._workers),
+            workers=(*reports, *self._left_places(reports)),
             runs=tuple(job.report() for job in jobs),
             samples=tuple(self._unsent[:SAMPLES_PER_BEAT]),
         )

@@ -11,9 +11,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from taskyard import arguments
 from taskyard.client import Client
@@ -32,10 +32,11 @@ from taskyard.wire import (
     StartRequest,
 )
 
-from . import checkout, endings, environments, gpus, variables
+from . import checkout, containers, endings, environments, gpus, variables
 from .checkout import CheckoutSettings, Tree
 from .clock import ServerClock
 from .command_line import command_line
+from .containers import Containers, Inside, Order
 from .environments import EnvironmentRequest, EnvironmentSettings, ReadyEnvironment
 from .errors import RunFailed, RunStopped
 from .held import Cause, HeldRun, KeeperRefused, Launch, WarmKeeper, boot_clock
@@ -45,6 +46,10 @@ from .masking import Masker
 from .phases import PhaseLog
 from .processes import sweep
 from .spare_keeper import SpareKeeper
+from .tally import Tally
+
+if TYPE_CHECKING:
+    from .containers.box import Box
 
 logger = logging.getLogger(__name__)
 
@@ -64,10 +69,16 @@ class RunServices:
     environments: EnvironmentSettings
     inherited: Mapping[str, str]
     """The agent's own variables that a task may see."""
+    containers: Containers
+    inherited_inside: Mapping[str, str]
+    """The same for a task in a container."""
     server_variables: Mapping[str, str]
     """How user code reaches the server, without a token."""
+    server_files: tuple[Path, ...]
+    """Files that these variables name."""
     send_beat: Callable[[], None]
     keepers: SpareKeeper
+    tally: Tally = field(default_factory=Tally)
 
 
 class RunJob:
@@ -116,6 +127,11 @@ class RunJob:
         return self._journalled.run.id
 
     @property
+    def task(self) -> str:
+        """The task's id."""
+        return self._journalled.task.id
+
+    @property
     def devices(self) -> tuple[Gpu, ...]:
         """The GPUs that are its own."""
         return self._devices
@@ -152,15 +168,20 @@ class RunJob:
         if self._held is not None:
             self._held.renew_lease(sent_at)
 
-    def stop(self, cause: Cause) -> None:
-        """Ends the run: SIGTERM, the grace period, SIGKILL."""
+    @property
+    def max_idle_gpu_seconds(self) -> float | None:
+        """How long its GPUs may do nothing; None: for ever."""
+        return self._spec.policy.max_idle_gpu_seconds
+
+    def stop(self, cause: Cause, *, message: str = "") -> None:
+        """Ends the run: SIGTERM, the grace period, SIGKILL. `message` says more of the cause, in the outcome."""
         with self._lock:
             if self._cause is not None:
                 return
             self._cause = cause
             self._cancelled.set()
             if self._held is not None:
-                self._held.stop(cause)
+                self._held.stop(cause, message=message)
 
     def kill(self) -> None:
         """Ends the run at once."""
@@ -181,14 +202,23 @@ class RunJob:
 
     def _reach_outcome(self) -> Outcome:
         try:
-            held = self._adopt() or self._prepare_and_hold()
-            record = held.exit_record()
-            return endings.outcome_of(record, self._spool) if record else endings.lost_with_keeper(held.sweep())
+            return self._outcome_of(self._adopt() or self._prepare_and_hold())
         except RunFailed as failure:
             self._say(f"taskyard: {failure}")
             return failure.outcome
         except RunStopped:
             return endings.stopped(self._cause or Cause.CANCELLED, self._phases.current)
+        finally:
+            containers.conclude(self._journalled.directory.path, self.id)
+
+    def _outcome_of(self, held: HeldRun) -> Outcome:
+        record = held.exit_record()
+        if record is None:
+            survivors = held.sweep()
+            containers.conclude(held.run_dir, self.id)
+            return endings.lost_with_keeper(survivors)
+        ended = containers.conclude(held.run_dir, self.id)
+        return endings.outcome_in_container(record, ended, self._spool)
 
     def _adopt(self) -> HeldRun | None:
         """Carries on with what an earlier daemon started. None: it never started the command, nor will it."""
@@ -227,23 +257,54 @@ class RunJob:
 
     def _prepare(self, stack: ExitStack) -> tuple[Launch, tuple[int, ...]]:
         """Reproduces code and environment, and gets the server's word that user code may start."""
+        box = self._open_box()
         with self._phase(Phase.CHECKOUT):
             tree = self._check_out()
             stack.callback(tree.release)
         with self._phase(Phase.ENVIRONMENT):
-            ready = self._provision(tree)
+            ready = self._provision(tree, box)
             stack.callback(ready.release)
-            environ = self._variables(ready)
+            self._services.tally.provisioned(reused=ready.reused)
+            environ = self._variables(ready, box)
             parameters = self._spec.parameters.get("Args", {})
             effective = arguments.write_back(self._spec.command.args, parameters)
-            argv = command_line(self._spec.command, effective, tree, ready, environ)
+            argv = command_line(self._spec.command, effective, tree, ready, environ, elsewhere=box is not None)
         lock = gpus.lock(self._devices, self.id, shared=self._shares_gpus)
         stack.callback(lock.close)
         for leftover in lock.left_by:
             sweep(leftover)
-        self._start(ready, argv)
+        inside = self._box_up(box, argv, environ, tree, ready) if box else None
+        self._start(ready, argv, box)
+        launch = self._launch(argv, environ, tree)
+        if inside is not None:
+            launch = _inside(launch, inside)
         held_locks = (tree.lock_fd, ready.lock_fd, *lock.fds)
-        return self._launch(argv, environ, tree), tuple(fd for fd in held_locks if fd is not None)
+        return launch, tuple(fd for fd in held_locks if fd is not None)
+
+    def _open_box(self) -> Box | None:
+        wanted = self._services.containers.wanted(self._spec)
+        if wanted is None:
+            return None
+        order = Order(task=self._journalled.task.id, run=self.id, log=self._say, cancelled=self._cancelled)
+        with self._phase(Phase.CONTAINER):
+            return self._services.containers.prepare(wanted, order)
+
+    def _box_up(
+        self, box: Box, argv: tuple[str, ...], environ: dict[str, str], tree: Tree, ready: ReadyEnvironment
+    ) -> tuple[str, ...]:
+        """Makes the run's container; returns what the keeper starts to be its command."""
+        command = Inside(
+            run_dir=self._journalled.directory.path,
+            argv=argv,
+            work=tree.work,
+            variables=environ,
+            reads=(*tree.reads, *ready.reads, *self._services.server_files),
+            writes=(tree.root, *ready.writes),
+            gpus=self._devices,
+            memory_bytes=self._memory_limit_bytes,
+            grace_seconds=self._spec.policy.grace_seconds,
+        )
+        return box.create(command)
 
     @contextlib.contextmanager
     def _phase(self, phase: Phase) -> Iterator[None]:
@@ -268,7 +329,7 @@ class RunJob:
     def _fetch_blob(self, digest: str, target: Path) -> None:
         self._services.client.get_blob(digest, target)
 
-    def _provision(self, tree: Tree) -> ReadyEnvironment:
+    def _provision(self, tree: Tree, box: Box | None) -> ReadyEnvironment:
         command = self._spec.command
         overlay = self._journalled.directory.path / "overlay"
         shutil.rmtree(overlay, ignore_errors=True)  # what a killed daemon began is made anew
@@ -279,12 +340,14 @@ class RunJob:
             script=tree.work / command.target if command.kind is CommandKind.SCRIPT else None,
             gpus=len(self._devices),
             overlay=overlay,
+            place=box.workshop.over(tree.root, tree.reads) if box else None,
+            needs_python=command.kind is not CommandKind.EXECUTABLE,
         )
         return environments.provision(
             request, settings=self._services.environments, log=self._say, cancelled=self._cancelled
         )
 
-    def _variables(self, ready: ReadyEnvironment) -> dict[str, str]:
+    def _variables(self, ready: ReadyEnvironment, box: Box | None) -> dict[str, str]:
         own = {
             "TASKYARD_TASK": self._journalled.task.id,
             "TASKYARD_RUN": self.id,
@@ -292,8 +355,9 @@ class RunJob:
         }
         if self._spec.report_token:
             own["TASKYARD_TOKEN"] = self._tokens.report_token
+        around = {**self._services.inherited_inside, **box.variables} if box else self._services.inherited
         return variables.compose(
-            self._services.inherited,
+            around,
             ready.variables,
             gpus.variables(self._devices),
             self._spec.env,
@@ -303,7 +367,7 @@ class RunJob:
             bin_folder=str(ready.bin),
         )
 
-    def _start(self, ready: ReadyEnvironment, argv: tuple[str, ...]) -> None:
+    def _start(self, ready: ReadyEnvironment, argv: tuple[str, ...], box: Box | None) -> None:
         """User code starts only after the server has durably acknowledged this."""
         request = StartRequest(
             control_token=self._tokens.control_token,
@@ -315,6 +379,7 @@ class RunJob:
             packages=ready.packages,
             environment_key=ready.key,
             environment_reused=ready.reused,
+            image_digest=box.digest if box else None,
             output_offset=self._log_bytes(),
         )
         self._lease_at = boot_clock()
@@ -408,6 +473,12 @@ class RunJob:
         text = Masker(self._secret_values()).mask_all(f"{line}\n".encode(errors="replace"))
         with contextlib.suppress(OSError), self._spool.open("ab") as spool:  # a full disk fails what follows
             spool.write(text)
+
+
+def _inside(launch: Launch, command: tuple[str, ...]) -> Launch:
+    """What holds a container instead of the command itself. Its engine limits its memory."""
+    masks = (*launch.masks, *variables.secret(launch.env))
+    return dataclasses.replace(launch, argv=command, cwd="/", env={}, masks=masks, memory_bytes=None)
 
 
 def _claimed(journalled: JournalledRun) -> tuple[PhaseTime, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import logging
 import random
 import threading
@@ -11,35 +13,66 @@ from dataclasses import dataclass
 
 from taskyard.client import Client
 from taskyard.errors import TaskyardError, Unavailable
-from taskyard.wire import Capacity, Claim, ClaimRequest, Gpu, WorkerReport, WorkerState
+from taskyard.wire import (
+    Capacity,
+    Claim,
+    ClaimRequest,
+    Gpu,
+    Outcome,
+    Run,
+    Task,
+    WorkerReport,
+    WorkerState,
+)
 
-from .journal import ClaimTokens, Journal, JournalledRun
+from . import endings, gpus
+from .allotment import Allotment, DoesNotFit, Means
+from .journal import ClaimTokens, Journal, JournalledRun, RunProgress
 from .run import RunJob, RunServices
+from .tally import Tally
 
 logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 25.0
 LISTEN_SECONDS = 5.0
-"""With nothing free: the end of a run ends the wait too, unless another server process heard of it."""
+"""While something runs: its end ends the wait too, unless another server process heard of it."""
 ENDING_SECONDS = 0.5
 BACKOFF_SECONDS = (0.1, 15.0)
 DISK_RETRY_SECONDS = 5.0
 LISTEN_AGAIN_SECONDS = 1.0
+STUCK_SECONDS = 120.0
+"""No turn of the claiming loop takes half as long, whatever the server does."""
 SERVER = "server"
 """Who holds a worker that was paused by the server; every other source of a hold is this agent's own."""
 
 
-class Worker:
-    """A named place that runs one task at a time on its devices."""
+NOTHING = Capacity(slots=0)
 
-    def __init__(self, name: str, devices: tuple[Gpu, ...], queues: tuple[str, ...]) -> None:
+
+class Worker:
+    """A named place that runs as many tasks at once as its means allow, each on what is its own."""
+
+    def __init__(
+        self,
+        name: str,
+        means: Means,
+        queues: tuple[str, ...],
+        *,
+        labels: Mapping[str, str] | None = None,
+        shows_places: bool = False,
+    ) -> None:
+        """`shows_places`: each of its runs is reported as a worker of its own, too."""
         self.name = name
-        self.devices = devices
+        self.means = means
         self.queues = queues
+        self.labels = dict(labels or {})
+        self.allotment = Allotment(means)
         self.draining = False
         self.stopped = False
+        self._shows_places = shows_places
         self._holds: dict[str, str] = {}
-        self.job: RunJob | None = None
+        self._jobs: dict[str, RunJob] = {}
+        self._changing = threading.Lock()
 
     def hold(self, source: str, reason: str | None) -> None:
         """Sets one source's reason why nothing is taken, or lifts it with None. May be called from any thread."""
@@ -52,9 +85,20 @@ class Worker:
         return bool(self._holds)
 
     @property
-    def free(self) -> bool:
-        """Whether it may take a task now."""
-        return self.job is None and not (self.draining or self.paused or self.stopped)
+    def devices(self) -> tuple[Gpu, ...]:
+        """All its GPUs."""
+        return self.means.devices
+
+    @property
+    def jobs(self) -> tuple[RunJob, ...]:
+        """The runs that it carries."""
+        return tuple(self._jobs.values())
+
+    @property
+    def offer(self) -> Capacity:
+        """What it would give a task now."""
+        free = self.allotment.free
+        return NOTHING if self.draining or self.paused or self.stopped or not free.slots else free
 
     @property
     def state(self) -> WorkerState:
@@ -65,25 +109,32 @@ class Worker:
             return WorkerState.DRAINING
         if self.paused:
             return WorkerState.PAUSED
-        return WorkerState.BUSY if self.job else WorkerState.IDLE
+        return WorkerState.BUSY if self._jobs else WorkerState.IDLE
 
-    @property
-    def capacity(self) -> Capacity:
-        """What it has in all."""
-        return Capacity(gpus=len(self.devices))
-
-    def report(self) -> WorkerReport:
-        """What the next beat says of it."""
-        job = self.job
-        return WorkerReport(
+    def reports(self) -> list[WorkerReport]:
+        """What the next beat says of it, and of the places of its runs where those are shown."""
+        jobs = self.jobs
+        own = WorkerReport(
             name=self.name,
             state=self.state,
             queues=self.queues,
             gpus=self.devices,
-            runs=(job.id,) if job else (),
-            total=self.capacity,
-            free=self.capacity if job is None else Capacity(slots=0),
+            runs=tuple(job.id for job in jobs),
+            total=self.means.capacity,
+            free=self.offer,
+            labels=self.labels,
+            queue_gpus=dict(self.means.queue_gpus),
             paused_reason="; ".join(why for source, why in self._holds.items() if source != SERVER),
+        )
+        return [own, *map(self._place_of, jobs)] if self._shows_places else [own]
+
+    def _place_of(self, job: RunJob) -> WorkerReport:
+        return WorkerReport(
+            name=f"{self.name}:{job.task}",
+            state=WorkerState.BUSY,
+            runs=(job.id,),
+            free=NOTHING,
+            parent=self.name,
         )
 
     def take(
@@ -94,11 +145,31 @@ class Worker:
         secrets: Callable[[], Mapping[str, str]],
         done: Callable[[], None],
     ) -> None:
-        """Begins the run in a thread of its own; `done` is called when it has ended."""
-        wanted = run.task.spec.resources.gpus
-        devices = self.devices if wanted is None else self.devices[:wanted]
-        self.job = RunJob(run, services, devices, secrets)
-        threading.Thread(target=self._carry, args=(self.job, done), name=f"run-{self.job.id}", daemon=True).start()
+        """Begins the run in a thread of its own; `done` is called when it has ended, and its share is free."""
+        job = self.admit(run, services, secrets)
+        services.tally.took(job.id)
+        carrier = functools.partial(self._carry, job, done, services.tally)
+        threading.Thread(target=carrier, name=f"run-{job.id}", daemon=True).start()
+
+    def admit(self, run: JournalledRun, services: RunServices, secrets: Callable[[], Mapping[str, str]]) -> RunJob:
+        """Makes the run, which has its share in the allotment, one of those that it carries."""
+        share = run.share
+        job = RunJob(
+            run,
+            services,
+            gpus.described(share.gpus, self.devices),
+            secrets,
+            shares_gpus=share.gpu_memory_bytes is not None,
+            memory_limit_bytes=share.memory_limit_bytes,
+        )
+        with self._changing:
+            self._jobs = {**self._jobs, job.id: job}
+        return job
+
+    def _leave(self, job: RunJob) -> None:
+        self.allotment.give_back(job.id)
+        with self._changing:
+            self._jobs = {run_id: other for run_id, other in self._jobs.items() if run_id != job.id}
 
     def settle(self, run: JournalledRun, services: RunServices) -> threading.Thread:
         """Reports the end of an earlier run, beside whatever the worker does now."""
@@ -107,21 +178,27 @@ class Worker:
         reporter.start()
         return reporter
 
-    def _carry(self, job: RunJob, done: Callable[[], None]) -> None:
+    def fail(self, run: JournalledRun, services: RunServices, outcome: Outcome) -> threading.Thread:
+        """Reports a run as ended that never began."""
+        return self.settle(dataclasses.replace(run, progress=RunProgress(outcome=outcome)), services)
+
+    def _carry(self, job: RunJob, done: Callable[[], None], tally: Tally) -> None:
+        outcome = None
         try:
-            job.execute()
+            outcome = job.execute()
         except Exception:
             # The run stays in the journal: the next daemon carries it on. The worker must not hang on it.
             logger.exception("run %s stopped being carried", job.id, extra={"action": "run_failed_inside"})
         finally:
-            self.job = None
+            self._leave(job)
+            tally.ended(job.id, outcome)
             job.ended.set()
             done()
 
 
 def jobs_of(workers: Sequence[Worker]) -> list[RunJob]:
-    """The runs that are carried just now. Each worker is read once: its run may end meanwhile."""
-    return [job for worker in workers if (job := worker.job) is not None]
+    """The runs that are carried just now."""
+    return [job for worker in workers for job in worker.jobs]
 
 
 class QueueOrder:
@@ -156,7 +233,8 @@ class AgentIdentity:
 class Claimer:
     """Keeps one claim in flight for all workers of the agent.
 
-    With nothing free the claim names no worker: then only a directive can end it.
+    It offers what is free; a beat that offers anything else ends it at the server, and it is sent anew. With
+    nothing free the claim names no worker: then nothing but its end can come of it, for a directive or an offer.
     """
 
     def __init__(
@@ -176,6 +254,7 @@ class Claimer:
         self._journal = journal
         self._services = services
         self._stopping = threading.Event()
+        self._turned_at = time.monotonic()
         self._thread = threading.Thread(target=self._loop, name="claims", daemon=True)
 
     def start(self) -> None:
@@ -185,6 +264,12 @@ class Claimer:
     def stop(self) -> None:
         """Takes nothing more. A claim in flight is answered empty once the server heard of the drain."""
         self._stopping.set()
+
+    @property
+    def turns(self) -> bool:
+        """Whether its loop does what it should, or was told to stop."""
+        stuck = time.monotonic() - self._turned_at > STUCK_SECONDS
+        return self._stopping.is_set() or (self._thread.is_alive() and not stuck)
 
     def join(self, timeout_seconds: float) -> bool:
         """Waits until no claim is in flight; False when one still is."""
@@ -206,24 +291,27 @@ class Claimer:
                 self._stopping.wait(DISK_RETRY_SECONDS)
 
     def _claim_once(self) -> None:
-        worker = self._free_worker() or self._soon_free_worker()
-        tokens = self._journal.draw_claim()
-        self._repeat_until_answered(tokens, worker, wait=WAIT_SECONDS if worker else LISTEN_SECONDS)
+        self._turned_at = time.monotonic()
+        self._await_endings()
+        worker = self._free_worker()
+        tokens = self._journal.draw_claim() if worker else self._journal.draw_listening()
+        idle = worker is not None and not jobs_of(self._workers)
+        self._repeat_until_answered(tokens, worker, wait=WAIT_SECONDS if idle else LISTEN_SECONDS)
 
     def _free_worker(self) -> Worker | None:
-        return next((worker for worker in self._workers if worker.free), None)
+        return next((worker for worker in self._workers if worker.offer.slots), None)
 
-    def _soon_free_worker(self) -> Worker | None:
-        """A run that is just being reported frees its worker before a listening claim is worth its while."""
+    def _await_endings(self) -> None:
+        """A run that is just being reported frees its share before a claim without it is worth its while."""
         for job in jobs_of(self._workers):
             if job.reporting:
                 job.ended.wait(ENDING_SECONDS)
-        return self._free_worker()
 
     def _repeat_until_answered(self, tokens: ClaimTokens, worker: Worker | None, *, wait: float) -> None:
         """Sends one claim until it is answered: a lost answer may have taken a task, and repeating finds it."""
         pause = BACKOFF_SECONDS[0]
         while not self._stopping.is_set():
+            self._turned_at = time.monotonic()
             try:
                 claim = self._client.claim(self._request(tokens, worker, wait), patience_seconds=0.0)
                 self._settle(claim, tokens, worker)
@@ -240,7 +328,6 @@ class Claimer:
             pause = min(pause * 2, BACKOFF_SECONDS[1])
 
     def _request(self, tokens: ClaimTokens, worker: Worker | None, wait: float) -> ClaimRequest:
-        capacity = worker.capacity if worker else Capacity(slots=0)
         return ClaimRequest(
             agent=self._identity.name,
             worker=worker.name if worker else None,
@@ -249,8 +336,10 @@ class Claimer:
             control_hash=tokens.control_hash,
             report_hash=tokens.report_hash,
             queues=self._order.queues,
-            free=capacity,
-            total=capacity,
+            free=worker.offer if worker else NOTHING,
+            total=worker.means.capacity if worker else NOTHING,
+            labels=worker.labels if worker else {},
+            queue_gpus=dict(worker.means.queue_gpus) if worker else {},
             runs=tuple(job.id for job in jobs_of(self._workers)),
             wait_seconds=wait,
         )
@@ -260,7 +349,7 @@ class Claimer:
             for job in jobs_of(self._workers):
                 if job.id == directive.run:
                     job.obey(directive)
-        if claim.run is None or claim.task is None or worker is None:
+        if claim.run is None or claim.task is None or worker is None or self._carries(claim.run.id):
             self._journal.forget_claim(tokens.request_id)
             return
         logger.info(
@@ -268,9 +357,24 @@ class Claimer:
             extra={"action": "task_claimed", "task": claim.run.task, "run": claim.run.id},
         )  # fmt: skip
         self._order.served(claim.task.queue)
-        run = self._journal.save_run(claim, tokens)
-        worker.take(run, self._services, secrets=lambda: claim.secrets, done=self._run_ended)
+        self._begin(claim, claim.run, claim.task, tokens, worker)
         self._services.send_beat()
+
+    def _carries(self, run_id: str) -> bool:
+        return any(job.id == run_id for job in jobs_of(self._workers))
+
+    def _begin(self, claim: Claim, run: Run, task: Task, tokens: ClaimTokens, worker: Worker) -> None:
+        try:
+            share = worker.allotment.take(run.id, task.spec.resources, task.queue)
+        except DoesNotFit as error:
+            worker.fail(self._journal.save_run(claim, tokens), self._services, endings.beyond_capacity(str(error)))
+            return
+        try:
+            journalled = self._journal.save_run(claim, tokens, share)
+        except OSError:
+            worker.allotment.give_back(run.id)
+            raise
+        worker.take(journalled, self._services, secrets=lambda: claim.secrets, done=self._run_ended)
 
     def _run_ended(self) -> None:
         self._services.send_beat()

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from dataclasses import dataclass, field, replace
 
 import anyio
-from taskyard.wire import RunDirective, TaskState
+from taskyard.wire import Capacity, RunDirective, TaskState
 
 from taskyard_server import matching
 from taskyard_server.errors import Unavailable
@@ -192,6 +192,12 @@ class Claims:
         """Answers its parked claim empty: what came now would have to wait for it."""
         for waiter in self._all:
             if waiter.offer.worker == worker:
+                waiter.end()
+
+    def worker_offers(self, worker: str, free: Capacity) -> None:
+        """Answers its parked claim empty if it offers something else: a run of that worker began or ended."""
+        for waiter in self._all:
+            if waiter.offer.worker == worker and waiter.offer.free != free:
                 waiter.end()
 
     def close(self) -> None:

@@ -314,6 +314,10 @@ class Runs:
             return WorkerDirective(worker=report.name, paused=True, reason=str(error))
         if report.state in TAKING_NOTHING:
             self._claims.worker_takes_nothing(report.name)
+        else:
+            self._claims.worker_offers(report.name, report.free)
+        if report.parent is not None and report.state is WorkerState.STOPPED:
+            await self._store.delete_worker(report.name)  # the place of one run, which has ended
         reason = record.worker.paused_reason
         return WorkerDirective(worker=report.name, paused=bool(reason), reason=reason)
 

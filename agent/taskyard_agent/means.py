@@ -1,0 +1,105 @@
+"""What this machine gives an agent, as its operator wants it: devices, slots, memory, amounts, name and labels."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Mapping, Sequence
+
+import psutil
+from taskyard.wire import Gpu, GpuRange
+
+from . import gpus, group_memory
+from .allotment import Means
+from .config import AgentSettings
+from .errors import RunFailed, SettingsError
+from .gpus import GpuLock
+
+SHARERS_PER_GPU = 8
+"""Slots for each GPU that may be shared: what limits them is its memory, this only keeps the machine alive."""
+
+
+def choose_gpus(settings: AgentSettings) -> tuple[Gpu, ...]:
+    """The GPUs that the agent is to use. Raises SettingsError for one that is not there."""
+    if settings.cpu_only or settings.services_mode:
+        return ()
+    there = gpus.devices()
+    chosen = tuple(there) if settings.gpus is None else gpus.parse_selection(settings.gpus, there)
+    if settings.dynamic_gpus and not chosen:
+        raise SettingsError("--dynamic-gpus: this machine has no NVIDIA GPU: `nvidia-smi` says more")
+    return chosen
+
+
+def hold_gpus(devices: tuple[Gpu, ...], name: str) -> GpuLock:
+    """One agent at a time may have a GPU; each run's own lock is a second one, which its keeper holds."""
+    try:
+        return gpus.lock(devices, name, folder=gpus.LOCK_FOLDER / "agents")
+    except RunFailed as error:
+        raise SettingsError(
+            f"another agent on this machine has it: {error}; choose other GPUs with --gpus, or --cpu-only"
+        ) from error
+
+
+def means(settings: AgentSettings, devices: tuple[Gpu, ...], queue_gpus: Mapping[str, GpuRange]) -> Means:
+    """All that its worker has. Raises SettingsError where the machine has less than was promised."""
+    machine = machine_memory()
+    memory = _memory(settings.memory, machine)
+    if memory is not None and memory > machine:
+        raise SettingsError(f"--memory {memory}: this machine, or its container, has {machine} bytes")
+    for queue, given in queue_gpus.items():
+        if given.least > len(devices):
+            raise SettingsError(
+                f"--queue {queue}={given.least}: each task would need {given.least} GPUs, "
+                f"this agent has {len(devices)}"
+            )
+    return Means(
+        devices=devices,
+        slots=_slots(settings, devices),
+        shares_gpus=settings.share_gpus,
+        memory_bytes=memory,
+        machine_memory_bytes=machine,
+        limits_memory=settings.memory is not None,
+        custom=settings.resources,
+        queue_gpus=queue_gpus,
+    )
+
+
+def _slots(settings: AgentSettings, devices: Sequence[Gpu]) -> int:
+    chosen = settings.services_mode or settings.slots
+    each = SHARERS_PER_GPU if settings.share_gpus else 1
+    return chosen or max(1, len(devices) * each)
+
+
+def _memory(wanted: float | int | None, machine: int) -> int | None:
+    """`wanted` is a part of the machine's (float), or bytes, 0 for no limit; None: nobody said."""
+    if wanted is None or isinstance(wanted, float):
+        return int(machine * (1.0 if wanted is None else wanted))
+    return wanted or None
+
+
+def machine_memory() -> int:
+    """Bytes of the machine, or of the container or unit that this process is in."""
+    return min([int(psutil.virtual_memory().total), *group_memory.limits()])
+
+
+def default_name(settings: AgentSettings, devices: Sequence[Gpu]) -> str:
+    """By the machine and what of it the worker has."""
+    if settings.services_mode:
+        return f"{settings.host}:services"
+    if devices:
+        return f"{settings.host}:gpu{','.join(str(gpu.index) for gpu in devices)}"
+    return f"{settings.host}:cpu:0"
+
+
+def labels(settings: AgentSettings, devices: Sequence[Gpu]) -> dict[str, str]:
+    """What tasks may require: host, architecture and GPU model by themselves, the operator's words over them."""
+    models = {_slug(gpu.name) for gpu in devices}
+    own = {"host": settings.host, "arch": platform.machine()}
+    if len(models) == 1:
+        own["gpu"] = models.pop()
+    return {**own, **settings.labels}
+
+
+def _slug(name: str) -> str:
+    """`NVIDIA A100-SXM4-80GB` → `nvidia-a100-sxm4-80gb`."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
