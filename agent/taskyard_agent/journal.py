@@ -141,6 +141,7 @@ class Journal:
                 "stop it, or give this one another --name"
             ) from None
         self._lock = lock
+        self._remove_half_folders()
 
     def close(self) -> None:
         """Lets another daemon of that name run."""
@@ -218,6 +219,12 @@ class Journal:
         directory = self._directory(run_id)
         (directory.path / "run.json").unlink(missing_ok=True)  # first: half a folder is no run
         shutil.rmtree(directory.path, ignore_errors=True)
+
+    def _remove_half_folders(self) -> None:
+        """Those of runs that a killed daemon had begun to close, or had not yet saved: their claims are open."""
+        for folder in self._runs.iterdir():
+            if not (folder / "run.json").exists():
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _run(self, directory: RunDirectory) -> JournalledRun | None:
         entry = _read(directory.path / "run.json", _RunEntry)
