@@ -92,6 +92,18 @@ def test_runs_come_oldest_first_and_a_closed_one_leaves_nothing(journal):
     assert not runs[1].directory.path.exists()
 
 
+def test_what_a_killed_daemon_had_begun_to_close_is_gone_with_the_next(journal):
+    saved = journal.save_run(claim(), journal.draw_claim())
+    (saved.directory.path / "run.json").unlink()
+    journal.close()
+
+    following = again(journal)
+    following.open()
+    following.close()
+
+    assert not saved.directory.path.exists()
+
+
 def test_files_are_for_the_agent_alone(journal):
     saved = journal.save_run(claim(), journal.draw_claim())
 
