@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 
-from taskyard_agent.processes import LINUX, signal_all
+from taskyard_agent.processes import signal_all
 
 PREFIX = "taskyard-"
 AGENT = "agent"
@@ -69,24 +69,32 @@ def memory_kills(events: int) -> int:
 
 def _home() -> str:
     """Where groups are made: beside the daemon's in a unit that puts it into one of its own, else below it."""
-    own = _own_folder()
+    own = own_folder()
     parent, name = os.path.split(own)
     return parent if name == AGENT and not members(parent) else own
 
 
-def _own_folder() -> str:
+def own_folder(controller: str = "") -> str:
+    """This process's group, or the one of version 1 that has the controller; empty where there is none."""
     try:
         with open("/proc/self/cgroup", encoding="utf-8") as file:
-            own = [line[3:].strip() for line in file if line.startswith("0::")]
+            own = [
+                path for line in file for _, names, path in [line.split(":", 2)] if controller in names.split(",")
+            ]
         with open("/proc/self/mountinfo", encoding="utf-8") as file:
-            mounts = [line.split() for line in file if " - cgroup2 " in line]
+            mounts = [line.split() for line in file if _is_mount_of(controller, line)]
     except OSError:
         return ""
-    if not (LINUX and own and mounts):
+    if not (own and mounts):
         return ""
     root, mount_point = mounts[0][3], mounts[0][4]
-    below = own[0] if root == "/" else own[0].removeprefix(root)
+    below = own[0].strip() if root == "/" else own[0].strip().removeprefix(root)
     return os.path.normpath(mount_point + "/" + below)
+
+
+def _is_mount_of(controller: str, line: str) -> bool:
+    kind, _, options = line.partition(" - ")[2].split(" ", 2)
+    return kind == "cgroup" and controller in options.strip().split(",") if controller else kind == "cgroup2"
 
 
 def members(folder: str) -> set[int]:

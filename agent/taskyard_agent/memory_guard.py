@@ -26,7 +26,7 @@ class MemoryGuard:
     def __init__(self, limit: int, cgroup: str) -> None:
         self._limit = limit
         self.events = cgroups.limit_memory(cgroup, limit)
-        """Becomes urgent (POLLPRI) when the kernel has ended something of the run; None: the kernel does not look."""
+        """Becomes urgent (POLLPRI) once the kernel has ended something of the run; None: it does not look."""
         self._held = 0
         self._looked_at = time.monotonic()
         self._pause = PAUSES[0]

@@ -20,10 +20,11 @@ def compiler() -> str | None:
     return shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 
 
-def install(folder: Path, gpus: int, *, lost: int | None = None) -> dict[str, str]:
+def install(folder: Path, gpus: int, *, lost: int | None = None, use: Path | None = None) -> dict[str, str]:
     """Builds the library into `folder`; returns the variables with which a process sees that many GPUs.
 
-    The loader reads LD_LIBRARY_PATH when a process starts, so they are of use to a new process alone.
+    What the file `use` holds, a number or `none`, is their utilisation, from the next question on. The
+    loader reads LD_LIBRARY_PATH when a process starts, so the variables are of use to a new process alone.
     """
     library = folder / "libnvidia-ml.so.1"
     if not library.exists():
@@ -33,4 +34,5 @@ def install(folder: Path, gpus: int, *, lost: int | None = None) -> dict[str, st
         "LD_LIBRARY_PATH": path,
         "FAKE_NVML_GPUS": str(gpus),
         "FAKE_NVML_LOST": "" if lost is None else str(lost),
+        "FAKE_NVML_USE": str(use or ""),
     }

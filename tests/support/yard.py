@@ -66,7 +66,7 @@ class Yard:
             name=name,
             command=command,
             environment=spec.pop("environment", INHERIT),
-            resources=Resources(gpus=gpus),
+            resources=spec.pop("resources", Resources(gpus=gpus)),
             policy=policy or Policy(),
             **spec,
         )

@@ -1,0 +1,50 @@
+"""How full this machine's memory and disk are, and when that is too much to take more tasks (`--pause-at`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import psutil
+
+from taskyard_agent import group_memory
+
+RELIEF = 0.05
+"""How far below the mark it must fall again: at the mark itself an agent would stop and go with every beat."""
+
+
+class Pressure:
+    """Remembers what was too full when it looked last."""
+
+    def __init__(self, pause_at: float, measures: Mapping[str, Callable[[], float]]) -> None:
+        """`measures` answer the part of each that is in use, from 0 to 1."""
+        self._pause_at = pause_at
+        self._measures = measures
+        self._full: set[str] = set()
+
+    def reasons(self) -> dict[str, str | None]:
+        """Of each why nothing may be taken now; None where there is room."""
+        return {name: self._reason(name, measure()) for name, measure in self._measures.items()}
+
+    def _reason(self, name: str, used: float) -> str | None:
+        relieved_at = self._pause_at - RELIEF
+        if used < (relieved_at if name in self._full else self._pause_at):
+            self._full.discard(name)
+            return None
+        self._full.add(name)
+        return f"{name} is {used:.0%} full: nothing is taken until it is below {relieved_at:.0%}"
+
+
+def on_this_machine(pause_at: float, disk: Path) -> Pressure:
+    """Watches the memory that is this agent's to use, and the disk that holds `disk`."""
+    return Pressure(pause_at, {"memory": memory_in_use, "disk": lambda: disk_in_use(disk)})
+
+
+def memory_in_use() -> float:
+    """The part in use: of the machine's memory or of that of a group that holds this agent, whichever is more."""
+    return max([psutil.virtual_memory().percent / 100, *group_memory.in_use()])
+
+
+def disk_in_use(disk: Path) -> float:
+    """As `df` tells it: of what this user may use."""
+    return psutil.disk_usage(str(disk)).percent / 100

@@ -1,0 +1,60 @@
+"""What an agent does about its own measurements: ends runs whose GPUs idle, takes nothing while it is too full."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from taskyard.wire import Sample
+
+from .held import Cause
+from .idle_gpus import GpuRun, IdleGpus
+from .pressure import Pressure
+from .run import RunJob
+from .worker import Worker, jobs_of
+
+logger = logging.getLogger(__name__)
+
+
+class Watchman:
+    """Called with every round of measurements, from the beat's thread."""
+
+    def __init__(self, workers: Sequence[Worker], idle_gpus: IdleGpus, pressure: Pressure | None) -> None:
+        self._workers = workers
+        self._idle_gpus = idle_gpus
+        self._pressure = pressure
+        self._held: dict[str, str] = {}
+
+    def heed(self, samples: Sequence[Sample]) -> None:
+        """Does what the measurements ask for."""
+        self._end_idle(samples)
+        if self._pressure is not None:
+            self._hold(self._pressure.reasons())
+
+    def _end_idle(self, samples: Sequence[Sample]) -> None:
+        jobs = {job.id: job for job in jobs_of(self._workers)}
+        watched = [run for run in map(_gpu_run, jobs.values()) if run is not None]
+        for run, why in self._idle_gpus.overdue(watched, samples).items():
+            logger.warning("ending run %s: %s", run, why, extra={"action": "run_idle", "run": run})
+            jobs[run].stop(Cause.IDLE_GPU, message=why)
+
+    def _hold(self, reasons: dict[str, str | None]) -> None:
+        for source, reason in reasons.items():
+            for worker in self._workers:
+                worker.hold(source, reason)
+            self._tell(source, reason)
+
+    def _tell(self, source: str, reason: str | None) -> None:
+        """Once for each change, not for each measurement."""
+        if reason and source not in self._held:
+            logger.warning("%s", reason, extra={"action": "worker_held", "source": source})
+        elif not reason and source in self._held:
+            logger.info("%s has room again", source, extra={"action": "worker_released", "source": source})
+        self._held = {name: why for name, why in {**self._held, source: reason}.items() if why}
+
+
+def _gpu_run(job: RunJob) -> GpuRun | None:
+    """A run that has come to its running phase, and whose task limits how long its GPUs may idle."""
+    if job.keeper_pid is None or job.max_idle_gpu_seconds is None:
+        return None
+    return GpuRun(id=job.id, max_idle_seconds=job.max_idle_gpu_seconds, gpus=len(job.devices))
