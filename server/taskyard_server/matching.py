@@ -161,7 +161,7 @@ def _outside_the_queues_range(candidate: Candidate, offer: Offer, given: GpuRang
         return None
     if given == NO_GPUS:
         return f"asks for {_count(wanted, 'GPU')}, and its queue is for services, which get none"
-    return f"asks for {wanted} GPUs, the worker gives {_range(given)} to a task of its queue"
+    return f"asks for {_count(wanted, 'GPU')}, the worker gives {_range(given)} to a task of its queue"
 
 
 def _may_not_share(candidate: Candidate, offer: Offer, given: GpuRange | None) -> str | None:
