@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from taskyard.wire import TaskState
+from taskyard_server import lifecycle, matching
 from taskyard_server.errors import Conflict, NotFound
-from taskyard_server.store.base import QueueRecord, Store
+from taskyard_server.store.base import Change, QueueRecord, Store
 from taskyard_server.store.mongo import MongoStore
 
 from tests.support.mongod import fresh_database, opened
@@ -59,6 +61,23 @@ async def test_entries_of_any_server_are_claimed_in_the_order_in_which_they_were
     taken = [await servers[index // 3 % 2].claim([shared.id], any_fits, prepare()) for index in range(20)]
 
     assert [record.id for record in taken if record] == tasks
+
+
+async def test_two_servers_keep_one_worker_for_a_large_task_and_a_third_may_take_it_at_once(
+    servers: Servers, shared: QueueRecord
+) -> None:
+    (large,) = await fill(servers[0], [matching.shaped(queued(shared.id, gpus=4))])
+
+    def keep(worker: str) -> Change:
+        return partial(lifecycle.reserve, worker=worker, after_seconds=60.0, now=100.0)
+
+    keeping = [servers[number % 2].claim([shared.id], any_fits, keep(f"w{number}")) for number in range(8)]
+    await asyncio.gather(*keeping)
+
+    seen = [await server.fronts([shared.id]) for server in servers]
+    assert seen[0] == seen[1]
+    assert [event.kind for event in (await servers[1].task(large)).events] == ["reserved"]
+    assert await servers[1].claim([shared.id], any_fits, prepare()) is not None
 
 
 async def test_an_entry_of_one_server_appears_in_the_changes_of_the_other(

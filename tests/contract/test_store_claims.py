@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from taskyard.wire import TaskState
+from taskyard_server import lifecycle, matching
 from taskyard_server.errors import Conflict
-from taskyard_server.store.base import Front, QueueRecord, Store, TaskRecord
+from taskyard_server.store.base import Change, Front, QueueRecord, Store, TaskRecord
 
 from tests.support.records import any_fits, at_most, fill, prepare, put_back, queue, queued
 
@@ -115,6 +117,79 @@ async def test_a_claim_sees_what_a_shape_requires_and_avoids(store: Store, queue
     await store.claim([queue.id], lambda fronts: seen.extend(fronts) or (), prepare())
 
     assert [(front.candidate.resources.gpus, front.candidate.avoid) for front in seen] == [(2, ("host:gpu0",))]
+
+
+async def test_the_fronts_are_the_first_entry_of_each_shape_by_queue_and_rank(store: Store) -> None:
+    one, other, paused = queue("one"), queue("other"), queue("paused", paused=True)
+    for record in (one, other, paused):
+        await store.add_queue(record)
+    await fill(store, [queued(one.id, gpus=gpus) for gpus in (2, 0, 2, 1, 0)])
+    await fill(store, [queued(other.id, gpus=3), queued(paused.id)])
+
+    fronts = await store.fronts([other.id, paused.id, one.id])
+
+    assert [(front.queue, front.candidate.resources.gpus) for front in fronts] == [
+        (other.id, 3),
+        *((one.id, gpus) for gpus in (2, 0, 1)),
+    ]
+    assert fronts[1].rank < fronts[2].rank < fronts[3].rank
+
+
+async def test_a_claim_takes_the_first_of_the_chosen_and_sees_all_queues_before(store: Store) -> None:
+    one, other = queue("one"), queue("other")
+    for record in (one, other):
+        await store.add_queue(record)
+    _, chosen = await fill(store, [queued(one.id, gpus=1), queued(other.id, gpus=2)])
+
+    claim = await store.claim(
+        [one.id, other.id], lambda fronts: [front for front in fronts if front.queue == other.id], prepare()
+    )
+
+    assert claim is not None
+    assert claim.id == chosen
+
+
+async def test_a_claim_that_changes_nothing_leaves_the_entry_in_its_place(
+    store: Store, queue: QueueRecord
+) -> None:
+    (task,) = await fill(store, [queued(queue.id)])
+    before = await store.task(task)
+
+    assert await store.claim([queue.id], any_fits, lambda record: record) == before
+    assert await store.task(task) == before
+
+
+async def test_a_worker_is_kept_for_an_entry_in_one_step_and_every_claim_sees_it(
+    store: Store, queue: QueueRecord
+) -> None:
+    large, _ = await fill(store, [ready(queue.id, gpus=4), ready(queue.id, gpus=1)])
+    keep = partial(lifecycle.reserve, worker="w", after_seconds=60.0, now=100.0)
+
+    kept = await store.claim([queue.id], any_fits, keep)
+    fronts = await store.fronts([queue.id])
+
+    assert kept is not None
+    assert (kept.id, kept.state, kept.reserved_for) == (large, TaskState.QUEUED, "w")
+    assert [front.candidate.reserved_for for front in fronts] == ["w", None]
+    assert await store.position(large) == 0
+
+
+async def test_of_many_workers_at_once_one_is_kept_for_an_entry(store: Store, queue: QueueRecord) -> None:
+    (large,) = await fill(store, [ready(queue.id, gpus=4)])
+
+    def keep(worker: str) -> Change:
+        return partial(lifecycle.reserve, worker=worker, after_seconds=60.0, now=100.0)
+
+    await asyncio.gather(*(store.claim([queue.id], any_fits, keep(f"w{number}")) for number in range(8)))
+
+    record = await store.task(large)
+    assert [event.kind for event in record.events] == ["reserved"]
+    assert record.reserved_for in record.events[0].detail
+
+
+def ready(queue_id: str, *, gpus: int) -> TaskRecord:
+    """A task as the services would queue it."""
+    return matching.shaped(queued(queue_id, gpus=gpus))
 
 
 async def test_an_entry_that_comes_back_is_claimed_again_before_those_behind_it(
