@@ -6,6 +6,7 @@ it looks at anyway. It is made by the very look that would have given away somet
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +18,8 @@ from taskyard_server.errors import NotFound
 from taskyard_server.matching import Holding, Offer, Turn
 from taskyard_server.queues import update_task
 from taskyard_server.store.base import Change, Front, Store, TaskRecord
+
+logger = logging.getLogger(__name__)
 
 LOOK_AGAIN_SECONDS = 2.0
 """For a claim whose worker is kept: nobody has to remember to wake it when that ends."""
@@ -45,16 +48,16 @@ class Reservations:
         One operation of the store, but for a partly busy worker with a large task before it.
         """
         record, turn = await self._claim(queues, partial(matching.turn, offer=offer), change)
-        if record is None and turn.large:
-            turn = await self._reserve(queues, offer)
-            if turn.kept_for is None:
-                record, turn = await self._claim(queues, partial(matching.turn, offer=offer, passing=True), change)
-        if record is None and turn.kept_for is not None:
-            release_in = await self._release_in(turn.kept_for, offer)
-            record, turn = await self._claim(
-                queues, partial(matching.turn, offer=offer, release_in=release_in), change
-            )
-        return Taken(record=record, held_back=record is None and turn.kept_for is not None)
+        if record is not None:
+            return Taken(record=record)
+        kept_for = turn.kept_for or (await self._reserve(queues, offer) if turn.large else None)
+        if kept_for is not None:
+            release_in = await self._release_in(kept_for, offer)
+            brief = partial(matching.turn, offer=offer, release_in=release_in)
+            record, _ = await self._claim(queues, brief, change)
+        elif turn.large:
+            record, _ = await self._claim(queues, partial(matching.turn, offer=offer, passing=True), change)
+        return Taken(record=record, held_back=record is None and kept_for is not None)
 
     async def _claim(
         self, queues: Sequence[str], decide: Callable[[Sequence[Front]], Turn], change: Change
@@ -68,14 +71,22 @@ class Reservations:
 
         return await self._store.claim(queues, choose, change), turn
 
-    async def _reserve(self, queues: Sequence[str], offer: Offer) -> Turn:
+    async def _reserve(self, queues: Sequence[str], offer: Offer) -> Front | None:
         """Keeps the worker for the first large task before all that fit, if that has waited long enough."""
 
         def kept(record: TaskRecord) -> TaskRecord:
             return lifecycle.reserve(record, offer.worker, after_seconds=self._after_seconds, now=self._clock())
 
-        await self._store.claim(queues, lambda fronts: matching.turn(fronts, offer).large, kept)
-        return matching.turn(await self._store.fronts(queues), offer)
+        record = await self._store.claim(queues, lambda fronts: matching.turn(fronts, offer).large, kept)
+        if record is None or record.reserved_for != offer.worker or record.queue is None or record.rank is None:
+            return None
+        logger.info(
+            "worker %s is kept for task %s",
+            offer.worker,
+            record.id,
+            extra={"action": "worker_reserved", "task": record.id, "worker": offer.worker},
+        )
+        return Front(queue=record.queue, shape=record.shape, rank=record.rank, candidate=record.candidate)
 
     async def _release_in(self, kept_for: Front, offer: Offer) -> float | None:
         holdings = [await self._holding(run_id, offer) for run_id in offer.runs]
