@@ -13,9 +13,18 @@ from .errors import RunFailed
 
 
 def command_line(
-    command: Command, args: tuple[str, ...], tree: Tree, ready: ReadyEnvironment, environ: Mapping[str, str]
+    command: Command,
+    args: tuple[str, ...],
+    tree: Tree,
+    ready: ReadyEnvironment,
+    environ: Mapping[str, str],
+    *,
+    elsewhere: bool = False,
 ) -> tuple[str, ...]:
-    """Returns the argv to start. Raises RunFailed when there is nothing of that name to start."""
+    """Returns the argv to start. Raises RunFailed when there is nothing of that name to start.
+
+    `elsewhere`: it is started in a container, which alone knows what is on its PATH.
+    """
     python = (str(ready.python), *command.python_args)
     if command.kind is CommandKind.MODULE:
         return (*python, "-m", command.target, *args)
@@ -29,6 +38,8 @@ def command_line(
                 "code that was sent: is it ignored by git, or outside the repository? Add it with `--include`",
             )
         return (*python, command.target, *args)
+    if elsewhere and "/" not in command.target:
+        return (command.target, *args)
     return (_executable(command.target, tree, environ), *args)
 
 

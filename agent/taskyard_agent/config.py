@@ -355,6 +355,13 @@ DOCKER_ALLOW = Setting(
     metavar="NAME",
     help="arguments of `docker run` that tasks may give beyond the list, like volume",
 )
+AGENT_MANAGER = Setting(
+    name="agent_manager",
+    flags=("--manager",),
+    choices=("task", "inherit"),
+    default="task",
+    help="what environments tasks get: each its own, or all that of the agent or the image as it is",
+)
 PYTHON = Setting(
     name="python", metavar="PYTHON", help="interpreter for tasks that name none; default: the agent's own"
 )
@@ -367,6 +374,18 @@ PYTHON_DOWNLOADS = Setting(
 PYTHON_MIRROR = Setting(name="python_mirror", metavar="URL", help="where interpreters are downloaded from")
 ALLOW_INDEX = Setting(
     name="allow_index", many=True, default=(), metavar="URL", help="package indexes that a task's files may name"
+)
+ALLOW_CHANNEL = Setting(
+    name="allow_channel",
+    many=True,
+    default=(),
+    metavar="NAME[=URL]",
+    help="conda channels that a task's files may name, and where they are",
+)
+CONDA_BINARY = Setting(
+    name="conda_binary",
+    metavar="FILE",
+    help="conda, mamba or micromamba, or `none`; default: one on the PATH, else py-rattler",
 )
 CACHE_ENVIRONMENTS = Setting(
     name="cache_environments", kind=int, default=20, metavar="N", help="environments kept in the cache"
@@ -394,6 +413,9 @@ PAUSE_AT = Setting(
     metavar="PART",
     help="take nothing while the memory, or the disk of --local-dir, is so full, like 0.8; default: never",
 )
+RUN_AS = Setting(
+    name="run_as", metavar="USER", help="run tasks as this user of the machine; needs an agent that root started"
+)
 IDLE_GPU_PERCENT = Setting(
     name="idle_gpu_percent",
     kind=float,
@@ -413,10 +435,13 @@ MACHINE_SETTINGS = (
     ALLOW_FILE_REPOSITORIES,
     ALLOW_FILTERS,
     SUBMODULE_HOST,
+    AGENT_MANAGER,
     PYTHON,
     PYTHON_DOWNLOADS,
     PYTHON_MIRROR,
     ALLOW_INDEX,
+    ALLOW_CHANNEL,
+    CONDA_BINARY,
     DOCKER,
     DOCKER_ARGS,
     DOCKER_ALLOW,
@@ -424,6 +449,7 @@ MACHINE_SETTINGS = (
     CACHE_BYTES,
     MIN_FREE_DISK,
     IDLE_GPU_PERCENT,
+    RUN_AS,
     LOG_LEVEL,
 )
 PLACE_SETTINGS = (SLOTS, SERVICES_MODE, DYNAMIC_GPUS)
@@ -471,6 +497,7 @@ FIELDS = {
     "git_token_file": "git_tokens",
     "submodule_host": "submodule_hosts",
     "allow_index": "allow_indexes",
+    "allow_channel": "allow_channels",
 }
 """Fields of `AgentSettings` whose names are not those of their settings."""
 
@@ -523,10 +550,13 @@ class AgentSettings:
     allow_file_repositories: bool
     allow_git_filters: bool
     submodule_hosts: tuple[str, ...]
+    agent_manager: str
     python: str | None
     python_downloads: str
     python_mirror: str | None
     allow_indexes: tuple[str, ...]
+    allow_channels: tuple[str, ...]
+    conda_binary: str | None
     docker: str | None
     """Default image, empty for none; None: no containers."""
     docker_args: str
@@ -536,6 +566,7 @@ class AgentSettings:
     min_free_disk: int
     pause_at: float | None
     idle_gpu_percent: float
+    run_as: str | None
     log_level: str
     environ: Mapping[str, str]
     """The agent's own variables, as they were at its start."""

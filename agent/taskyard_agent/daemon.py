@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import logging
+import os
 import signal
 import threading
 import time
@@ -27,8 +28,8 @@ from taskyard.wire import (
 from . import gpus, means, processes
 from .checkout import CheckoutSettings
 from .clock import ServerClock
-from .containers import Containers, ContainerSettings
 from .config import AgentSettings
+from .containers import Containers, ContainerSettings
 from .environments import EnvironmentSettings
 from .errors import RunStopped
 from .held import Cause
@@ -42,6 +43,8 @@ from .monitor import Monitor, WatchedRun, WatchedWorker
 from .pressure import Pressure, on_this_machine
 from .queues import order_from_server
 from .run import RunServices
+from .run_as import BUILDS_NOTHING, UMASK, Account, account_of, check_reach
+from .running import Announcement
 from .spare_keeper import SpareKeeper
 from .variables import INSIDE, inherited
 from .watchman import Watchman
@@ -174,6 +177,7 @@ class Daemon:
             drain=self.drain,
             tell_server=parts.lease.poke,
             lives=lambda: parts.lease.turns and claimer.turns,
+            announcement=Announcement(parts.journal.folder, parts.identity.name, self._settings.connection.server),
         )
 
     def _say_hello(self, parts: AgentParts) -> None:
@@ -268,10 +272,11 @@ def _end_runs(parts: AgentParts, *, kill: bool) -> None:
 @contextlib.contextmanager
 def open_agent(settings: AgentSettings, client: Client) -> Iterator[AgentParts]:
     """Builds and opens the parts of an agent, and closes them. Raises SettingsError."""
+    account = _account(settings)
     devices = means.choose_gpus(settings)
     name = settings.name or means.default_name(settings, devices)
     identity = AgentIdentity(name=name, host=settings.host, boot_id=processes.boot_id(), version=__version__)
-    journal = Journal(settings.local_dir / "agents" / _server_folder(settings.connection.server), name)
+    journal = Journal(agents_folder(settings), name)
     served = order_from_server(client, settings)
     order = QueueOrder(tuple(served), fair=settings.order_fairness)
     worker = Worker(
@@ -284,7 +289,7 @@ def open_agent(settings: AgentSettings, client: Client) -> Iterator[AgentParts]:
     journal.open()
     try:
         with contextlib.closing(means.hold_gpus(devices, name)):
-            parts = _assemble(settings, client, identity, journal, order, worker)
+            parts = _assemble(settings, client, identity, journal, order, worker, account)
             parts.shipper.start()
             try:
                 yield parts
@@ -303,6 +308,7 @@ def _assemble(
     journal: Journal,
     order: QueueOrder,
     worker: Worker,
+    account: Account | None,
 ) -> AgentParts:
     clock = ServerClock()
     workers = (worker,)
@@ -335,7 +341,8 @@ def _assemble(
         checkout=checkout_settings(settings),
         environments=environment_settings(settings),
         containers=Containers(settings=container_settings(settings, journal.folder)),
-        inherited=inherited(settings.environ, settings.pass_env),
+        inherited=inherited(settings.environ, settings.pass_env) | (account.variables if account else {}),
+        account=account,
         inherited_inside=inherited(settings.environ, settings.pass_env, base=INSIDE),
         server_variables=_server_variables(settings),
         server_files=_server_files(settings),
@@ -356,6 +363,16 @@ def _assemble(
     )
 
 
+def _account(settings: AgentSettings) -> Account | None:
+    """Whom tasks run as; what the agent makes for them is readable for that user."""
+    if settings.run_as is None:
+        return None
+    account = account_of(settings.run_as)
+    os.umask(UMASK)
+    check_reach(account, settings.local_dir)
+    return account
+
+
 def _pressure(settings: AgentSettings) -> Pressure | None:
     return None if settings.pause_at is None else on_this_machine(settings.pause_at, settings.local_dir)
 
@@ -370,8 +387,10 @@ def _measure(monitor: Monitor, workers: Sequence[Worker]) -> list[Sample]:
     return monitor.samples(watched, runs)
 
 
-def _server_folder(server: str) -> str:
-    return server.partition("://")[2].replace("/", "_").replace(":", "_")
+def agents_folder(settings: AgentSettings) -> Path:
+    """Where the agents of this machine for one server have their folders."""
+    server = settings.connection.server.partition("://")[2].replace("/", "_").replace(":", "_")
+    return settings.local_dir / "agents" / server
 
 
 def checkout_settings(settings: AgentSettings) -> CheckoutSettings:
@@ -391,11 +410,14 @@ def environment_settings(settings: AgentSettings) -> EnvironmentSettings:
     """The environments' part of the settings."""
     return EnvironmentSettings(
         root=settings.local_dir,
-        variables=settings.environ,
+        variables=settings.environ if settings.run_as is None else {**settings.environ, **BUILDS_NOTHING},
+        inherit=settings.agent_manager == "inherit",
         python=settings.python,
         python_downloads=settings.python_downloads,
         python_mirror=settings.python_mirror,
         allowed_indexes=settings.allow_indexes,
+        allowed_channels=settings.allow_channels,
+        conda_binary=settings.conda_binary,
         max_environments=settings.cache_environments,
         max_bytes=settings.cache_bytes,
         min_free_bytes=settings.min_free_disk,

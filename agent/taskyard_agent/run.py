@@ -39,12 +39,13 @@ from .command_line import command_line
 from .containers import Containers, Inside, Order
 from .environments import EnvironmentRequest, EnvironmentSettings, ReadyEnvironment
 from .errors import RunFailed, RunStopped
-from .held import Cause, HeldRun, KeeperRefused, Launch, WarmKeeper, boot_clock
+from .held import Cause, HeldRun, KeeperRefused, Launch, LaunchUser, WarmKeeper, boot_clock
 from .journal import Journal, JournalledRun
 from .log_shipper import LogShipper
 from .masking import Masker
 from .phases import PhaseLog
 from .processes import sweep
+from .run_as import Account
 from .spare_keeper import SpareKeeper
 from .tally import Tally
 
@@ -78,6 +79,8 @@ class RunServices:
     """Files that these variables name."""
     send_beat: Callable[[], None]
     keepers: SpareKeeper
+    account: Account | None = None
+    """Whom tasks run as; None: the agent's own user."""
     tally: Tally = field(default_factory=Tally)
 
 
@@ -274,8 +277,9 @@ class RunJob:
         for leftover in lock.left_by:
             sweep(leftover)
         inside = self._box_up(box, argv, environ, tree, ready) if box else None
+        user = self._give(tree)
         self._start(ready, argv, box)
-        launch = self._launch(argv, environ, tree)
+        launch = self._launch(argv, environ, tree, user)
         if inside is not None:
             launch = _inside(launch, inside)
         held_locks = (tree.lock_fd, ready.lock_fd, *lock.fds)
@@ -303,6 +307,7 @@ class RunJob:
             gpus=self._devices,
             memory_bytes=self._memory_limit_bytes,
             grace_seconds=self._spec.policy.grace_seconds,
+            user=self._services.account.uid_and_gid if self._services.account else None,
         )
         return box.create(command)
 
@@ -331,7 +336,7 @@ class RunJob:
 
     def _provision(self, tree: Tree, box: Box | None) -> ReadyEnvironment:
         command = self._spec.command
-        overlay = self._journalled.directory.path / "overlay"
+        overlay = self._overlay_of(tree)
         shutil.rmtree(overlay, ignore_errors=True)  # what a killed daemon began is made anew
         request = EnvironmentRequest(
             environment=self._spec.environment,
@@ -346,6 +351,21 @@ class RunJob:
         return environments.provision(
             request, settings=self._services.environments, log=self._say, cancelled=self._cancelled
         )
+
+    def _overlay_of(self, tree: Tree) -> Path:
+        """Beside the tree where tasks run as another user: the run's folder is shut to it."""
+        beside = tree.root.with_name("overlay")
+        return beside if self._services.account else self._journalled.directory.path / "overlay"
+
+    def _give(self, tree: Tree) -> LaunchUser | None:
+        """Gives the user whom tasks run as what the task may change."""
+        account = self._services.account
+        if account is None:
+            return None
+        for folder in (tree.root, self._overlay_of(tree)):
+            if folder.exists():
+                account.give(folder)
+        return LaunchUser(uid=account.uid, gid=account.gid, groups=account.groups)
 
     def _variables(self, ready: ReadyEnvironment, box: Box | None) -> dict[str, str]:
         own = {
@@ -364,7 +384,7 @@ class RunJob:
             self._secrets,
             self._services.server_variables,
             own,
-            bin_folder=str(ready.bin),
+            bin_folder=ready.path,
         )
 
     def _start(self, ready: ReadyEnvironment, argv: tuple[str, ...], box: Box | None) -> None:
@@ -397,7 +417,9 @@ class RunJob:
         self._phases.enter(Phase.RUNNING)
         self._save(phases=self._phases.times, gpus=request.gpus, output_offset=request.output_offset, started=True)
 
-    def _launch(self, argv: tuple[str, ...], environ: dict[str, str], tree: Tree) -> Launch:
+    def _launch(
+        self, argv: tuple[str, ...], environ: dict[str, str], tree: Tree, user: LaunchUser | None
+    ) -> Launch:
         policy = self._spec.policy
         return Launch(
             run=self.id,
@@ -408,6 +430,7 @@ class RunJob:
             grace_seconds=policy.grace_seconds,
             timeout_seconds=policy.timeout_seconds,
             memory_bytes=self._memory_limit_bytes,
+            user=user,
             exclusive=policy.exclusive,
             lease_seconds=self._journalled.lease_seconds,
             lease_at=self._lease_at,
@@ -476,9 +499,9 @@ class RunJob:
 
 
 def _inside(launch: Launch, command: tuple[str, ...]) -> Launch:
-    """What holds a container instead of the command itself. Its engine limits its memory."""
+    """What holds a container instead of the command itself. Its engine sees to its memory and its user."""
     masks = (*launch.masks, *variables.secret(launch.env))
-    return dataclasses.replace(launch, argv=command, cwd="/", env={}, masks=masks, memory_bytes=None)
+    return dataclasses.replace(launch, argv=command, cwd="/", env={}, masks=masks, memory_bytes=None, user=None)
 
 
 def _claimed(journalled: JournalledRun) -> tuple[PhaseTime, ...]:

@@ -6,6 +6,8 @@ import fnmatch
 import sys
 from collections.abc import Mapping, Sequence
 
+from . import masking
+
 INHERITED = (
     "PATH",
     "HOME",
@@ -35,14 +37,39 @@ INHERITED = (
 """What a task may see of the agent's own variables; `--pass-env` adds patterns."""
 
 
-def inherited(environ: Mapping[str, str], patterns: Sequence[str] = ()) -> dict[str, str]:
+INSIDE = (
+    "LANG",
+    "LC_*",
+    "TZ",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "ALL_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "all_proxy",
+    "NCCL_*",
+)
+"""What it may see of them in a container: the others name folders that are not there, or are the image's own."""
+
+
+def inherited(
+    environ: Mapping[str, str], patterns: Sequence[str] = (), *, base: Sequence[str] = INHERITED
+) -> dict[str, str]:
     """Returns the variables of `environ` that the base list or one of `patterns` names; never Taskyard's own."""
-    wanted = (*INHERITED, *patterns)
+    wanted = (*base, *patterns)
     return {
         name: value
         for name, value in environ.items()
         if not name.startswith("TASKYARD_") and any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted)
     }
+
+
+def secret(environ: Mapping[str, str], patterns: Sequence[str] = masking.NAMES) -> tuple[str, ...]:
+    """Returns the values whose names say that they are secret."""
+    named = (name for name in environ if any(fnmatch.fnmatchcase(name.upper(), pattern) for pattern in patterns))
+    return tuple(environ[name] for name in named)
 
 
 def compose(*layers: Mapping[str, str], bin_folder: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import threading
 from pathlib import Path
@@ -9,13 +10,15 @@ from pathlib import Path
 from taskyard import wire
 from taskyard.wire import Reason
 
-from taskyard_agent.environments import inherit, pip, poetry, uv
+from taskyard_agent.environments import conda, inherit, pip, poetry, uv
 from taskyard_agent.environments.base import Manager, Recipe
 from taskyard_agent.environments.building import build_environment
 from taskyard_agent.environments.cache import Built, Held, cache_of, limits_of
+from taskyard_agent.environments.image_python import find_in_image, uv_for, with_lent, without_python
 from taskyard_agent.environments.installer import Installer, visible_variables
-from taskyard_agent.environments.interpreters import find_interpreter
+from taskyard_agent.environments.interpreters import Interpreter, find_interpreter
 from taskyard_agent.environments.overlay import Base, make_overlay
+from taskyard_agent.environments.place import Place
 from taskyard_agent.environments.projects import Project
 from taskyard_agent.environments.request import (
     EnvironmentRequest,
@@ -33,6 +36,7 @@ MANAGERS: dict[wire.Manager, Manager] = {
     wire.Manager.UV: uv,
     wire.Manager.PIP: pip,
     wire.Manager.POETRY: poetry,
+    wire.Manager.CONDA: conda,
 }
 
 
@@ -47,10 +51,11 @@ def provision(
         log=log,
         cancelled=cancelled,
         downloads=settings.root / "downloads",
-        variables=visible_variables(settings.variables),
+        variables=visible_variables(settings.variables, inside=request.place is not None),
+        place=request.place,
     )
     try:
-        if request.environment.manager is wire.Manager.INHERIT:
+        if settings.inherit or request.environment.manager is wire.Manager.INHERIT:
             return _inherit(request, settings, installer)
         return _build_or_reuse(request, settings, installer)
     except OSError as error:
@@ -61,7 +66,11 @@ def _build_or_reuse(
     request: EnvironmentRequest, settings: EnvironmentSettings, installer: Installer
 ) -> ReadyEnvironment:
     manager = MANAGERS[request.environment.manager]
-    interpreter = find_interpreter(request.environment.python, settings, installer)
+    interpreter = _interpreter(request, settings, installer)
+    if interpreter is None:
+        return _without_python(request)
+    if interpreter.image:
+        installer = dataclasses.replace(installer, uv=uv_for(interpreter, settings, installer))
     recipe = manager.resolve(request, interpreter, settings)
     for remark in recipe.remarks:
         installer.log(remark)
@@ -69,15 +78,18 @@ def _build_or_reuse(
     ready = ReadyEnvironment(
         python=request.overlay / "bin" / "python",
         bin=request.overlay / "bin",
-        variables={"VIRTUAL_ENV": str(request.overlay)},
+        bins=held.built.bins,
+        variables={**held.built.variables, "VIRTUAL_ENV": str(request.overlay)},
         key=recipe.key,
         reused=held.reused,
         version=held.built.python,
         packages=held.built.packages,
+        writes=(request.overlay,),
         lock_fd=held.lock_fd,
     )
     try:
-        _lay_over(held.built, recipe.requirements.projects, request.overlay, settings)
+        lent = _lay_over(held.built, recipe.requirements.projects, request.overlay, settings)
+        ready.reads = (Path(held.built.prefix).parent, *lent)
     except BaseException:
         ready.release()
         raise
@@ -97,7 +109,10 @@ def _hold(manager: Manager, recipe: Recipe, settings: EnvironmentSettings, insta
     return held
 
 
-def _lay_over(built: Built, projects: tuple[Project, ...], overlay: Path, settings: EnvironmentSettings) -> None:
+def _lay_over(
+    built: Built, projects: tuple[Project, ...], overlay: Path, settings: EnvironmentSettings
+) -> list[Path]:
+    """Returns the folders outside the environment that the overlay leads to."""
     base = Base(
         home=built.home,
         version=built.python,
@@ -105,40 +120,93 @@ def _lay_over(built: Built, projects: tuple[Project, ...], overlay: Path, settin
         site_paths=built.site_paths,
         library=built.library,
     )
-    last: list[Path] = [*([Path(built.pip)] if built.pip else []), *_sdk(built.python, built.packages, settings)]
-    make_overlay(overlay, base, projects=projects, last=last)
+    sdk = _sdk(built.python, built.packages, settings, copied=bool(built.image))
+    make_overlay(overlay, base, projects=projects, last=[*([Path(built.pip)] if built.pip else []), *sdk])
+    return sdk
 
 
 def _inherit(request: EnvironmentRequest, settings: EnvironmentSettings, installer: Installer) -> ReadyEnvironment:
-    interpreter = inherit.find(request.environment.python, settings, installer)
+    interpreter = _inherited(request, settings, installer)
+    if interpreter is None:
+        return _without_python(request)
     if request.environment.requirements is not wire.RequirementsKind.NONE:
         installer.log("the environment is inherited as it is; the task's requirements are not installed")
-    packages = inherit.installed(interpreter)
+    inside = bool(interpreter.image)
+    packages = with_lent((), interpreter) if inside else inherit.installed(interpreter)
     base = Base(
         home=interpreter.home,
         version=interpreter.version,
-        prefix=Path(interpreter.prefix),
+        prefix=None if inside else Path(interpreter.prefix),
         site_paths=interpreter.site_paths,
         library=interpreter.library,
     )
-    python = make_overlay(request.overlay, base, last=_sdk(interpreter.version, packages, settings))
+    sdk = _sdk(interpreter.version, packages, settings, copied=inside)
+    python = make_overlay(request.overlay, base, last=sdk)
     return ReadyEnvironment(
         python=python,
         bin=python.parent,
         variables={"VIRTUAL_ENV": str(request.overlay)},
-        key=f"inherit:{interpreter.executable}",
+        key=f"inherit:{interpreter.image}:{interpreter.executable}"
+        if inside
+        else f"inherit:{interpreter.executable}",
         reused=True,
         version=interpreter.version,
         packages=packages,
+        reads=tuple(sdk),
+        writes=(request.overlay,),
     )
 
 
-def _sdk(version: str, packages: tuple[str, ...], settings: EnvironmentSettings) -> list[Path]:
+def _interpreter(
+    request: EnvironmentRequest, settings: EnvironmentSettings, installer: Installer
+) -> Interpreter | None:
+    # Conda brings the interpreter that the task asks for; this one serves where it brings none.
+    wanted = None if request.environment.manager is wire.Manager.CONDA else request.environment.python
+    if request.place is None:
+        return find_interpreter(wanted, settings, installer)
+    return _in_image(request.place, request, settings, installer)
+
+
+def _inherited(
+    request: EnvironmentRequest, settings: EnvironmentSettings, installer: Installer
+) -> Interpreter | None:
+    if request.place is None:
+        return inherit.find(request.environment.python, settings, installer)
+    return _in_image(request.place, request, settings, installer)
+
+
+def _in_image(
+    place: Place, request: EnvironmentRequest, settings: EnvironmentSettings, installer: Installer
+) -> Interpreter | None:
+    """None for an image without Python, which a command that is none of Python's can do without."""
+    found = find_in_image(place, request.environment.python, settings, installer)
+    wants_packages = request.environment.manager is not wire.Manager.INHERIT and (
+        request.environment.requirements is not wire.RequirementsKind.NONE
+    )
+    if found is None and (request.needs_python or wants_packages):
+        raise without_python(place)
+    return found
+
+
+def _without_python(request: EnvironmentRequest) -> ReadyEnvironment:
+    request.overlay.mkdir(parents=True)
+    return ReadyEnvironment(
+        python=Path("python3"),
+        bin=request.overlay / "bin",
+        variables={},
+        key="none",
+        reused=True,
+        version="",
+        packages=(),
+    )
+
+
+def _sdk(version: str, packages: tuple[str, ...], settings: EnvironmentSettings, *, copied: bool) -> list[Path]:
     """Returns the folder that lends the SDK to an environment without it, if its Python is new enough."""
     major, minor = version.split(".")[:2]
     present = any(package.startswith("taskyard==") for package in packages)
     new_enough = (int(major), int(minor)) >= OLDEST_PYTHON
-    return [sdk_folder(settings.root / "sdk")] if new_enough and not present else []
+    return [sdk_folder(settings.root / "sdk", copied=copied)] if new_enough and not present else []
 
 
 def _machine_failure(error: OSError) -> RunFailed:

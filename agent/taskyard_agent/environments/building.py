@@ -8,9 +8,10 @@ from pathlib import Path
 
 from taskyard_agent.environments.base import Manager, Recipe
 from taskyard_agent.environments.cache import PREFIX, Built
+from taskyard_agent.environments.image_python import with_lent
 from taskyard_agent.environments.installer import Installer
+from taskyard_agent.environments.interpreters import minor_of
 from taskyard_agent.environments.overlay import entry_point, write_launcher
-from taskyard_agent.environments.venvs import installed, site_packages
 
 
 def build_environment(manager: Manager, recipe: Recipe, folder: Path, installer: Installer) -> Built:
@@ -20,24 +21,24 @@ def build_environment(manager: Manager, recipe: Recipe, folder: Path, installer:
     installer.log(f"building an environment: {recipe.manager}, Python {recipe.interpreter.version}")
     manager.install(recipe, prefix, installer)
     manager.check(recipe, prefix, installer)
-    site = site_packages(recipe, prefix)
-    packages = installed(site)
-    pip = None if _has_pip(packages) else _add_pip(recipe.interpreter.minor, folder, prefix)
+    made = manager.describe(recipe, prefix, installer)
+    packages = with_lent(made.packages, recipe.interpreter)
+    lacks_pip = made.site_paths and not any(package.startswith("pip==") for package in packages)
+    pip = _add_pip(minor_of(made.python), folder, prefix) if lacks_pip else None
     installer.log(f"built in {time.monotonic() - begun:.1f} s; packages: {len(packages)}")
     return Built(
         manager=recipe.manager,
-        python=recipe.interpreter.version,
-        home=recipe.interpreter.home,
+        python=made.python,
+        home=made.home,
         prefix=str(prefix),
-        library=recipe.interpreter.library,
-        site_paths=(str(site),),
+        library=made.library,
+        site_paths=made.site_paths,
         packages=packages,
+        image=recipe.interpreter.image,
+        bins=made.bins,
+        variables=dict(made.variables),
         pip=str(pip) if pip else None,
     )
-
-
-def _has_pip(packages: tuple[str, ...]) -> bool:
-    return any(package.startswith("pip==") for package in packages)
 
 
 def _add_pip(minor: str, folder: Path, prefix: Path) -> Path | None:

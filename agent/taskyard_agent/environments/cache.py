@@ -13,7 +13,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,12 @@ class Built:
     site_paths: tuple[str, ...]
     packages: tuple[str, ...]
     """What is installed, as `name==version`."""
+    image: str = ""
+    """The image that the interpreter is in; empty: this machine."""
+    bins: tuple[str, ...] = ()
+    """Folders of tools, to follow the run's own on PATH."""
+    variables: dict[str, str] = field(default_factory=dict)
+    """What a command in it needs set."""
     pip: str | None = None
     """Folder with a pip for an environment that has none."""
 
@@ -137,7 +143,7 @@ class Cache:
         if lock is None:
             return None
         built = self._read(key)
-        if built is None or not Path(built.home).exists():
+        if built is None or not (built.image or Path(built.home).exists()):
             os.close(lock)
             return None
         os.utime(self.folder / key / MARKER, (self.clock(), self.clock()))
@@ -158,7 +164,7 @@ class Cache:
     def _build_locked(self, key: str, build: Build, lock: int) -> None:
         folder = self.folder / key
         wipe(folder)
-        folder.mkdir(mode=0o700)
+        folder.mkdir()  # readable for the user that tasks run as
         try:
             built = build(folder, lock)
             size = _seal(folder / PREFIX)
@@ -181,8 +187,8 @@ class Cache:
         record = _read_marker(self.folder / key / MARKER)
         if record is None:
             return None
-        known = {field.name: record[field.name] for field in dataclasses.fields(Built)}
-        known.update(site_paths=tuple(record["site_paths"]), packages=tuple(record["packages"]))
+        known = {field.name: record[field.name] for field in dataclasses.fields(Built) if field.name in record}
+        known.update({name: tuple(record[name]) for name in ("site_paths", "packages", "bins")})
         return Built(**known)
 
     def _describe(self, marker: Path) -> CachedEnvironment | None:

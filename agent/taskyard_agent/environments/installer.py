@@ -29,11 +29,18 @@ VISIBLE = (
     "SSL_CERT_FILE", "SSL_CERT_DIR", "SSL_CLIENT_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO",
     "CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS", "CUDA_HOME", "CUDA_PATH", "TORCH_CUDA_ARCH_LIST", "MAX_JOBS",
     "PIP_CONFIG_FILE", "PIP_CERT", "PIP_CLIENT_CERT", "PIP_PROXY", "PIP_TIMEOUT",
-    "PIP_DEFAULT_TIMEOUT", "PIP_RETRIES",
+    "PIP_DEFAULT_TIMEOUT", "PIP_RETRIES", "PIP_ONLY_BINARY", "UV_NO_BUILD",
     "PIP_TRUSTED_HOST", "PIP_KEYRING_PROVIDER", "UV_INDEX_*_USERNAME", "UV_INDEX_*_PASSWORD",
     "UV_KEYRING_PROVIDER",
     "UV_HTTP_TIMEOUT", "UV_HTTP_RETRIES", "UV_NATIVE_TLS", "UV_SYSTEM_CERTS", "UV_OFFLINE", "UV_CONCURRENT_*",
 )
+OF_THIS_MACHINE = (
+    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "LD_LIBRARY_PATH", "SSH_AUTH_SOCK", "NETRC",
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "SSL_CLIENT_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO",
+    "CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS", "CUDA_HOME", "CUDA_PATH", "PIP_CONFIG_FILE", "PIP_CERT",
+    "PIP_CLIENT_CERT",
+)
+"""Those that name what is not in a container, or is its own there."""
 # fmt: on
 TAIL_LINES = 20
 _IN_PLACE_SECONDS = 5.0
@@ -105,6 +112,7 @@ class Installer:
         if self.place is None:
             yield self._here(argv, cwd, variables)
             return
+        self.downloads.mkdir(parents=True, exist_ok=True)
         reads = (Path(self.uv),)
         writes = (self.downloads, *self.writes)
         with self.place.program(argv, cwd=cwd, variables=variables, reads=reads, writes=writes) as command:
@@ -118,9 +126,10 @@ class Installer:
             self.log(line)
 
 
-def visible_variables(variables: Mapping[str, str]) -> dict[str, str]:
-    """Returns the part of the agent's variables that an installer may see."""
-    return {name: value for name, value in variables.items() if any(fnmatch(name, mark) for mark in VISIBLE)}
+def visible_variables(variables: Mapping[str, str], *, inside: bool = False) -> dict[str, str]:
+    """Returns the part of the agent's variables that an installer may see. `inside`: one in a container."""
+    marks = [mark for mark in VISIBLE if not (inside and mark in OF_THIS_MACHINE)]
+    return {name: value for name, value in variables.items() if any(fnmatch(name, mark) for mark in marks)}
 
 
 def failure_of(program: str, code: int, output: Sequence[str]) -> RunFailed:

@@ -20,10 +20,21 @@ from taskyard_agent.environments.request import EnvironmentSettings, failed
 from taskyard_agent.errors import RunFailed
 
 _WANTED = re.compile(r"(?:(?P<kind>cpython|pypy|python)[-@]?)?(?P<version>\d+\.\d+(?:\.\d+)?)(?P<free>t?)")
-_PROBE = """
+PROBE = """
 import json, os, platform, site, sys, sysconfig
+try:
+    from importlib import metadata
+except ImportError:
+    metadata = None
 paths = [p for p in sys.path if os.path.basename(p) in ("site-packages", "dist-packages")]
+def packages():
+    for found in metadata.distributions(path=paths) if metadata and sys.argv[-1] == "lends" else ():
+        if found.metadata["Name"]:
+            extras = found.metadata.get_all("Provides-Extra") or []
+            yield [found.metadata["Name"], found.version, found.requires or [], extras]
 print(json.dumps({
+    "lends": list(packages()),
+    "musl": "musl" in (sysconfig.get_config_var("HOST_GNU_TYPE") or ""),
     "executable": sys.executable,
     "home": getattr(sys, "_base_executable", None) or sys.executable,
     "version": platform.python_version(),
@@ -37,8 +48,18 @@ print(json.dumps({
 
 
 @dataclass(frozen=True, kw_only=True)
+class Lent:
+    """A package that an image brings along."""
+
+    name: str
+    version: str
+    requires: tuple[str, ...]
+    extras: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Interpreter:
-    """A Python on this machine."""
+    """A Python on this machine, or in an image."""
 
     executable: str
     home: str
@@ -51,6 +72,12 @@ class Interpreter:
     """Its site-packages folders, in the order in which it searches them."""
     library: str
     """Site-packages relative to a virtual environment's root: `lib/python3.11/site-packages`."""
+    image: str = ""
+    """The image that it is in, by the name that stays; empty: this machine."""
+    musl: bool = False
+    """Whether its C library is musl, for which other programs are made."""
+    lends: tuple[Lent, ...] = ()
+    """What environments that are built on it need not install; of an image alone."""
 
     @property
     def minor(self) -> str:
@@ -88,8 +115,8 @@ def probe(executable: Path, settings: EnvironmentSettings) -> Interpreter:
     memory = settings.root / "environments" / "interpreters.json"
     known = _read_memory(memory).get(str(executable))
     if known and known["mark"] == mark:
-        return _from_record(known["interpreter"])
-    interpreter = _from_record(_run_probe(str(executable), settings))
+        return interpreter_from(known["interpreter"])
+    interpreter = interpreter_from(_run_probe(str(executable), settings))
     _remember(memory, str(executable), {"mark": mark, "interpreter": dataclasses.asdict(interpreter)})
     return interpreter
 
@@ -102,7 +129,7 @@ def minor_of(version: str) -> str:
 def _run_probe(executable: str, settings: EnvironmentSettings) -> dict[str, Any]:
     variables = visible_variables(settings.variables)
     done = subprocess.run(
-        [executable, "-E", "-c", _PROBE], capture_output=True, text=True, cwd="/", env=variables, check=False
+        [executable, "-E", "-c", PROBE], capture_output=True, text=True, cwd="/", env=variables, check=False
     )
     if done.returncode:
         raise failed(f"the interpreter {executable} does not start: {done.stderr.strip()}", infrastructure=True)
@@ -110,8 +137,13 @@ def _run_probe(executable: str, settings: EnvironmentSettings) -> dict[str, Any]
     return answer
 
 
-def _from_record(record: Mapping[str, Any]) -> Interpreter:
-    return Interpreter(**{**record, "site_paths": tuple(record["site_paths"])})
+def interpreter_from(record: Mapping[str, Any]) -> Interpreter:
+    """Reads what the probe has printed."""
+    lends = tuple(
+        Lent(name=name, version=version, requires=tuple(requires), extras=tuple(extras))
+        for name, version, requires, extras in record.get("lends", ())
+    )
+    return Interpreter(**{**record, "site_paths": tuple(record["site_paths"]), "lends": lends})
 
 
 def _own_executable() -> str:

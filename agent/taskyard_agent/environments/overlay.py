@@ -27,7 +27,8 @@ class Base:
     home: str
     """The interpreter's own executable."""
     version: str
-    prefix: Path
+    prefix: Path | None
+    """None where nothing of it but its packages is on this machine: an image's own."""
     site_paths: tuple[str, ...]
     library: str
     """Site-packages relative to a virtual environment's root."""
@@ -45,8 +46,9 @@ def make_overlay(folder: Path, base: Base, *, projects: Iterable[Project] = (), 
     _link_python(python, base)
     (folder / "pyvenv.cfg").write_text(_configuration(base))
     (site / PATH_FILE).write_text(_path_file(base, projects, last))
-    _add_launchers(python, base.prefix / "bin")
-    _link_shared(folder, base.prefix)
+    if base.prefix is not None:
+        _add_launchers(python, base.prefix / "bin")
+        _link_shared(folder, base.prefix)
     for project in projects:
         _describe_project(project, site, python)
     return python
@@ -136,7 +138,7 @@ def _head(python: Path) -> bytes:
 
 def _link_shared(folder: Path, prefix: Path) -> None:
     """Packages find their data files at `sys.prefix`; a system's folders are no packages' data."""
-    if not (prefix / "pyvenv.cfg").exists():
+    if not any((prefix / mark).exists() for mark in ("pyvenv.cfg", "conda-meta")):
         return
     for name in ("share", "etc", "include"):
         if (prefix / name).is_dir():

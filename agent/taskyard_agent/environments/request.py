@@ -24,6 +24,8 @@ class EnvironmentSettings:
     """The agent's folder; `environments/`, `downloads/`, `pythons/` and `sdk/` below it are ours."""
     variables: Mapping[str, str] = field(default_factory=dict)
     """The agent's own variables; an installer sees the listed part of them (see `installer.py`)."""
+    inherit: bool = False
+    """Every task gets this machine's or its image's own environment, whatever manager it asks for."""
     python: str | None = None
     """Interpreter for tasks that name none; None: the one that runs the agent."""
     python_downloads: str = "auto"
@@ -32,6 +34,10 @@ class EnvironmentSettings:
     """Where uv fetches interpreters from, instead of its default."""
     allowed_indexes: tuple[str, ...] = ()
     """Package indexes that a task's files may name, beyond the public ones and the operator's pip settings."""
+    allowed_channels: tuple[str, ...] = ()
+    """Conda channels that tasks may name beyond the public ones: `NAME`, an address or `NAME=ADDRESS`."""
+    conda_binary: str | None = None
+    """The conda, mamba or micromamba to use, or `none`; None: one on the PATH, else py-rattler."""
     index_strategy: str | None = None
     """uv's `--index-strategy`; None: pip's way among public indexes, the safe one once a private one is in."""
     max_environments: int = 20
@@ -64,7 +70,9 @@ class ReadyEnvironment:
 
     python: Path
     bin: Path
-    """To be put first on PATH."""
+    """The run's own launchers."""
+    bins: tuple[str, ...] = ()
+    """Folders of further tools."""
     variables: dict[str, str]
     key: str
     reused: bool
@@ -78,6 +86,11 @@ class ReadyEnvironment:
     """Those that it must be able to write."""
     lock_fd: int | None = None
     """Holds the environment; hand it to the keeper (`pass_fds`) and it stays held beyond this process."""
+
+    @property
+    def path(self) -> str:
+        """To be put first on PATH."""
+        return os.pathsep.join([str(self.bin), *self.bins])
 
     def release(self) -> None:
         """Lets go of the environment. Only closes: unlocking would take it from a keeper that inherited it."""

@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -18,24 +18,43 @@ OLDEST_PYTHON = (3, 10)
 
 
 @functools.lru_cache(maxsize=8)
-def sdk_folder(root: Path) -> Path:
+def sdk_folder(root: Path, *, copied: bool = False) -> Path:
     """Returns a folder of links to the running SDK and its needs, made below `root` unless it is there.
 
     The agent's own site-packages would do as well, but would also lend the task whatever else lies there.
+    `copied`: one that holds them itself, for a container, in which the places that links lead to are not.
     """
     targets = sorted(set(_targets()))
-    digest = hashlib.sha256("\n".join(map(str, targets)).encode()).hexdigest()[:16]
-    folder = root / digest
+    marks = [f"{target} {_changed(target)}" if copied else str(target) for target in targets]
+    digest = hashlib.sha256("\n".join(marks).encode()).hexdigest()[:16]
+    folder = root / (f"{digest}-copied" if copied else digest)
     if not folder.is_dir():
         root.mkdir(parents=True, exist_ok=True)
-        _link_all(targets, folder)
+        _fill(targets, folder, _copy if copied else _link)
     return folder
 
 
-def _link_all(targets: list[Path], folder: Path) -> None:
+def _changed(target: Path) -> int:
+    files = target.rglob("*.py") if target.is_dir() else [target]
+    return max((file.stat().st_mtime_ns for file in files), default=0)
+
+
+def _link(target: Path, place: Path) -> None:
+    place.symlink_to(target)
+
+
+def _copy(target: Path, place: Path) -> None:
+    if target.is_dir():
+        shutil.copytree(target, place, ignore=shutil.ignore_patterns("__pycache__"))
+    else:
+        shutil.copyfile(target, place)
+
+
+def _fill(targets: list[Path], folder: Path, put: Callable[[Path, Path], None]) -> None:
     fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
     for target in targets:
-        (fresh / target.name).symlink_to(target)
+        put(target, fresh / target.name)
+    fresh.chmod(0o755)
     try:
         fresh.rename(folder)
     except OSError:  # another process was faster

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from taskyard.wire import RequirementsKind
-from uv import find_uv_bin
 
 from taskyard_agent.environments.base import Recipe
+from taskyard_agent.environments.image_python import lent_to
 from taskyard_agent.environments.indexes import Indexes, IndexPolicy, configured_indexes, refusal
 from taskyard_agent.environments.installer import Installer
 from taskyard_agent.environments.interpreters import Interpreter
@@ -22,12 +22,14 @@ from taskyard_agent.environments.venvs import (
     LISTED,
     READERS,
     check_environment,
+    describe_environment,
     file_of,
     naming_lines,
     policy_of,
     read_listed,
     remarks_on,
     sha256_of,
+    site_packages,
     write_lines,
 )
 
@@ -38,6 +40,7 @@ _TORCH_LABEL = re.compile(
 _QUIET = ("--color", "never", "--no-progress")
 
 check = check_environment
+describe = describe_environment
 
 
 def version() -> str:
@@ -61,7 +64,7 @@ def resolve(request: EnvironmentRequest, interpreter: Interpreter, settings: Env
         requirements=requirements,
         indexes=indexes,
         index_strategy=settings.index_strategy or ("unsafe-best-match" if indexes.all_public() else "first-index"),
-        torch_backend=_torch_backend(request, requirements, indexes),
+        torch_backend=torch_backend_of(request, requirements, indexes),
         source=source,
         digest=_digest(source) if source else "",
         remarks=remarks_on(request),
@@ -72,16 +75,27 @@ def install(recipe: Recipe, prefix: Path, installer: Installer) -> None:
     """Makes the environment; see `base.Manager`."""
     variables = _variables(recipe, installer)
     make: list[str | Path] = [
-        find_uv_bin(),
+        installer.uv,
         "venv",
         *_QUIET,
         "--no-config",
         "--no-project",
         "--python",
         recipe.interpreter.home,
+        *(["--system-site-packages"] if recipe.interpreter.image else []),
         prefix,
     ]
     installer.run(make, cwd=prefix.parent, variables=variables, quiet=True)
+    with lent_to(site_packages(recipe, prefix), recipe.interpreter):
+        _fill(recipe, prefix, variables, installer)
+
+
+def add_packages(recipe: Recipe, prefix: Path, installer: Installer) -> None:
+    """Installs the recipe's lines into an environment that another manager has made."""
+    _pip_install(recipe, prefix, _variables(recipe, installer), installer)
+
+
+def _fill(recipe: Recipe, prefix: Path, variables: dict[str, str], installer: Installer) -> None:
     if recipe.source is not None and recipe.source.name == "uv.lock":
         _sync(recipe.source, prefix, variables, installer)
     elif recipe.source is not None or recipe.requirements.lines or recipe.requirements.dynamic:
@@ -183,7 +197,7 @@ def _git_address(address: str) -> str:
     return address if address.startswith("git+") else f"git+{address}"
 
 
-def _torch_backend(request: EnvironmentRequest, requirements: Requirements, indexes: Indexes) -> str | None:
+def torch_backend_of(request: EnvironmentRequest, requirements: Requirements, indexes: Indexes) -> str | None:
     """Returns uv's `--torch-backend`. A build that a requirement names outright decides for all of PyTorch."""
     if request.environment.requirements in (RequirementsKind.UV_LOCK, RequirementsKind.PYLOCK) or indexes.no_index:
         return None
@@ -208,7 +222,7 @@ def _digest(source: Path) -> str:
 
 def _sync(lock: Path, prefix: Path, variables: dict[str, str], installer: Installer) -> None:
     options = ["--frozen", "--no-install-project", "--no-install-workspace", "--no-install-local"]
-    argv = [find_uv_bin(), "sync", *_QUIET, "--no-config", *options, *_linking(), "--no-python-downloads"]
+    argv = [installer.uv, "sync", *_QUIET, "--no-config", *options, *_linking(), "--no-python-downloads"]
     python = ["--python", str(prefix / "bin" / "python")]
     where = {"UV_PROJECT_ENVIRONMENT": str(prefix)}
     installer.run([*argv, *python], cwd=lock.parent, variables={**variables, **where})
@@ -216,8 +230,8 @@ def _sync(lock: Path, prefix: Path, variables: dict[str, str], installer: Instal
 
 def _pip_install(recipe: Recipe, prefix: Path, variables: dict[str, str], installer: Installer) -> None:
     requirements = recipe.requirements
-    argv = [find_uv_bin(), "pip", "install", *_QUIET, "--no-config", *_linking()]
-    argv += ["--python", str(prefix / "bin" / "python")]
+    argv = [installer.uv, "pip", "install", *_QUIET, "--no-config", *_linking()]
+    argv += ["--python", str(prefix / "bin" / "python"), "--break-system-packages"]
     argv += write_lines(recipe, prefix.parent)
     argv += ["--requirement", str(recipe.source)] if recipe.source else []
     argv += [part for project in requirements.dynamic for part in ("--requirement", str(project.description))]

@@ -13,7 +13,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from taskyard.wire import Environment, RequirementsKind
 
-from taskyard_agent.environments.base import Recipe
+from taskyard_agent.environments.base import Installed, Recipe
 from taskyard_agent.environments.indexes import IndexPolicy, configured_indexes
 from taskyard_agent.environments.installer import Installer
 from taskyard_agent.environments.request import EnvironmentRequest, EnvironmentSettings, failed
@@ -151,9 +151,22 @@ def check_environment(recipe: Recipe, prefix: Path, installer: Installer) -> Non
             f"the environment runs Python {output[-1]}, not {recipe.interpreter.version}", infrastructure=True
         )
     present = {canonicalize_name(item.partition("==")[0]) for item in installed(site_packages(recipe, prefix))}
+    present |= {canonicalize_name(package.name) for package in recipe.interpreter.lends}
     missing = [name for name in _named(recipe) if canonicalize_name(name) not in present]
     if missing:
         raise failed(f"after the installation {', '.join(missing)} is still missing", infrastructure=True)
+
+
+def describe_environment(recipe: Recipe, prefix: Path, installer: Installer) -> Installed:
+    """Returns what a virtual environment holds; see `base.Manager`."""
+    site = site_packages(recipe, prefix)
+    return Installed(
+        home=recipe.interpreter.home,
+        python=recipe.interpreter.version,
+        library=recipe.interpreter.library,
+        site_paths=(str(site),),
+        packages=installed(site),
+    )
 
 
 def _named(recipe: Recipe) -> list[str]:

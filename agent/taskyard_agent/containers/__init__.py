@@ -1,0 +1,102 @@
+"""Runs in containers: the image, its set-up, the container itself, and what became of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from taskyard.wire import Container, TaskSpec
+
+from taskyard_agent.containers.engine import Engine, engine_of
+from taskyard_agent.containers.failure import bad_image, refused
+from taskyard_agent.containers.records import RECORD, Ended, Inside, Order
+from taskyard_agent.containers.settings import ContainerSettings
+from taskyard_agent.errors import RunFailed
+
+if TYPE_CHECKING:
+    from taskyard_agent.containers.box import Box
+    from taskyard_agent.containers.preparation import Preparation
+
+__all__ = ["ContainerSettings", "Containers", "Ended", "Inside", "Order", "conclude"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class Containers:
+    """The containers of one agent. May be used from any thread."""
+
+    settings: ContainerSettings
+    _preparation: Preparation | None = None
+
+    def wanted(self, spec: TaskSpec) -> Container | None:
+        """The container that a task is to run in; None: on the machine itself. Raises RunFailed."""
+        asked = spec.container
+        if not self.settings.enabled:
+            if asked is None:
+                return None
+            raise refused(
+                "the task asks for a container, and this agent runs none: start it with `agent daemon --docker`, or "
+                "send the task to a queue whose agents do"
+            )
+        if asked is None:
+            return Container(image=self.settings.image) if self.settings.image else None
+        if not (asked.image or self.settings.image):
+            raise bad_image("the task's container names no image, and this agent has no default: `--docker IMAGE`")
+        return asked if asked.image else Container(**{**vars(asked), "image": self.settings.image})
+
+    def prepare(self, wanted: Container, order: Order) -> Box:
+        """Has the image at hand, with its set-up. Raises RunFailed (phase container) or RunStopped."""
+        if self._preparation is None:
+            from taskyard_agent.containers.preparation import Preparation  # with the engine's library: 0.2 s
+
+            self._preparation = Preparation(settings=self.settings, engine=engine_of(self.settings))
+        return self._preparation.prepare(wanted, order)
+
+    def sweep(self, runs: Collection[str]) -> None:
+        """Removes what an agent that was killed left behind: containers of other runs than these."""
+        if not self.settings.enabled:
+            return
+        try:
+            with contextlib.closing(engine_of(self.settings)) as engine:
+                _remove_leftovers(engine, runs)
+        except RunFailed as failure:
+            logger.warning("containers are not swept: %s", failure, extra={"action": "containers_not_swept"})
+
+
+def _remove_leftovers(engine: Engine, runs: Collection[str]) -> None:
+    for container, run in engine.of_agent():
+        if run not in runs:
+            extra = {"action": "container_swept", "run": run}
+            logger.warning("removing a container that run %s left", run, extra=extra)
+            engine.remove(container)
+
+
+def conclude(run_dir: Path, run: str) -> Ended | None:
+    """Ends and removes what a run has in containers; returns how its own had ended by then.
+
+    None when it had none, or when the engine cannot tell any more.
+    """
+    try:
+        record = json.loads((run_dir / RECORD).read_bytes())
+    except (OSError, ValueError):
+        return None
+    engine = Engine(socket=Path(record["socket"]), agent=record["agent"])
+    try:
+        with contextlib.closing(engine):
+            ended = engine.ended(record["id"])
+            for container in engine.of_run(run):
+                engine.remove(container)
+        (run_dir / RECORD).unlink()
+        return ended
+    except RunFailed as failure:
+        logger.warning(
+            "the container of run %s is not removed: %s", run, failure,
+            extra={"action": "container_left", "run": run},
+        )  # fmt: skip
+        return None

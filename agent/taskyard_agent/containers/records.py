@@ -1,0 +1,52 @@
+"""What the parts of a run tell its container, and what that leaves. Light: every agent imports it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from taskyard.wire import Gpu
+
+RECORD = "container.json"
+"""In a run's folder: where its container is, for a daemon that has to find it again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """For which run a container is prepared, and how it hears of it."""
+
+    task: str
+    run: str
+    log: Callable[[str], None]
+    cancelled: threading.Event
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inside:
+    """A command that is to run in a container, and what it needs of this machine."""
+
+    run_dir: Path
+    argv: Sequence[str]
+    work: Path
+    variables: Mapping[str, str]
+    reads: tuple[Path, ...]
+    writes: tuple[Path, ...]
+    gpus: tuple[Gpu, ...]
+    memory_bytes: int | None
+    grace_seconds: float
+    user: str | None = None
+    """`uid:gid`; None: the agent's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a container ended, by the engine's own record."""
+
+    started: bool
+    running: bool
+    exit_code: int
+    out_of_memory: bool
+    error: str
+    """Why it could not be started."""
