@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import getpass
 import json
 import logging
+import os
 import socket
 import sys
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 from taskyard.cli import output
 from taskyard.client import Client
 from taskyard.config import CONNECTION_SETTINGS, Connection, add_settings, connection, server_address
-from taskyard.wire import to_json
+from taskyard.wire import Gpu, to_json
 
-from . import account, doctor
+from . import account, detached, doctor, means, scaffold
 from .config import DAEMON_SETTINGS, EXECUTE_SETTINGS, MACHINE_SETTINGS, AgentSettings, read_settings
-from .daemon import Daemon, environment_settings
+from .daemon import Daemon, agents_folder, environment_settings
 from .environments import cache
 from .errors import SettingsError
 from .execute import execute
+from .journal import Journal
+from .pool import Member, Pool, places
 from .processes import hide_memory
+from .running import on_this_machine
 
 JOIN_PATIENCE_SECONDS = 2.0
 
@@ -37,6 +43,7 @@ def add_parser(subparsers: Any) -> None:
     _add_join(verbs)
     _add_doctor(verbs)
     _add_cache(verbs)
+    _add_init(verbs)
 
 
 def _verb(verbs: Any, name: str, help_text: str, handler: Any) -> Any:
@@ -50,13 +57,74 @@ def _verb(verbs: Any, name: str, help_text: str, handler: Any) -> Any:
 
 def _add_daemon(verbs: Any) -> None:
     parser = _verb(verbs, "daemon", "claim and run tasks until told to end", _run_daemon)
+    others = parser.add_argument_group("agents that run here already")
+    chosen = others.add_mutually_exclusive_group()
+    chosen.add_argument("--stop", nargs="?", const="", metavar="NAME", help="drain it, and wait for its end")
+    chosen.add_argument(
+        "--status", nargs="?", const="", metavar="NAME", help="show it; exit code 1 when none runs"
+    )
+    others.add_argument("--all", action="store_true", help="with --stop: every agent of this folder")
+    others.add_argument("--json", action="store_true", help="with --status: print records")
     add_settings(parser, DAEMON_SETTINGS)
 
 
 def _run_daemon(namespace: argparse.Namespace) -> int:
+    if namespace.stop is not None:
+        place = read_settings(namespace, DAEMON_SETTINGS).local_dir
+        return detached.stop(place, namespace.stop or None, everything=namespace.all, say=_say)
+    if namespace.status is not None:
+        return _show_agents(namespace)
     settings = _started(namespace, DAEMON_SETTINGS)
+    devices = means.choose_gpus(settings)
+    settings = dataclasses.replace(settings, name=settings.name or means.default_name(settings, devices))
+    if not settings.detached:
+        return _live(settings, devices)
+    folder = Journal(agents_folder(settings), str(settings.name)).folder
+    return detached.go_on_in_background(folder, lambda: _live(settings, devices), _say)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _show_agents(namespace: argparse.Namespace) -> int:
+    found = on_this_machine(read_settings(namespace, DAEMON_SETTINGS).local_dir)
+    shown = [row for row in detached.rows(found) if namespace.status in ("", row["name"])]
+    if namespace.json:
+        print(json.dumps(shown, indent=2))
+    else:
+        cells = [(row["name"], row["pid"], row["server"], _since(row), " ".join(row["runs"])) for row in shown]
+        output.print_table(("name", "pid", "server", "since", "runs"), cells, empty="no agent runs here")
+    return 0 if shown else 1
+
+
+def _since(row: dict[str, Any]) -> str:
+    return output.ago(row["started_at"]) if row["known"] else "the server has not heard of it yet"
+
+
+def _live(settings: AgentSettings, devices: tuple[Gpu, ...]) -> int:
+    """The agent itself, or the pool that keeps several."""
+    if settings.workers:
+        return _keep_pool(settings, devices)
     account.await_server(settings)
-    return Daemon(settings, account.connect(settings)).run()
+    daemon = Daemon(settings, account.connect(settings))
+    code = daemon.run()
+    if daemon.begins_anew:
+        _begin_anew()
+    return code
+
+
+def _keep_pool(settings: AgentSettings, devices: tuple[Gpu, ...]) -> int:
+    agents = agents_folder(settings)
+    command = ("agent", "daemon", *sys.argv[sys.argv.index("daemon") + 1 :])
+    members = [Member(place, command) for place in places(settings, devices, agents)]
+    return Pool(settings, members, Journal(agents, str(settings.name))).run()
+
+
+def _begin_anew() -> NoReturn:
+    """Starts this command line again in this very process, with what was installed meanwhile."""
+    logging.shutdown()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:], "--foreground", "--no-detached"])  # noqa: S606 - no shell is meant
 
 
 def _add_execute(verbs: Any) -> None:
@@ -127,6 +195,34 @@ def _ask_for_code(server: str) -> str:
         raise SettingsError("no terminal to ask for the code on; give --token-file FILE or --token-stdin")
     print(f"Where you are logged in to {server}, `taskyard invite agent` prints a code.", file=sys.stderr)
     return getpass.getpass("Code: ").strip()
+
+
+# --- init
+
+
+def _add_init(verbs: Any) -> None:
+    parser = _verb(
+        verbs, "init", "write a custom worker: an image with an agent and what its tasks need", _run_init
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="where the files go")
+    parser.add_argument("--name", default="worker", help="the worker's name; default: worker")
+    parser.add_argument("--queue", help="the queue that it serves; default: its name")
+    parser.add_argument("--base", default=scaffold.BASE, metavar="IMAGE", help=f"default: {scaffold.BASE}")
+    parser.add_argument("--force", action="store_true", help="overwrite files that are there")
+    add_settings(parser, [setting for setting in CONNECTION_SETTINGS if setting.name != "ca_file"])
+
+
+def _run_init(namespace: argparse.Namespace) -> int:
+    worker = scaffold.CustomWorker(
+        name=namespace.name,
+        queue=namespace.queue or namespace.name,
+        base=namespace.base,
+        link=connection(namespace),
+    )
+    for path in scaffold.write(namespace.folder, worker, force=namespace.force):
+        print(path)
+    print(f"the next three commands are in {namespace.folder / 'README.md'}", file=sys.stderr)
+    return 0
 
 
 # --- doctor

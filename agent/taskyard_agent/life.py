@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from .config import AgentSettings
 from .hours import Hours
+from .running import Announcement
 from .systemd import ServiceManager
 from .tally import Tally
 from .worker import Worker
@@ -33,6 +34,7 @@ class Life:
         drain: Callable[[str], bool],
         tell_server: Callable[[], None],
         lives: Callable[[], bool],
+        announcement: Announcement,
     ) -> None:
         """`drain` says whether it began the drain; `lives`, whether the agent's loops all turn."""
         self._settings = settings
@@ -41,6 +43,7 @@ class Life:
         self._drain = drain
         self._tell_server = tell_server
         self._lives = lives
+        self._announcement = announcement
         self._hours = Hours(up=settings.uptime, down=settings.downtime)
         self._manager = ServiceManager(settings.environ)
         self._ends_at = NEVER
@@ -67,6 +70,7 @@ class Life:
             (self._feed_watchdog, self._manager.patience_seconds is not None),
         )
         self._duties = tuple(duty for duty, is_wanted in wanted if is_wanted)
+        self._announcement.make()
         self._rest()  # the hours hold before the first claim
         if self._duties:
             self._tally.listen(self._woken.set)
@@ -74,11 +78,13 @@ class Life:
 
     def ready(self) -> None:
         """The server knows the agent."""
+        self._announcement.make(known=True)
         self._manager.tell("READY=1")
 
     def stop(self) -> None:
         """Ends it."""
         self._manager.tell("STOPPING=1")
+        self._announcement.withdraw()
         self._stopping.set()
         self._woken.set()
 

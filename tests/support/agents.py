@@ -86,6 +86,14 @@ class AgentProcess:
             self.process = subprocess.Popen(self._command(), stdout=log, stderr=log, env=self._environment())
         return self
 
+    def ask(self, *flags: str) -> subprocess.CompletedProcess[str]:
+        """Runs `agent daemon` with flags that only look at, or stop, what runs on its folder."""
+        place = ["--local-dir", str(self.folder / "cache")]
+        command = [sys.executable, "-m", "taskyard.cli", "agent", "daemon", *place, *flags]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, env=self._environment(), timeout=STOP_SECONDS
+        )
+
     def signal(self, number: int) -> None:
         """Sends the daemon alone a signal."""
         assert self.process is not None

@@ -1,0 +1,236 @@
+"""A pool: keeps several agents of this machine running, each a process of its own, the GPUs split among them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from taskyard.wire import Gpu
+
+from .config import AgentSettings
+from .errors import SettingsError
+from .journal import Journal
+from .running import LOOK_SECONDS, Announcement, read
+from .systemd import VARIABLES, ServiceManager
+
+logger = logging.getLogger(__name__)
+
+BACKOFF_SECONDS = (1.0, 60.0)
+QUIET_SECONDS = 60.0
+"""An agent that lived so long starts again at once, the next time."""
+PREDECESSOR_SECONDS = 30.0
+"""How long an agent of a pool that was killed may take to hand over."""
+MISTAKE = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Place:
+    """What one agent of a pool is started with."""
+
+    folder: Path
+    flags: tuple[str, ...]
+
+
+def places(settings: AgentSettings, devices: Sequence[Gpu], agents: Path) -> list[Place]:
+    """Splits the GPUs as evenly as they go, in their order. Raises SettingsError where they do not suffice."""
+    number = settings.workers
+    if devices and number > len(devices):
+        raise SettingsError(f"--workers {number}: there are only {len(devices)} GPUs; or give --cpu-only")
+    edges = [index * len(devices) // number for index in range(number + 1)]
+    shares = [devices[begin:end] for begin, end in itertools.pairwise(edges)]
+    return [_place(settings, index, share, agents) for index, share in enumerate(shares)]
+
+
+def _place(settings: AgentSettings, index: int, share: Sequence[Gpu], agents: Path) -> Place:
+    name = f"{settings.name}:{index + 1}"
+    flags = ["--name", name, "--workers", "0", "--foreground", "--no-detached"]
+    flags += ["--gpus", ",".join(gpu.uuid for gpu in share), "--no-cpu-only"] if share else ["--cpu-only"]
+    if settings.http is not None:
+        host, port = settings.http
+        flags += ["--http", f"{host}:{port + index}"]
+    return Place(folder=Journal(agents, name).folder, flags=tuple(flags))
+
+
+class Member:
+    """One agent of a pool: its process, and when it is to be started again."""
+
+    def __init__(self, place: Place, command: Sequence[str]) -> None:
+        self.folder = place.folder
+        self._command = (*command, *place.flags)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pause = BACKOFF_SECONDS[0]
+        self._started_at = 0.0
+        self._lives = 0
+        self.due_at: float | None = 0.0
+        """When it is started next; None while it runs, and once it has ended for good."""
+        self.mistaken = False
+        """Whether its very first start was refused: a pool cannot mend what it was told."""
+
+    @property
+    def runs(self) -> bool:
+        """Whether there is a process."""
+        return self._process is not None
+
+    def start(self, lifeline: int) -> None:
+        """Starts the agent, in a group of its own: Ctrl-C reaches it through the pool alone."""
+        environ = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+        argv = [sys.executable, "-m", "taskyard.cli.child", str(lifeline), *self._command]
+        self._process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, env=environ, pass_fds=(lifeline,), start_new_session=True
+        )
+        self._started_at, self.due_at = time.monotonic(), None
+        self._lives += 1
+
+    def signal(self, number: int) -> None:
+        """Sends the agent a signal."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def look(self) -> None:
+        """Notes the agent's end, if it has ended, and decides when it starts again."""
+        code = self._process.poll() if self._process is not None else None
+        if code is None:
+            return
+        self._process = None
+        if code == 0:
+            return  # it was drained, or had done what it was to do
+        self.mistaken = code == MISTAKE and self._lives == 1
+        if time.monotonic() - self._started_at >= QUIET_SECONDS:
+            self._pause = BACKOFF_SECONDS[0]
+        self.due_at = time.monotonic() + self._pause
+        logger.error(
+            "agent %s ended with %d; it starts again in %.0f s", self.folder.name, code, self._pause,
+            extra={"action": "pool_agent_ended", "code": code},
+        )  # fmt: skip
+        self._pause = min(self._pause * 2, BACKOFF_SECONDS[1])
+
+
+class Pool:
+    """Keeps its agents running until it is told to end; then each ends as a single agent would.
+
+    They hold one end of a pipe: when the pool is killed they hand over, and the next pool's agents carry their
+    runs on.
+    """
+
+    def __init__(self, settings: AgentSettings, members: Sequence[Member], journal: Journal) -> None:
+        self._settings = settings
+        self._members = members
+        self._journal = journal
+        self._manager = ServiceManager(settings.environ)
+        self._ending = False
+
+    def run(self) -> int:
+        """Runs until every agent has ended for good; returns the exit code."""
+        self._journal.open()
+        announcement = Announcement(
+            self._journal.folder, str(self._settings.name), self._settings.connection.server
+        )
+        announcement.make()
+        lifeline, own_end = os.pipe()
+        try:
+            with _Signals() as signals:
+                self._await_predecessors()
+                return self._keep(signals, lifeline, announcement)
+        finally:
+            announcement.withdraw()
+            os.close(own_end)
+            os.close(lifeline)
+            self._journal.close()
+
+    def _await_predecessors(self) -> None:
+        deadline = time.monotonic() + PREDECESSOR_SECONDS
+        while any(read(member.folder) for member in self._members) and time.monotonic() < deadline:
+            time.sleep(LOOK_SECONDS)
+
+    def _keep(self, signals: _Signals, lifeline: int, announcement: Announcement) -> int:
+        known = False
+        while True:
+            for member in self._members:
+                member.look()
+                if self._is_due(member):
+                    member.start(lifeline)
+            if any(member.mistaken for member in self._members):
+                return self._give_up()
+            if not any(member.runs or self._comes_back(member) for member in self._members):
+                return 0
+            if not known and self._all_known():
+                known = True
+                announcement.make(known=True)
+                self._manager.tell("READY=1")
+            self._manager.tell("WATCHDOG=1")
+            for number in signals.wait(self._rest(known=known)):
+                self._obey(number)
+
+    def _comes_back(self, member: Member) -> bool:
+        return member.due_at is not None and not self._ending
+
+    def _is_due(self, member: Member) -> bool:
+        return self._comes_back(member) and (member.due_at or 0.0) <= time.monotonic()
+
+    def _all_known(self) -> bool:
+        found = [read(member.folder) for member in self._members]
+        return all(agent is not None and agent.known for agent in found)
+
+    def _rest(self, *, known: bool) -> float | None:
+        """How long nothing is to be done unless a signal comes."""
+        due = [member.due_at for member in self._members if self._comes_back(member) and member.due_at is not None]
+        pauses = [max(0.0, at - time.monotonic()) for at in due]
+        pauses += [] if known else [LOOK_SECONDS]
+        watchdog = self._manager.patience_seconds
+        pauses += [watchdog / 3] if watchdog else []
+        return min(pauses, default=None)
+
+    def _obey(self, number: int) -> None:
+        if number == signal.SIGCHLD:
+            return
+        self._ending = True
+        passed_on = signal.SIGUSR1 if number == signal.SIGUSR1 else signal.SIGTERM
+        logger.info("passing %s on to every agent", signal.Signals(number).name, extra={"action": "pool_told"})
+        for member in self._members:
+            member.signal(passed_on)
+
+    def _give_up(self) -> int:
+        """What one agent refused, all of them will: its words say what."""
+        self._ending = True
+        for member in self._members:
+            member.signal(signal.SIGTERM)
+        while any(member.runs for member in self._members):
+            time.sleep(LOOK_SECONDS)
+            for member in self._members:
+                member.look()
+        return MISTAKE
+
+
+class _Signals:
+    """The signals that came, one by one: a pipe keeps them while nobody waits."""
+
+    NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD)
+
+    def __enter__(self) -> _Signals:
+        self._inside, self._outside = socket.socketpair()
+        self._inside.setblocking(False)
+        self._before = {number: signal.signal(number, lambda *_: None) for number in self.NUMBERS}
+        self._wakeup = signal.set_wakeup_fd(self._inside.fileno())
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        signal.set_wakeup_fd(self._wakeup)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._inside.close()
+        self._outside.close()
+
+    def wait(self, seconds: float | None) -> bytes:
+        """The numbers of those that came; empty when none did in time."""
+        readable, _, _ = select.select([self._outside], [], [], seconds)
+        return self._outside.recv(64) if readable else b""

@@ -1,0 +1,138 @@
+"""An agent in the background, looked at and stopped: C30."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from taskyard.wire import TaskState
+
+from tests.support.agents import AgentProcess, wait_until
+from tests.support.yard import Yard
+
+
+@contextlib.contextmanager
+def left_alone(agent: AgentProcess) -> Iterator[AgentProcess]:
+    """Ends whatever still runs in the background of it."""
+    with agent:
+        try:
+            yield agent
+        finally:
+            for found in status(agent):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(found["pid"], signal.SIGKILL)
+
+
+def status(agent: AgentProcess, *flags: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(agent.ask("--status", *flags, "--json").stdout)
+    return found
+
+
+def test_a_detached_agent_goes_on_once_the_server_knows_it(yard: Yard) -> None:
+    task = yard.submit("true")
+
+    with left_alone(yard.agent("--detached")) as agent:
+        code = agent.wait()
+        known = [worker.name for worker in yard.client.workers()]
+        (task,) = yard.wait_for_end(task)
+
+    assert (code, known, task.state) == (0, ["tester"], TaskState.COMPLETED)
+
+
+def test_the_first_line_names_the_log_that_its_owner_alone_can_read(yard: Yard) -> None:
+    with left_alone(yard.agent("--detached")) as agent:
+        agent.wait()
+        first = agent.log.splitlines()[0]
+        log = Path(first.removeprefix("log: "))
+
+        assert log.stat().st_mode & 0o777 == 0o600
+        assert "worker tester" in log.read_text()
+        assert status(agent)[0]["log"] == str(log)
+
+
+def test_a_detached_agent_that_is_refused_says_why(yard: Yard) -> None:
+    with left_alone(yard.agent("--detached", "--gpus", "no-such-gpu")) as agent:
+        assert agent.wait() == 2
+        assert "no-such-gpu" in agent.log
+
+
+def test_a_detached_agent_whose_token_is_refused_says_why(yard: Yard) -> None:
+    with left_alone(yard.agent("--detached", variables={"TASKYARD_TOKEN": "wrong"})) as agent:
+        assert agent.wait() != 0
+        assert "does not accept" in agent.log
+        assert not status(agent)
+
+
+def test_the_status_tells_whether_an_agent_runs(yard: Yard) -> None:
+    with yard.agent() as agent:
+        wait_until(lambda: agent.ask("--status").returncode == 0)
+        task = yard.submit("sleep", "20")
+        yard.wait_for_state(task, TaskState.RUNNING)
+        (shown,) = status(agent)
+        table = agent.ask("--status", "tester").stdout
+
+        assert agent.process is not None
+        assert (shown["name"], shown["pid"]) == ("tester", agent.process.pid)
+        assert shown["runs"] == [yard.run(task).id]
+        assert yard.server.url in table
+        assert agent.ask("--status", "other").returncode == 1
+        agent.kill()
+        assert agent.ask("--status").returncode == 1
+
+
+def test_stop_waits_for_what_runs(yard: Yard) -> None:
+    with yard.agent() as agent:
+        task = yard.submit("sleep", "3")
+        yard.wait_for_state(task, TaskState.RUNNING)
+        stopped = agent.ask("--stop", "tester")
+
+        assert stopped.returncode == 0
+        assert yard.run(task).id in stopped.stdout
+        assert agent.wait() == 0
+        assert yard.task(task).state is TaskState.COMPLETED
+
+
+def test_a_second_stop_cancels_what_runs(yard: Yard) -> None:
+    with yard.agent() as agent:
+        task = yard.submit("sleep", "100")
+        yard.wait_for_state(task, TaskState.RUNNING)
+        agent.signal(signal.SIGTERM)
+        wait_until(lambda: "draining" in agent.log)
+
+        assert agent.ask("--stop").returncode == 0
+        assert agent.wait() == 0
+
+
+def test_of_several_agents_one_is_named_or_all_are_stopped(yard: Yard, tmp_path: Path) -> None:
+    with yard.agent(folder=tmp_path, name="one") as one, yard.agent(folder=tmp_path, name="two") as two:
+        wait_until(lambda: len(status(one)) == 2)
+        undecided = one.ask("--stop")
+        all_of_them = one.ask("--stop", "--all")
+
+        assert undecided.returncode == 2
+        assert "one, two" in undecided.stderr
+        assert all_of_them.returncode == 0
+        assert (one.wait(), two.wait()) == (0, 0)
+
+
+@pytest.mark.parametrize("flags", [("--stop",), ("--stop", "nobody"), ("--stop", "--all")])
+def test_to_stop_where_none_runs_is_told_by_the_exit_code(yard: Yard, flags: tuple[str, ...]) -> None:
+    agent = yard.agent()
+
+    assert agent.ask(*flags).returncode == 1
+
+
+def test_a_process_that_took_a_dead_agents_pid_is_left_alone(yard: Yard, tmp_path: Path) -> None:
+    with yard.agent(folder=tmp_path) as agent:
+        wait_until(lambda: status(agent))
+        (record,) = tmp_path.glob("cache/agents/*/*/agent.json")
+        agent.kill()
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"pid": os.getpid()}))
+
+    assert agent.ask("--stop", "tester").returncode == 1
