@@ -15,7 +15,7 @@ from taskyard_agent import processes
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing typing takes 4 ms
     from collections.abc import Mapping
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 PIPE_BYTES = 1 << 18
 F_SETPIPE_SZ = 1031
@@ -27,14 +27,15 @@ class Command:
     When the keeper dies before that, the command never starts; after it, the child is killed.
     """
 
-    def __init__(self, argv: list[str], cwd: str, env: Mapping[str, str]) -> None:
+    def __init__(self, argv: list[str], cwd: str, env: Mapping[str, str], user: dict[str, Any] | None) -> None:
+        """`user` (`uid`, `gid`, `groups`): whom the command runs as, when not as this process's user."""
         self.output, self._output_end = _pipe()
         self._go_end, self._go = _pipe()
         self._error, self._error_end = _pipe()
         keeper = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
-            self._become(argv, cwd, env, keeper)
+            self._become(argv, cwd, env, keeper, user)
         for fd in (self._output_end, self._go_end, self._error_end):
             os.close(fd)
         os.set_blocking(self.output, False)
@@ -48,12 +49,16 @@ class Command:
         with open(self._error, "rb") as errors:
             return errors.read().decode(errors="replace")
 
-    def _become(self, argv: list[str], cwd: str, env: Mapping[str, str], keeper: int) -> NoReturn:
+    def _become(
+        self, argv: list[str], cwd: str, env: Mapping[str, str], keeper: int, user: dict[str, Any] | None
+    ) -> NoReturn:
         try:
             os.close(self._go)
             os.setsid()
-            processes.die_with_parent()
             processes.die_first()
+            if user:
+                _change_user(user)
+            processes.die_with_parent()  # forgotten when the user changes
             _reset_signals()
             self._connect()
             if os.read(self._go_end, 1) and os.getppid() == keeper:
@@ -84,6 +89,13 @@ def _enlarge(pipe: int) -> None:
         fcntl.fcntl(pipe, F_SETPIPE_SZ, PIPE_BYTES)
     except OSError:
         pass  # this user's share of pipe memory is used up: slower, not wrong
+
+
+def _change_user(user: dict[str, Any]) -> None:
+    os.setgroups(user["groups"])
+    os.setgid(user["gid"])
+    os.setuid(user["uid"])
+    os.umask(0o022)
 
 
 def _reset_signals() -> None:

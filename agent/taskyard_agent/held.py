@@ -34,6 +34,7 @@ __all__ = [
     "HeldRun",
     "KeeperRefused",
     "Launch",
+    "LaunchUser",
     "WarmKeeper",
     "boot_clock",
     "read_exit_record",
@@ -63,6 +64,15 @@ class Cause(str, enum.Enum):
     """The command could not be started; `message` says why."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class LaunchUser:
+    """Whom a command runs as."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+
 class KeeperRefused(Exception):
     """The keeper did not start the command: the run has, or had, another keeper."""
 
@@ -82,6 +92,8 @@ class Launch:
     mask_names: tuple[str, ...] = masking.NAMES
     memory_bytes: int | None = None
     """The most that all its processes may hold together; None for no limit."""
+    user: LaunchUser | None = None
+    """None: the keeper's own."""
     exclusive: bool = False
     lease_seconds: float = 60.0
     lease_at: float | None = None

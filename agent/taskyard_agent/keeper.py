@@ -139,7 +139,7 @@ class Keeper:
         if self._launch.get("memory_bytes"):
             self._memory = MemoryGuard(self._launch["memory_bytes"], self._cgroup)
         env = {**self._launch["env"], processes.MARK: self._run}
-        command = Command(self._launch["argv"], self._launch["cwd"], env)
+        command = Command(self._launch["argv"], self._launch["cwd"], env, self._launch.get("user"))
         self._child, self._output = command.pid, command.output
         self._write_identity()
         self._began = time.monotonic()

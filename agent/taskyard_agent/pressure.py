@@ -42,9 +42,11 @@ def on_this_machine(pause_at: float, disk: Path) -> Pressure:
 
 def memory_in_use() -> float:
     """The part in use: of the machine's memory or of that of a group that holds this agent, whichever is more."""
-    return max([psutil.virtual_memory().percent / 100, *group_memory.in_use()])
+    machine: float = psutil.virtual_memory().percent
+    return max([machine / 100, *group_memory.in_use()])
 
 
 def disk_in_use(disk: Path) -> float:
     """As `df` tells it: of what this user may use."""
-    return psutil.disk_usage(str(disk)).percent / 100
+    percent: float = psutil.disk_usage(str(disk)).percent
+    return percent / 100

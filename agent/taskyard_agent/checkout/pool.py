@@ -9,6 +9,8 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from taskyard_agent.run_as import take_back
+
 from . import gitdir
 from .lock import try_lock
 
@@ -75,7 +77,9 @@ def acquire(pool: Path, commit: str) -> Slot:
     for folder in sorted(_folders(pool), key=lambda folder: _read_state(folder).commit != commit):
         lock = try_lock(_lock_file(folder))
         if lock is not None:
-            return Slot(folder, lock)
+            slot = Slot(folder, lock)
+            take_back(slot.tree)
+            return slot
     return _new(pool)
 
 
