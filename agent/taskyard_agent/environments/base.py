@@ -1,20 +1,22 @@
-"""A recipe for an environment, and the four verbs that every manager answers."""
+"""A recipe for an environment, and the verbs that every manager answers."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from taskyard_agent.environments.conda_order import CondaOrder
 from taskyard_agent.environments.indexes import Indexes
 from taskyard_agent.environments.installer import Installer
 from taskyard_agent.environments.interpreters import Interpreter
 from taskyard_agent.environments.request import EnvironmentRequest, EnvironmentSettings
 from taskyard_agent.environments.requirements import Requirements
 
-FORMAT = 1
+FORMAT = 2
 """Raised when environments are laid out differently: those of an older agent are then left to eviction."""
 
 
@@ -33,6 +35,8 @@ class Recipe:
     """A lock or project file that the manager reads itself; its text is in `digest`."""
     digest: str = ""
     """SHA-256 over what `requirements` does not spell out: lock files, the tool's own configuration."""
+    conda: CondaOrder | None = None
+    """What conda installs; `requirements` are then those of pip."""
     remarks: tuple[str, ...] = ()
     """What was chosen, and why; for the run's log."""
 
@@ -43,12 +47,32 @@ class Recipe:
             FORMAT,
             self.manager,
             (self.interpreter.home, self.interpreter.version, self.interpreter.implementation),
-            self.interpreter.platform,
+            (self.interpreter.platform, self.interpreter.image),
             self.requirements.for_key(),
             self.indexes.for_key(),
             (self.index_strategy, self.torch_backend, self.digest),
+            self.conda.for_key() if self.conda else [],
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Installed:
+    """What an installation has made."""
+
+    home: str
+    """The interpreter's own executable, which may lie in the environment or outside."""
+    python: str
+    """Its version."""
+    library: str
+    """Site-packages relative to the environment's root."""
+    site_paths: tuple[str, ...]
+    packages: tuple[str, ...]
+    """As `name==version`."""
+    bins: tuple[str, ...] = ()
+    """Folders of tools that are not only its Python's launchers."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """What a command in it needs set."""
 
 
 class Manager(Protocol):
@@ -74,3 +98,6 @@ class Manager(Protocol):
 
     def check(self, recipe: Recipe, prefix: Path, installer: Installer) -> None:
         """Raises RunFailed unless the environment at `prefix` starts and holds what the recipe names."""
+
+    def describe(self, recipe: Recipe, prefix: Path, installer: Installer) -> Installed:
+        """Returns what is at `prefix` after it was installed and checked."""

@@ -24,6 +24,7 @@ ALLOW_SETTING = "--allow-index"
 ALLOW_VARIABLE = "TASKYARD_ALLOW_INDEX"
 
 _CREDENTIALS = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*://)[^/\s@'\"]+@")
+_CONDA_TOKEN = re.compile(r"(?<=/t/)[\w-]+(?=/)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +125,7 @@ class IndexPolicy:
 
     configured: tuple[str, ...] = ()
     allowed: tuple[str, ...] = ()
+    public: tuple[str, ...] = PUBLIC_INDEXES
 
     def accept(self, address: str) -> str | None:
         """Returns the address to use, with the operator's credentials where there are any; None: not allowed."""
@@ -133,7 +135,7 @@ class IndexPolicy:
         for known in (*self.configured, *self.allowed):
             if _is_below(address, known):
                 return _with_credentials_of(known, address)
-        public = any(_is_below(address, known) for known in PUBLIC_INDEXES)
+        public = any(_is_below(address, known) for known in self.public)
         return without_credentials(address) if public else None
 
     def _named_by_operator(self, address: str) -> bool:
@@ -151,7 +153,7 @@ def refusal(where: str, address: str) -> str:
 
 def mask(text: str) -> str:
     """Returns `text` with the credentials in its addresses made unreadable."""
-    return _CREDENTIALS.sub(r"\g<scheme>***@", text)
+    return _CONDA_TOKEN.sub("***", _CREDENTIALS.sub(r"\g<scheme>***@", text))
 
 
 def without_credentials(address: str) -> str:

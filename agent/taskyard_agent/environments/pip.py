@@ -20,6 +20,7 @@ from taskyard_agent.environments.venvs import (
     LISTED,
     READERS,
     check_environment,
+    describe_environment,
     file_of,
     naming_lines,
     policy_of,
@@ -29,6 +30,7 @@ from taskyard_agent.environments.venvs import (
 )
 
 check = check_environment
+describe = describe_environment
 
 
 def version() -> str:

@@ -15,10 +15,11 @@ from taskyard_agent.environments.interpreters import Interpreter
 from taskyard_agent.environments.poetry_lock import LOCK, Lock, read_lock
 from taskyard_agent.environments.request import EnvironmentRequest, EnvironmentSettings
 from taskyard_agent.environments.task_files import shown
-from taskyard_agent.environments.venvs import check_environment, file_of, policy_of
+from taskyard_agent.environments.venvs import check_environment, describe_environment, file_of, policy_of
 
 install = uv.install
 check = check_environment
+describe = describe_environment
 
 
 def version() -> str:
@@ -58,7 +59,7 @@ def _remarks(request: EnvironmentRequest, lock: Path, read: Lock) -> tuple[str, 
     why = "the task names it" if named else f"it lies beside {request.environment.path}, which the task names"
     chosen = f"using {shown(lock, request.tree)} (lock format {read.format}), because {why}"
     stale = (
-        f"{shown(lock, request.tree)} is older than its pyproject.toml: it still holds all that is asked for, and is "
-        "installed as it is; `poetry lock` renews it"
+        f"{shown(lock, request.tree)} is older than its pyproject.toml: it still holds all that is asked for, "
+        "and is installed as it is; `poetry lock` renews it"
     )
     return (chosen,) if read.fresh else (chosen, stale)

@@ -68,9 +68,14 @@ class Requirements:
 def read_packages(packages: Sequence[str], *, recorded: bool, tree: Path, policy: IndexPolicy) -> Requirements:
     """Reads requirements given one by one; `recorded` ones lose local labels such as `+cu126`."""
     lines = [_LOCAL_LABEL.sub(r"\g<pin>", package) for package in packages] if recorded else list(packages)
+    return read_lines(lines, where="the task's packages", folder=tree, tree=tree, policy=policy)
+
+
+def read_lines(lines: Sequence[str], *, where: str, folder: Path, tree: Path, policy: IndexPolicy) -> Requirements:
+    """Reads lines that stand elsewhere than in a file of their own; paths in them are relative to `folder`."""
     reader = _Reader(tree=tree, policy=policy)
     for line in lines:
-        reader.take(line, where="the task's packages", folder=tree)
+        reader.take(line, where=where, folder=folder)
     return reader.result()
 
 
