@@ -34,12 +34,14 @@ MAX_REMEMBERED = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Ring:
-    """Word of an entry. Without a candidate its shape is unknown: it came through another server."""
+    """Word of an entry."""
 
     queue: str
-    candidate: Candidate | None
-    tried: frozenset[str] = frozenset()
-    """Kinds of offer for which nothing was there, and workers that are kept for another task."""
+    candidate: Candidate
+    more: bool = False
+    """There may be others of its shape: they came through another server, which told of the queue alone."""
+    held_back: frozenset[str] = frozenset()
+    """Workers that cannot take it now because they are kept for another task."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -57,18 +59,12 @@ class Waiter:
     """Not answered by a look at the store yet."""
     ended: bool = False
     bell: asyncio.Event = field(default_factory=asyncio.Event)
-    kind: str = field(init=False)
-    """Where one worker found nothing, others with the same to offer need not look."""
-
-    def __post_init__(self) -> None:
-        offer = self.offer
-        self.kind = repr((offer.free, offer.total, sorted(offer.labels.items()), sorted(offer.given_gpus.items())))
 
     def answers(self, ring: Ring) -> bool:
         """Whether it may be rung: it is free, and the entry fits."""
-        if self.ended or self.rings or not ring.tried.isdisjoint((self.kind, self.offer.worker)):
+        if self.ended or self.rings or self.offer.worker in ring.held_back:
             return False
-        return ring.candidate is None or matching.fits(ring.candidate, self.offer, ring.queue)
+        return matching.fits(ring.candidate, self.offer, ring.queue)
 
     def ring(self, ring: Ring) -> None:
         """Calls it to look at the store."""
@@ -112,6 +108,7 @@ class Claims:
         self._idle_since: dict[str, float] = {}
         self._directives: dict[str, RunDirective] = {}
         self._told: set[str] = set()
+        self._summoned: set[str] = set()
 
     @property
     def parked(self) -> int:
@@ -148,11 +145,7 @@ class Claims:
     def announce(self, record: TaskRecord) -> None:
         """Wakes one claim for a task that may have become queued; nothing for any other."""
         if record.state is TaskState.QUEUED and record.queue is not None:
-            self.wake(record.queue, record.candidate)
-
-    def wake(self, queue_id: str, candidate: Candidate | None = None) -> None:
-        """Wakes the longest idle claim on that queue that fits and has not been woken yet."""
-        self._pass_on(Ring(queue=queue_id, candidate=candidate))
+            self._pass_on(Ring(queue=record.queue, candidate=record.candidate))
 
     def notify_directive(self, directive: RunDirective) -> None:
         """Answers the agent of that run at once, or as soon as it claims again."""
@@ -187,6 +180,23 @@ class Claims:
         for waiter in self._all:
             if run_id in waiter.runs:
                 waiter.end()
+
+    def summon(self, worker: str) -> None:
+        """Answers the claim of that worker's agent at once, or its next one: a beat brings word for the worker."""
+        self._summoned.add(worker)
+        for waiter in self._all:
+            if waiter.offer.worker == worker:
+                waiter.end()
+
+    def summoned(self, worker: str) -> bool:
+        """Whether word waits that no claim was answered with."""
+        return worker in self._summoned
+
+    def take_summons(self, worker: str) -> bool:
+        """The same, and it was answered now."""
+        summoned = worker in self._summoned
+        self._summoned.discard(worker)
+        return summoned
 
     def worker_takes_nothing(self, worker: str) -> None:
         """Answers its parked claim empty: what came now would have to wait for it."""
@@ -223,8 +233,13 @@ class Claims:
 
     async def _hear_entries(self) -> None:
         async for queue_id in self._store.changes():
-            for queue in [queue_id] if queue_id else list(self._by_queue):
-                self.wake(queue)
+            await self.hear_entries([queue_id] if queue_id else list(self._by_queue))
+
+    async def hear_entries(self, queues: Iterable[str]) -> None:
+        """Looks once at what other servers may have put into these queues, and wakes a claim for each shape."""
+        watched = [queue for queue in queues if queue in self._by_queue]
+        for front in await self._store.fronts(watched) if watched else ():
+            self._pass_on(Ring(queue=front.queue, candidate=front.candidate, more=True))
 
     async def hear_directives(self) -> None:
         """Looks once for cancels through other servers: a parked claim must end within a second of one."""
@@ -262,21 +277,14 @@ class Claims:
             self._idle_since.pop(waiter.offer.worker, None)
         for ring in look.rings:
             if look.held_back:
-                self._pass_on(replace(ring, tried=ring.tried | {waiter.offer.worker}))
-            elif ring.candidate is None:
-                self._pass_on_unknown(ring, waiter, look.found)
-            elif look.found is not None and not _is_of(look.found, ring):
+                self._pass_on(replace(ring, held_back=ring.held_back | {waiter.offer.worker}))
+            elif look.found is not None and (ring.more or not _is_of(look.found, ring)):
                 self._pass_on(ring)
 
     def _pass_on(self, ring: Ring) -> None:
         rung = next((waiter for waiter in self._by_queue.get(ring.queue, ()) if waiter.answers(ring)), None)
         if rung is not None:
             rung.ring(ring)
-
-    def _pass_on_unknown(self, ring: Ring, waiter: Waiter, found: TaskRecord | None) -> None:
-        """There may be more than one entry, or one that fits another kind of worker."""
-        tried = ring.tried if found is not None else ring.tried | {waiter.kind}
-        self._pass_on(replace(ring, tried=tried))
 
 
 def _order(waiter: Waiter) -> tuple[float, int]:

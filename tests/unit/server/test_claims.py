@@ -98,7 +98,7 @@ async def test_a_waiter_that_is_cancelled_passes_the_wake_on(services: Services)
     with unannounced(services):
         await services.enqueue()
 
-    services.claims.wake(queue.id)
+    await services.claims.hear_entries([queue.id])
     first.cancel()
 
     assert (await soon(second)).run is not None
@@ -248,19 +248,29 @@ async def test_parked_claims_are_answered_empty_when_the_server_stops(services: 
     assert services.claims.parked == 0
 
 
-async def test_an_entry_of_unknown_shape_finds_the_one_that_fits(services: Services) -> None:
-    """As it comes through another server of the store: only the queue is known."""
+async def test_an_entry_that_came_through_another_server_wakes_the_one_that_fits(services: Services) -> None:
     parked = [await services.agent(f"small {number}").park() for number in range(3)]
     big = await services.agent("big", gpus=2).park()
     looks = count_looks(services)
     with unannounced(services):
         await services.enqueue(resources=Resources(gpus=2))
 
-    services.claims.wake((await services.queues.find("default")).id)
+    await services.claims.hear_entries([(await services.queues.find("default")).id])
 
     assert (await soon(big)).run is not None
-    assert len(looks) == 2
+    assert len(looks) == 1
     await end(services, *parked)
+
+
+async def test_all_entries_that_came_through_another_server_find_their_waiters(services: Services) -> None:
+    parked = [await services.agent(f"agent {number}").park() for number in range(4)]
+    with unannounced(services):
+        tasks = [await services.enqueue() for _ in range(3)]
+
+    await services.claims.hear_entries([(await services.queues.find("default")).id])
+    await until(lambda: sum(claim.done() for claim in parked) == len(tasks))
+
+    assert sum(claim.run is not None for claim in await end(services, *parked)) == len(tasks)
 
 
 async def test_a_resumed_queue_wakes_a_claim_for_each_entry(services: Services) -> None:
