@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import logging
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -31,8 +32,9 @@ from .clock import ServerClock
 from .config import AgentSettings
 from .containers import Containers, ContainerSettings
 from .environments import EnvironmentSettings
-from .errors import RunStopped
+from .errors import AgentNotStarted, RunStopped
 from .held import Cause
+from .hooks import Hook, HookFailed, Hooks
 from .idle_gpus import IdleGpus
 from .journal import Journal, JournalledRun
 from .lease import Lease
@@ -93,6 +95,22 @@ class AgentParts:
             secrets_of=self.secrets_of,
         )
 
+    @contextlib.contextmanager
+    def hooks_at_both_ends(self, handed_over: Callable[[], bool]) -> Iterator[None]:
+        """The operator's `start` and `stop`, which is not run where runs go on. Raises AgentNotStarted."""
+        told = {"TASKYARD_WORKER": self.identity.name}
+        try:
+            self.services.hooks.run(Hook.START, told, say=_log_hook)
+        except HookFailed as error:
+            raise AgentNotStarted(f"the agent does not start: {error}") from error
+        yield
+        if handed_over():
+            return
+        try:
+            self.services.hooks.run(Hook.STOP, told, say=_log_hook)
+        except HookFailed as error:
+            logger.error("%s", error, extra={"action": "hook_failed"})
+
     @property
     def busy(self) -> bool:
         """Whether a run is being carried."""
@@ -143,17 +161,18 @@ class Daemon:
                 client=self._client, journal=parts.journal, services=parts.services,
             )  # fmt: skip
             life = self._life_of(parts, claimer)
-            self._say_hello(parts)
-            parts.services.keepers.prepare()
-            life.start()
-            parts.leftovers.hand_to(parts.workers[0])
-            parts.lease.start(on_drain=self.drain, on_known=life.ready)
-            claimer.start()
-            self._wait_for_word(parts)
-            claimer.stop()
-            if self._end is not End.HAND_OVER:
-                self._leave(parts, claimer)
-            life.stop()
+            with parts.hooks_at_both_ends(lambda: self._end is End.HAND_OVER), self._served(parts, claimer):
+                self._say_hello(parts)
+                parts.services.keepers.prepare()
+                life.start()
+                parts.leftovers.hand_to(parts.workers[0])
+                parts.lease.start(on_drain=self.drain, on_known=life.ready)
+                claimer.start()
+                self._wait_for_word(parts)
+                claimer.stop()
+                if self._end is not End.HAND_OVER:
+                    self._leave(parts, claimer)
+                life.stop()
             self.begins_anew = life.begins_anew and self._end is End.DRAIN
         return 0
 
@@ -169,6 +188,16 @@ class Daemon:
         self._told.set()
         return True
 
+    def _served(self, parts: AgentParts, claimer: Claimer) -> contextlib.AbstractContextManager[None]:
+        """Answers monitoring, where that is asked for; the library is imported only then."""
+        if self._settings.http is None:
+            return contextlib.nullcontext()
+        from .endpoint import Vitals, served
+
+        lives = functools.partial(_lives, parts, claimer)
+        vitals = Vitals(parts.workers, parts.services.tally, parts.lease, lives=lives)
+        return served(self._settings.http, vitals)
+
     def _life_of(self, parts: AgentParts, claimer: Claimer) -> Life:
         return Life(
             self._settings,
@@ -176,7 +205,7 @@ class Daemon:
             parts.services.tally,
             drain=self.drain,
             tell_server=parts.lease.poke,
-            lives=lambda: parts.lease.turns and claimer.turns,
+            lives=functools.partial(_lives, parts, claimer),
             announcement=Announcement(parts.journal.folder, parts.identity.name, self._settings.connection.server),
         )
 
@@ -259,6 +288,14 @@ class Daemon:
             parts.lease.send(patience_seconds=FAREWELL_SECONDS)
         except TaskyardError as error:
             logger.warning("the server was not told: %s", error, extra={"action": "farewell_failed"})
+
+
+def _log_hook(line: str) -> None:
+    logger.info("hook: %s", line, extra={"action": "hook_output"})
+
+
+def _lives(parts: AgentParts, claimer: Claimer) -> bool:
+    return parts.lease.turns and claimer.turns
 
 
 def _end_runs(parts: AgentParts, *, kill: bool) -> None:
@@ -348,6 +385,11 @@ def _assemble(
         server_files=_server_files(settings),
         send_beat=lease.poke,
         keepers=SpareKeeper(),
+        hooks=Hooks(
+            folder=settings.hooks,
+            timeout_seconds=settings.hook_timeout,
+            variables=inherited(settings.environ, settings.pass_env),
+        ),
     )
     return AgentParts(
         settings=settings,

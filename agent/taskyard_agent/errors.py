@@ -2,13 +2,14 @@
 
 AgentError
 ├── SettingsError   the operator's mistake: one line, exit code 2
+├── AgentNotStarted   the machine's fault: one line, exit code 1
 ├── RunFailed       this run ends as failed; it becomes the run's outcome
 └── RunStopped      somebody asked for the end of this run while it was prepared
 """
 
 from __future__ import annotations
 
-from taskyard.errors import UsageError
+from taskyard.errors import TaskyardError, UsageError
 from taskyard.wire import Outcome, OutcomeKind, Phase, Reason
 
 
@@ -18,6 +19,10 @@ class AgentError(Exception):
 
 class SettingsError(AgentError, UsageError):
     """A flag, variable or file that cannot be followed; `str(error)` says what to do."""
+
+
+class AgentNotStarted(AgentError, TaskyardError):
+    """What keeps the agent from starting that is no mistake of the operator's; `str(error)` says what it is."""
 
 
 class RunFailed(AgentError):

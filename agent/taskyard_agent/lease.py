@@ -61,7 +61,8 @@ class Lease:
         self._places: dict[str, WorkerReport] = {}
         self._unsent: list[Sample] = []
         self._measured_at = float("-inf")
-        self._measured: set[str] = set()
+        self.measured: tuple[Sample, ...] = ()
+        """The latest measurements."""
         self._poked = threading.Event()
         self._stopping = threading.Event()
         self._sending = threading.Lock()
@@ -128,14 +129,15 @@ class Lease:
 
     def _rest(self) -> float:
         """Shorter while a run was not measured yet: a run of some seconds has its measurements, too."""
-        fresh = any(f"run:{job.id}" not in self._measured for job in jobs_of(self._workers))
+        measured = {sample.subject for sample in self.measured}
+        fresh = any(f"run:{job.id}" not in measured for job in jobs_of(self._workers))
         return MEASURE_SECONDS if fresh else BEAT_SECONDS
 
     def _measure(self) -> None:
         if time.monotonic() - self._measured_at >= MEASURE_SECONDS:
             self._measured_at = time.monotonic()
             samples = self._samples()
-            self._measured = {sample.subject for sample in samples}
+            self.measured = tuple(samples)
             self._unsent = [*self._unsent, *samples][-UNSENT_SAMPLES:]
 
     def _left_places(self, reports: Sequence[WorkerReport]) -> list[WorkerReport]:

@@ -40,6 +40,7 @@ from .containers import Containers, Inside, Order
 from .environments import EnvironmentRequest, EnvironmentSettings, ReadyEnvironment
 from .errors import RunFailed, RunStopped
 from .held import Cause, HeldRun, KeeperRefused, Launch, LaunchUser, WarmKeeper, boot_clock
+from .hooks import Hook, HookFailed, Hooks, HookStopped
 from .journal import Journal, JournalledRun
 from .log_shipper import LogShipper
 from .masking import Masker
@@ -81,6 +82,7 @@ class RunServices:
     keepers: SpareKeeper
     account: Account | None = None
     """Whom tasks run as; None: the agent's own user."""
+    hooks: Hooks
     tally: Tally = field(default_factory=Tally)
 
 
@@ -120,6 +122,7 @@ class RunJob:
         self._cause: Cause | None = None
         self._stale = False
         self._held: HeldRun | None = None
+        self._last_notes: tuple[str, ...] = ()
         self._lease_at: float | None = None
         """When the start was sent that the server acknowledged, on `boot_clock()`: the lease counts from there."""
         self._lock = threading.Lock()
@@ -197,11 +200,22 @@ class RunJob:
     def execute(self) -> Outcome | None:
         """Carries the run to its end and reports it. Returns None when the run was not ours any more."""
         self._services.shipper.follow(self.id, self._tokens.control_token, self._spool)
-        outcome = self._progress.outcome or self._reach_outcome()
+        outcome = self._progress.outcome or self._followed_by_hook(self._reach_outcome())
         reported = not self._stale and self._finish(outcome)
         if not self._services.shipper.end(self.id, self._log_bytes()):
             self._services.journal.close_run(self.id)
         return outcome if reported else None
+
+    def _followed_by_hook(self, outcome: Outcome) -> Outcome:
+        """What was reached stays, whatever becomes of the hook."""
+        told = {**self._told_to_hooks(), "TASKYARD_OUTCOME": outcome.kind.value}
+        try:
+            self._services.hooks.run(Hook.AFTER_RUN, told, say=self._say)
+        except (HookFailed, HookStopped) as error:
+            self._say(f"taskyard: {error}")
+            logger.error("run %s: %s", self.id, error, extra={"action": "hook_failed", "run": self.id})
+            self._last_notes = (str(error),)
+        return outcome
 
     def _reach_outcome(self) -> Outcome:
         try:
@@ -262,6 +276,7 @@ class RunJob:
         """Reproduces code and environment, and gets the server's word that user code may start."""
         box = self._open_box()
         with self._phase(Phase.CHECKOUT):
+            self._run_hook(Hook.BEFORE_CHECKOUT)
             tree = self._check_out()
             stack.callback(tree.release)
         with self._phase(Phase.ENVIRONMENT):
@@ -272,6 +287,7 @@ class RunJob:
             parameters = self._spec.parameters.get("Args", {})
             effective = arguments.write_back(self._spec.command.args, parameters)
             argv = command_line(self._spec.command, effective, tree, ready, environ, elsewhere=box is not None)
+            self._run_hook(Hook.BEFORE_RUN)
         lock = gpus.lock(self._devices, self.id, shared=self._shares_gpus)
         stack.callback(lock.close)
         for leftover in lock.left_by:
@@ -284,6 +300,23 @@ class RunJob:
             launch = _inside(launch, inside)
         held_locks = (tree.lock_fd, ready.lock_fd, *lock.fds)
         return launch, tuple(fd for fd in held_locks if fd is not None)
+
+    def _run_hook(self, hook: Hook) -> None:
+        try:
+            self._services.hooks.run(hook, self._told_to_hooks(), say=self._say, cancelled=self._cancelled)
+        except HookStopped as error:
+            raise RunStopped(str(error)) from error
+        except HookFailed as error:
+            raise RunFailed(self._phases.current, Reason.HOOK, str(error), infrastructure=True) from error
+
+    def _told_to_hooks(self) -> dict[str, str]:
+        return {
+            "TASKYARD_TASK": self.task,
+            "TASKYARD_RUN": self.id,
+            "TASKYARD_WORKER": self._journalled.run.worker,
+            "TASKYARD_GPUS": ",".join(str(gpu.index) for gpu in self._devices),
+            "TASKYARD_PHASE": self._phases.current.value,
+        }
 
     def _open_box(self) -> Box | None:
         wanted = self._services.containers.wanted(self._spec)
@@ -450,6 +483,7 @@ class RunJob:
             outcome=outcome,
             log_bytes=self._log_bytes(),
             phases=self._phases.close(),
+            notes=self._last_notes,
         )
         try:
             self._repeat(lambda: self._services.client.finish_run(self.id, request), stop=None)

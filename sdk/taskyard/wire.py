@@ -693,6 +693,14 @@ class Worker:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PauseRequest:
+    """Body of `POST /workers/{name}/pause`."""
+
+    reason: str = ""
+    """For people who ask why it takes nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorkerReport:
     """What an agent says of one of its workers in a beat; the fields mean what they mean in `Worker`."""
 
@@ -816,6 +824,8 @@ class Claim:
     secrets: dict[str, str] = field(default_factory=dict)
     lease_seconds: float = 60.0
     directives: tuple[RunDirective, ...] = ()
+    beat: bool = False
+    """There is word for one of the agent's workers, which the answer to a beat brings: send one now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -843,6 +853,8 @@ class FinishRequest:
     outcome: Outcome
     log_bytes: int
     phases: tuple[PhaseTime, ...] = ()
+    notes: tuple[str, ...] = ()
+    """Last words for the story: what went wrong around the run without changing how it ended."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -284,9 +284,13 @@ def _tell_beat(record: TaskRecord, before: Run, after: Run, notes: tuple[str, ..
         record = _tell(record, "responsive", now, run=after.number)
     if after.phase is not before.phase:
         record = _tell(record, "phase", _began(record, after, now), run=after.number, detail=after.phase.value)
+    return _tell_notes(record, after.number, notes, now)
+
+
+def _tell_notes(record: TaskRecord, run: int, notes: tuple[str, ...], now: float) -> TaskRecord:
     for note in notes[:MAX_NOTES]:
-        if not _was_noted(record, after.number, note):
-            record = _tell(record, "note", now, run=after.number, detail=note)
+        if not _was_noted(record, run, note):
+            record = _tell(record, "note", now, run=run, detail=note)
     return record
 
 
@@ -347,7 +351,8 @@ def finish(
         run, phases=phases, phase=_later(run.phase, request.outcome.phase), log_bytes=request.log_bytes
     )
     outcome = replace(request.outcome, message=request.outcome.message[:MAX_MESSAGE])
-    return _close(_with_run(record, ended), outcome, now)
+    record = _tell_notes(_with_run(record, ended), run.number, request.notes, now)
+    return _close(record, outcome, now)
 
 
 def _with_log_end(record: TaskRecord, run_id: str, log_bytes: int) -> TaskRecord:
