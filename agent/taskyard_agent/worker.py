@@ -113,20 +113,23 @@ class Worker:
 
     def reports(self) -> list[WorkerReport]:
         """What the next beat says of it, and of the places of its runs where those are shown."""
-        jobs = self.jobs
-        own = WorkerReport(
+        places = map(self._place_of, self.jobs) if self._shows_places else ()
+        return [self.report(), *places]
+
+    def report(self) -> WorkerReport:
+        """What it says of itself."""
+        return WorkerReport(
             name=self.name,
             state=self.state,
             queues=self.queues,
             gpus=self.devices,
-            runs=tuple(job.id for job in jobs),
+            runs=tuple(job.id for job in self.jobs),
             total=self.means.capacity,
             free=self.offer,
             labels=self.labels,
             queue_gpus=dict(self.means.queue_gpus),
             paused_reason="; ".join(why for source, why in self._holds.items() if source != SERVER),
         )
-        return [own, *map(self._place_of, jobs)] if self._shows_places else [own]
 
     def _place_of(self, job: RunJob) -> WorkerReport:
         return WorkerReport(
@@ -345,6 +348,8 @@ class Claimer:
         )
 
     def _settle(self, claim: Claim, tokens: ClaimTokens, worker: Worker | None) -> None:
+        if claim.beat:
+            self._services.send_beat()
         for directive in claim.directives:
             for job in jobs_of(self._workers):
                 if job.id == directive.run:

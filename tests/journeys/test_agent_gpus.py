@@ -1,16 +1,18 @@
-"""Agents on GPUs of a machine with a fake driver: C10, C15."""
+"""Agents on GPUs of a machine with a fake driver: C10, C11, C15."""
 
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from taskyard.wire import Policy, TaskState
+from taskyard.wire import Policy, Resources, Task, TaskState
 
 from tests.support import nvml
 from tests.support.agents import AgentProcess, wait_until
@@ -138,3 +140,141 @@ def test_the_worker_and_the_run_have_series_of_their_gpus(yard: Yard, driver: di
         yard.wait_for_end(task)
 
     assert [point.maximum for point in series[0].points][-1] == 40.0 + TWO
+
+
+# --- Many tasks on one agent: C11
+
+
+FOUR = tuple(range(FIRST, FIRST + 4))
+MARKS = """
+import os, sys, time
+def mark(word):
+    with open(sys.argv[1], "a") as marks:
+        print(time.monotonic(), word, os.environ["TASKYARD_TASK"], os.environ["CUDA_VISIBLE_DEVICES"], file=marks)
+mark("begin"); time.sleep(float(sys.argv[2])); mark("end")
+"""
+
+
+def marking(yard: Yard, marks: Path, seconds: float, **options: Any) -> Task:
+    return yard.submit(sys.executable, "-c", MARKS, str(marks), str(seconds), **options)
+
+
+def together(marks: Path) -> list[dict[str, list[str]]]:
+    """After each begin and end: which tasks run, each with its GPUs, by the tasks' own account."""
+    running: dict[str, list[str]] = {}
+    after = []
+    lines = [line.split(maxsplit=3) for line in marks.read_text().splitlines()]
+    for _, word, task, *shown in sorted(lines, key=lambda line: float(line[0])):
+        running = {other: gpus for other, gpus in running.items() if other != task}
+        if word == "begin":
+            running[task] = shown[0].split(",") if shown else []
+        after.append(running)
+    return after
+
+
+def test_tasks_are_packed_on_disjoint_gpus_of_one_agent(
+    yard: Yard, driver: dict[str, str], tmp_path: Path
+) -> None:
+    drawn = random.Random(11)
+    marks = tmp_path / "marks"
+    wanted = [drawn.choice([0, 1, 1, 2, 3]) for _ in range(19)] + [4]
+    tasks = [marking(yard, marks, drawn.uniform(0.05, 0.3), gpus=gpus) for gpus in wanted]
+
+    with agent_on(f"{FIRST}-{FIRST + 3}", yard, driver):
+        ended = yard.wait_for_end(*tasks, seconds=120)
+
+    assert {task.state for task in ended} == {TaskState.COMPLETED}
+    given = {task: gpus for running in together(marks) for task, gpus in running.items()}
+    assert [len(given[task.id]) for task in tasks] == wanted
+    for running in together(marks):
+        held = [gpu for gpus in running.values() for gpu in gpus]
+        assert len(set(held)) == len(held)
+    assert max(map(len, together(marks))) > 1
+
+
+def test_a_task_without_a_number_has_the_whole_agent_to_itself(
+    yard: Yard, driver: dict[str, str], tmp_path: Path
+) -> None:
+    marks = tmp_path / "marks"
+    tasks = [marking(yard, marks, 0.3, gpus=gpus) for gpus in (1, None, 1, None)]
+
+    with agent_on(f"{ONE},{TWO}", yard, driver):
+        yard.wait_for_end(*tasks)
+
+    whole = {tasks[1].id, tasks[3].id}
+    assert all(len(running) == 1 for running in together(marks) if whole & running.keys())
+
+
+def test_each_task_gets_the_gpus_of_its_queue(yard: Yard, driver: dict[str, str], tmp_path: Path) -> None:
+    marks = tmp_path / "marks"
+    numbers = {"one": "1", "two": "1-2", "four": "4"}
+    tasks = {name: marking(yard, marks, 0.3, queue=yard.queue(name)) for name in numbers}
+    queues = [f"{name}={number}" for name, number in numbers.items()]
+
+    with agent_on(f"{FIRST}-{FIRST + 3}", yard, driver, "--dynamic-gpus", "--queue", *queues):
+        yard.wait_for_end(*tasks.values())
+
+    given = {task: gpus for running in together(marks) for task, gpus in running.items()}
+    assert {name: len(given[task.id]) for name, task in tasks.items()} == {"one": 1, "two": 2, "four": 4}
+    for running in together(marks):
+        assert len({gpu for gpus in running.values() for gpu in gpus}) == sum(map(len, running.values()))
+
+
+@pytest.mark.parametrize(
+    ("queues", "told"),
+    [
+        (("some=1", "bare"), "--dynamic-gpus: 'bare' has no number of GPUs"),
+        (("some=2-1",), "write the smaller number first"),
+        (("default=3",), "--queue default=3: each task would need 3 GPUs, this agent has 2"),
+    ],
+)
+def test_queues_whose_numbers_cannot_be_followed_are_refused(
+    yard: Yard, driver: dict[str, str], queues: tuple[str, ...], told: str
+) -> None:
+    with agent_on(f"{ONE},{TWO}", yard, driver, "--dynamic-gpus", "--queue", *queues) as agent:
+        assert agent.wait() == 2
+
+    assert told in agent.log
+
+
+def test_a_number_behind_a_queues_name_is_part_of_it_unless_gpus_go_by_queue(yard: Yard) -> None:
+    with yard.agent("--queue", "training=2") as agent:
+        assert agent.wait() == 2
+
+    assert "no queue 'training=2'" in agent.log
+    assert "to give GPUs by queue, add --dynamic-gpus" in agent.log
+
+
+def test_tasks_share_one_gpu_where_the_operator_allows_it(
+    yard: Yard, driver: dict[str, str], tmp_path: Path
+) -> None:
+    marks = tmp_path / "marks"
+    part = Resources(gpu_memory_bytes=30 << 30)
+    tasks = [marking(yard, marks, 0.5, resources=part) for _ in range(4)]
+    tasks.append(marking(yard, marks, 0.5, gpus=1))
+
+    with agent_on(ONE, yard, driver, "--share-gpus"):
+        ended = yard.wait_for_end(*tasks)
+
+    assert {task.state for task in ended} == {TaskState.COMPLETED}
+    assert max(map(len, together(marks))) == 2
+    assert all(len(running) == 1 for running in together(marks) if tasks[-1].id in running)
+
+
+def test_a_new_daemon_leaves_each_run_its_gpus(yard: Yard, driver: dict[str, str]) -> None:
+    source = f"{SHOW}; import time; time.sleep(600)"
+    tasks = [yard.python(source, gpus=1, policy=Policy(grace_seconds=0.3)) for _ in range(2)]
+
+    with agent_on(f"{FIRST}-{FIRST + 2}", yard, driver) as agent:
+        for task in tasks:
+            yard.wait_for_output(task, "PCI_BUS_ID")
+        agent.restart()
+        wait_until(lambda: agent.log.count("took run") == 2)
+        after = yard.python(SHOW, gpus=1)
+        yard.wait_for_end(after)
+        for task in tasks:
+            yard.client.stop_task(task.id)
+        yard.wait_for_end(*tasks)
+
+    shown = {yard.text(task).split()[0] for task in (*tasks, after)}
+    assert shown == {nvml.uuid(index) for index in FOUR[:3]}

@@ -139,9 +139,10 @@ class AgentProcess:
         """Speaks to the server as this agent does."""
         return Client.of(Connection(server=self._url, token=self._token))
 
-    def restart(self) -> AgentProcess:
-        """Kills the daemon and starts it again on its folder."""
+    def restart(self, *flags: str) -> AgentProcess:
+        """Kills the daemon and starts it again on its folder, with other flags where they are given."""
         self.kill()
+        self._flags = flags or self._flags
         return self.start()
 
     def _command(self) -> list[str]:

@@ -13,6 +13,7 @@ from taskyard_agent.config import (
     FOREGROUND,
     LIFE_SETTINGS,
     MACHINE_SETTINGS,
+    PLACE_SETTINGS,
     QUEUE_SETTINGS,
     TOKEN_FILE,
     WORKER_SETTINGS,
@@ -41,6 +42,7 @@ SECTIONS: tuple[tuple[str, tuple[Setting, ...]], ...] = (
     ("Server", (*CONNECTION_SETTINGS, TOKEN_FILE)),
     ("Queues (`daemon`)", QUEUE_SETTINGS),
     ("Worker (`daemon`, `execute`)", WORKER_SETTINGS),
+    ("Tasks at once (`daemon`)", PLACE_SETTINGS),
     ("A long life (`daemon`)", (FOREGROUND, *LIFE_SETTINGS)),
     ("Machine (all commands)", MACHINE_SETTINGS),
 )
