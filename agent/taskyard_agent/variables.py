@@ -72,13 +72,14 @@ def secret(environ: Mapping[str, str], patterns: Sequence[str] = masking.NAMES) 
     return tuple(environ[name] for name in named)
 
 
-def compose(*layers: Mapping[str, str], bin_folder: str) -> dict[str, str]:
+def compose(*layers: Mapping[str, str], bin_folder: str, platform: str = sys.platform) -> dict[str, str]:
     """Merges the layers, later ones winning, puts `bin_folder` first on the PATH and makes Python unbuffered.
 
-    Without PYTHONUNBUFFERED a piped script shows nothing for seconds and loses its last lines on SIGTERM.
+    Without PYTHONUNBUFFERED a piped script shows nothing for seconds and loses its last lines on SIGTERM. On macOS a
+    task that forks, such as a data loader, is ended by the system's libraries unless it is told that it may.
     """
     merged: dict[str, str] = {"PYTHONUNBUFFERED": "1"}
-    if sys.platform == "darwin":
+    if platform == "darwin":
         merged["OBJC_DISABLE_INITIALIZE_FORK_SAFETY"] = "YES"
     for layer in layers:
         merged.update(layer)

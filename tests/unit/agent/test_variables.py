@@ -23,3 +23,11 @@ def test_later_layers_win_and_the_environments_programs_come_first() -> None:
 def test_python_is_unbuffered_unless_the_task_says_otherwise() -> None:
     assert compose({}, bin_folder="/b")["PYTHONUNBUFFERED"] == "1"
     assert compose({"PYTHONUNBUFFERED": ""}, bin_folder="/b")["PYTHONUNBUFFERED"] == ""
+
+
+def test_tasks_may_fork_on_macos_unless_they_say_otherwise() -> None:
+    switch = "OBJC_DISABLE_INITIALIZE_FORK_SAFETY"
+
+    assert compose({}, bin_folder="/b", platform="darwin")[switch] == "YES"
+    assert compose({switch: "NO"}, bin_folder="/b", platform="darwin")[switch] == "NO"
+    assert switch not in compose({}, bin_folder="/b", platform="linux")
