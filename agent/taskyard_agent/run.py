@@ -46,7 +46,7 @@ from .log_shipper import LogShipper
 from .masking import Masker
 from .phases import PhaseLog
 from .processes import sweep
-from .run_as import Account
+from .run_as import Account, let_read
 from .spare_keeper import SpareKeeper
 from .tally import Tally
 
@@ -398,6 +398,8 @@ class RunJob:
         for folder in (tree.root, self._overlay_of(tree)):
             if folder.exists():
                 account.give(folder)
+        for mirror in tree.reads:
+            let_read(mirror)
         return LaunchUser(uid=account.uid, gid=account.gid, groups=account.groups)
 
     def _variables(self, ready: ReadyEnvironment, box: Box | None) -> dict[str, str]:

@@ -57,6 +57,11 @@ class Account:
         _walk(folder, change, folders_first=False)
 
 
+def let_read(folder: Path) -> None:
+    """Opens a folder of the agent's to every user; it stays the agent's alone to change."""
+    folder.chmod(0o755)
+
+
 def account_of(name: str) -> Account:
     """Raises SettingsError when tasks cannot run as that user."""
     if os.geteuid() != 0:

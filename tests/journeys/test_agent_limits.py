@@ -139,12 +139,12 @@ V1, V2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
 
 @pytest.fixture
 def small_group() -> Iterator[Path]:
-    """A control group that may hold 500 MB, of whichever version this machine has."""
+    """A control group that may hold 600 MB, of whichever version this machine has."""
     version_1 = (V1 / "memory.limit_in_bytes").exists()
     folder = (V1 if version_1 else V2) / f"taskyard-test-{os.getpid()}"
     try:
         folder.mkdir()
-        (folder / ("memory.limit_in_bytes" if version_1 else "memory.max")).write_text(str(500 << 20))
+        (folder / ("memory.limit_in_bytes" if version_1 else "memory.max")).write_text(str(600 << 20))
     except OSError as error:
         pytest.skip(f"no control group can be made here: {error}")
     yield folder
@@ -156,7 +156,7 @@ def small_group() -> Iterator[Path]:
 def test_an_agent_takes_nothing_while_its_memory_is_too_full(yard: Yard, small_group: Path) -> None:
     enter = ("sh", "-c", f'echo $$ > {small_group}/cgroup.procs && exec "$0" "$@"')
     with yard.agent("--pause-at", "0.8", under=enter):
-        ballast = yard.python("import time; held = bytearray(250 << 20); time.sleep(20); print('done')")
+        ballast = yard.python("import time; held = bytearray(450 << 20); time.sleep(20); print('done')")
 
         paused = wait_for_worker(yard, WorkerState.PAUSED)
         task = yard.python("print('at last')")
