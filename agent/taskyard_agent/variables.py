@@ -75,8 +75,8 @@ def secret(environ: Mapping[str, str], patterns: Sequence[str] = masking.NAMES) 
 def compose(*layers: Mapping[str, str], bin_folder: str, platform: str = sys.platform) -> dict[str, str]:
     """Merges the layers, later ones winning, puts `bin_folder` first on the PATH and makes Python unbuffered.
 
-    Without PYTHONUNBUFFERED a piped script shows nothing for seconds and loses its last lines on SIGTERM. On macOS a
-    task that forks, such as a data loader, is ended by the system's libraries unless it is told that it may.
+    Without PYTHONUNBUFFERED a piped script shows nothing for seconds and loses its last lines on SIGTERM. A task
+    that forks, such as a data loader, is ended by the libraries of macOS unless it is told that it may.
     """
     merged: dict[str, str] = {"PYTHONUNBUFFERED": "1"}
     if platform == "darwin":
