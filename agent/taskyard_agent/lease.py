@@ -168,6 +168,9 @@ class Lease:
                 job.obey(for_run)
         told = {directive.worker: directive for directive in answer.workers}
         for worker in self._workers:
+            if not worker.known:
+                worker.known = True
+                self.poke()  # it is not starting any more
             directive = told.get(worker.name)
             if directive is not None:
                 self._obey_for(worker, directive)
@@ -179,6 +182,8 @@ class Lease:
                 worker.name, directive.reason, worker.name,
                 extra={"action": "worker_paused"},
             )  # fmt: skip
+        if directive.paused != worker.held_by(SERVER):
+            self.poke()  # what it would take now is news
         worker.hold(SERVER, (directive.reason or "paused at the server") if directive.paused else None)
         if directive.drain:
             self._on_drain("the server asks for it")

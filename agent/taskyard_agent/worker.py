@@ -69,6 +69,8 @@ class Worker:
         self.allotment = Allotment(means)
         self.draining = False
         self.stopped = False
+        self.known = False
+        """Whether the server took a beat of this process."""
         self._shows_places = shows_places
         self._holds: dict[str, str] = {}
         self._jobs: dict[str, RunJob] = {}
@@ -78,6 +80,10 @@ class Worker:
         """Sets one source's reason why nothing is taken, or lifts it with None. May be called from any thread."""
         holds = {**self._holds, source: reason or ""}
         self._holds = {name: why for name, why in holds.items() if why}
+
+    def held_by(self, source: str) -> bool:
+        """Whether that source lets it take nothing."""
+        return source in self._holds
 
     @property
     def paused(self) -> bool:
@@ -109,6 +115,8 @@ class Worker:
             return WorkerState.DRAINING
         if self.paused:
             return WorkerState.PAUSED
+        if not self.known:
+            return WorkerState.STARTING
         return WorkerState.BUSY if self._jobs else WorkerState.IDLE
 
     def reports(self) -> list[WorkerReport]:

@@ -35,6 +35,7 @@ from taskyard.wire import (
     NewTask,
     NewTasks,
     NewToken,
+    PauseRequest,
     Queue,
     QueueChanges,
     Run,
@@ -325,6 +326,14 @@ class Client:
     def delete_worker(self, name: str) -> None:
         """Forgets a worker that is gone."""
         self.transport.request("DELETE", _worker(name))
+
+    def drain_worker(self, name: str) -> Worker:
+        """Lets a worker's agent take nothing more, and end after what it runs."""
+        return self._send(Worker, "POST", _worker(name) + "/drain")
+
+    def pause_worker(self, name: str, reason: str = "") -> Worker:
+        """Lets a worker take nothing until it is resumed; what it runs goes on."""
+        return self._send(Worker, "POST", _worker(name) + "/pause", PauseRequest(reason=reason))
 
     def resume_worker(self, name: str) -> Worker:
         """Lets a worker that was paused take tasks again."""

@@ -109,7 +109,7 @@ def _compose(config: ServerConfig, stores: Stores) -> tuple[Services, Claims, Sw
         ),
         queues=Queues(store, room, clock),
         room=room,
-        workers=Workers(store, clock),
+        workers=Workers(store, room, clock),
         runs=run_service,
         metrics=Metrics(stores.samples, clock),
     )

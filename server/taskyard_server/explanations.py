@@ -51,6 +51,8 @@ def obstacle(record: TaskRecord, queue: QueueRecord, worker: Worker) -> str | No
         return f"does not watch queue {queue.name!r} (it watches {watched})"
     if worker.state in _AWAY:
         return _AWAY[worker.state]
+    if worker.drain_requested:
+        return "somebody told it to drain: it takes nothing more"
     if worker.paused_reason or worker.state is WorkerState.PAUSED:
         return f"paused: {worker.paused_reason or 'by its agent'}"
     return matching.misfit(record.candidate, _offer(queue, worker).whole, queue.id)

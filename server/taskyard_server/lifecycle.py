@@ -325,6 +325,7 @@ def start(
         packages=request.packages,
         environment_key=request.environment_key,
         environment_reused=request.environment_reused,
+        image_digest=request.image_digest,
         output_offset=request.output_offset,
     )
     if record.state is TaskState.RUNNING:

@@ -20,7 +20,6 @@ from taskyard.wire import (
     QueueKind,
     TaskState,
     Worker,
-    WorkerState,
 )
 
 from taskyard_server import lifecycle
@@ -31,11 +30,10 @@ from taskyard_server.names import checked_id, checked_name, is_id, normalised
 from taskyard_server.specs import MAX_DESCRIPTION
 from taskyard_server.store.base import Change, QueueRecord, Store, TaskFilter, TaskRecord
 from taskyard_server.views import entry_view
+from taskyard_server.workers import SERVING_STATES
 
 logger = logging.getLogger(__name__)
 
-SERVING_STATES = (WorkerState.STARTING, WorkerState.IDLE, WorkerState.BUSY)
-"""Workers in these states take tasks, now or when their run has ended."""
 SERVICES_QUEUE = "services"
 RECENT_RUNS = 20
 """How many ended runs of a queue an estimate is made from."""
@@ -82,6 +80,7 @@ class Queues:
             description=_checked_description(new.description),
             paused=False,
             created_at=self._clock(),
+            kind=new.kind,
         )
         try:
             await self._store.add_queue(record)
@@ -102,7 +101,7 @@ class Queues:
             except NotFound:
                 pass
             else:
-                if (existing.name, existing.description) == (record.name, record.description):
+                if replace(existing, paused=False, created_at=record.created_at) == record:
                     return await self.get(existing.id)
                 raise Conflict(f"the id {new.id} belongs to the queue {existing.name!r}: draw another")
         raise Conflict(f"a queue named {record.name!r} exists: use it, or choose another name")
@@ -224,8 +223,8 @@ class Queues:
 
 
 def serves(worker: Worker, queue: str) -> bool:
-    """Whether the worker takes tasks of the queue of that name."""
-    return worker.state in SERVING_STATES and queue in worker.queues and not worker.paused_reason
+    """Whether the worker takes tasks of the queue of that name; the place of one running task takes none."""
+    return worker.state in SERVING_STATES and queue in worker.queues and worker.parent is None
 
 
 def estimated_wait(
@@ -311,6 +310,7 @@ def _view(record: QueueRecord) -> Queue:
         id=record.id,
         name=record.name,
         description=record.description,
+        kind=record.kind,
         paused=record.paused,
         created_at=record.created_at,
     )

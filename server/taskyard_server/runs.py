@@ -123,21 +123,21 @@ class Runs:
 
     async def _open_queues(self, request: ClaimRequest) -> dict[str, QueueRecord]:
         """Queues that do not exist (any more) are passed over, and a paused worker is given none."""
-        if request.worker is None or await self._is_paused(request.worker):
+        if request.worker is None or await self._takes_nothing(request.worker):
             return {}
         found = [await self._store.queue_named(normalised(name)) for name in matching.in_order(request.queues)]
         return {queue.id: queue for queue in found if queue is not None}
 
-    async def _is_paused(self, worker: str) -> bool:
+    async def _takes_nothing(self, worker: str) -> bool:
         try:
-            return bool((await self._store.worker(worker)).worker.paused_reason)
+            return not workers.may_take(await self._store.worker(worker))
         except NotFound:
             return False
 
     async def _seek(self, seeker: _Seeker, waiter: Waiter) -> Claim | None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + min(max(0.0, seeker.request.wait_seconds), MAX_WAIT_SECONDS)
-        while not waiter.ended and not self._claims.untold(seeker.request.runs):
+        while not waiter.ended and not self._has_word(seeker):
             if await seeker.gone():
                 return None
             found, held_back = await self._look(seeker, waiter)
@@ -148,6 +148,10 @@ class Runs:
             if not rung and loop.time() >= deadline:
                 return None
         return None
+
+    def _has_word(self, seeker: _Seeker) -> bool:
+        told = self._claims.untold(seeker.request.runs)
+        return bool(told) or self._claims.summoned(seeker.offer.worker)
 
     async def _look(self, seeker: _Seeker, waiter: Waiter) -> tuple[Claim | None, bool]:
         """One look at the store; also whether the worker was held back. Repeats of one request look one after the
@@ -237,7 +241,8 @@ class Runs:
 
     def _empty(self, request: ClaimRequest) -> Claim:
         directives = self._claims.take_directives(request.runs)
-        return Claim(lease_seconds=self._timing.lease_seconds, directives=directives)
+        beat = self._claims.take_summons(request.worker or request.agent)
+        return Claim(lease_seconds=self._timing.lease_seconds, directives=directives, beat=beat)
 
     async def check_reservation(self, record: TaskRecord, workers: Mapping[str, Worker]) -> None:
         """See `Reservations.check`. Raises NotFound when the task is gone."""
@@ -299,9 +304,9 @@ class Runs:
         return known.host == beat.host and known.boot_id not in ("", beat.boot_id)
 
     async def _lose_by_reboot(self, task_id: str, run_id: str) -> None:
-        record = await update_task(
-            self._store, task_id, lambda record: lifecycle.reboot(record, run_id, now=self._clock())
-        )
+        now = self._clock()
+        record = await update_task(self._store, task_id, lambda record: lifecycle.reboot(record, run_id, now=now))
+        await self.count_lost(record, now)
         self.tell(record)
 
     async def _save_worker(self, report: WorkerReport, beat: Beat, actor: Actor) -> WorkerDirective:
@@ -318,8 +323,12 @@ class Runs:
             self._claims.worker_offers(report.name, report.free)
         if report.parent is not None and report.state is WorkerState.STOPPED:
             await self._store.delete_worker(report.name)  # the place of one run, which has ended
-        reason = record.worker.paused_reason
-        return WorkerDirective(worker=report.name, paused=bool(reason), reason=reason)
+        return WorkerDirective(
+            worker=report.name,
+            paused=bool(record.held),
+            reason=record.held,
+            drain=record.worker.drain_requested,
+        )
 
     # --- Start and finish
 
@@ -362,13 +371,19 @@ class Runs:
 
         with contextlib.suppress(NotFound):
             record = await self._store.save_worker(run.worker, counted)
-            if record.worker.paused_reason and outcome.infrastructure:
+            if record.held and outcome.infrastructure:
                 logger.warning(
                     "worker %s is paused: %s",
                     run.worker,
-                    record.worker.paused_reason,
+                    record.held,
                     extra={"action": "worker_paused", "worker": run.worker},
                 )
+
+    async def count_lost(self, record: TaskRecord, now: float) -> None:
+        """Counts the run that was given up at that very moment, if there is one, among those that ended."""
+        run = record.runs[-1].run if record.runs else None
+        if run is not None and run.outcome is not None and run.ended_at == now:
+            await self._count(run, run.outcome)
 
     def tell(self, record: TaskRecord) -> None:
         """Word of a change of a task's runs: to its readers, to the agent, and to whoever may claim it now."""

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import anyio
@@ -168,18 +168,23 @@ class Sweeper:
         for task_id in await self._store.due(now, limit=AT_ONCE):
             try:
                 record = await update_task(self._store, task_id, due)
+                await self._runs.count_lost(record, now)
                 if record.reserved_for is not None:
                     await self._runs.check_reservation(record, present)
             except NotFound:
                 continue
             self._runs.tell(record)
 
-    async def _mark_silent(self, known: Iterable[WorkerRecord], now: float) -> None:
+    async def _mark_silent(self, known: Sequence[WorkerRecord], now: float) -> None:
+        present = {record.worker.name: record.worker for record in known}
         for record in known:
             worker = record.worker
             heard_at = max(worker.last_seen_at, self._hearing_since)
             if worker.state in LIVE_WORKER_STATES and now - heard_at > self._config.lease_seconds:
                 await self._mark_lost(worker)
+            elif workers.outlived(worker, present):
+                with contextlib.suppress(NotFound):
+                    await self._store.delete_worker(worker.name)
 
     async def _mark_lost(self, worker: Worker) -> None:
         def lost(record: WorkerRecord | None) -> WorkerRecord:

@@ -3,27 +3,45 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
-from taskyard.wire import Beat, Outcome, OutcomeKind, Worker, WorkerReport, WorkerState
+from taskyard.wire import (
+    Beat,
+    Capacity,
+    Outcome,
+    OutcomeKind,
+    TaskState,
+    Worker,
+    WorkerCounters,
+    WorkerReport,
+    WorkerState,
+)
 
+from taskyard_server import matching
 from taskyard_server.auth import Actor
+from taskyard_server.claims import Claims
 from taskyard_server.errors import Conflict, Invalid
+from taskyard_server.matching import Offer
 from taskyard_server.names import checked_name, normalised
-from taskyard_server.store.base import LIVE_WORKER_STATES, Store, WorkerRecord
+from taskyard_server.store.base import LIVE_WORKER_STATES, Front, QueueRecord, Store, WorkerRecord
 
 logger = logging.getLogger(__name__)
 
 FAILURES_UNTIL_PAUSE = 3
 """Infrastructure failures in a row after which a worker takes nothing until somebody resumes it."""
+MAX_REASON = 500
+SERVING_STATES = (WorkerState.STARTING, WorkerState.IDLE, WorkerState.BUSY)
+"""Workers in these states take tasks, now or when their run has ended."""
 
 
 class Workers:
-    """Lists, resumes and forgets workers; `runs` and `sweeper` write what they hear."""
+    """Lists, pauses, resumes, drains and forgets workers; `runs` and `sweeper` write what they hear."""
 
-    def __init__(self, store: Store, clock: Callable[[], float]) -> None:
+    def __init__(self, store: Store, claims: Claims, clock: Callable[[], float]) -> None:
         self._store = store
+        self._claims = claims
         self._clock = clock
 
     async def list(self) -> list[Worker]:
@@ -31,8 +49,24 @@ class Workers:
         return [record.worker for record in await self._store.workers()]
 
     async def get(self, name: str) -> Worker:
-        """Raises NotFound."""
-        return (await self._store.worker(name)).worker
+        """The worker with its counters. Raises NotFound."""
+        record = await self._store.worker(name)
+        return replace(record.worker, counters=await self._counters(record))
+
+    async def _counters(self, record: WorkerRecord) -> WorkerCounters:
+        """What is counted per queue and shape: the cost of deciding does not grow with the entries."""
+        worker = record.worker
+        found = [await self._store.queue_named(name) for name in worker.queues]
+        queues = [queue for queue in found if queue is not None]
+        ids = [queue.id for queue in queues]
+        counts = await self._store.counts()
+        active = await self._store.active()
+        return WorkerCounters(
+            executing=sum(entry.runs[-1].run.worker == worker.name for entry in active),
+            executed=record.executed,
+            waiting=sum(counts.get(queue_id, {}).get(TaskState.WAITING, 0) for queue_id in ids),
+            **load(record, queues, await self._store.fronts(ids), await self._store.shape_counts(ids)),
+        )
 
     async def delete(self, name: str, actor: Actor) -> None:
         """Forgets a worker that is gone. Raises NotFound, Conflict while its agent is alive."""
@@ -44,12 +78,40 @@ class Workers:
             "worker %s was deleted by %s", name, actor.name, extra={"action": "worker_deleted", "worker": name}
         )
 
+    async def drain(self, name: str, actor: Actor) -> Worker:
+        """Lets its agent end after what it runs, until it is started again. Raises NotFound, Conflict."""
+        return await self._told(name, drained, actor, "drained")
+
+    async def pause(self, name: str, reason: str, actor: Actor) -> Worker:
+        """Lets the worker take nothing until it is resumed; what it runs goes on. Raises NotFound, Conflict,
+        Invalid for a reason that is none."""
+        reason = checked_name(reason, "the reason", longest=MAX_REASON)
+        words = f"paused by {actor.name}{f': {reason}' if reason else ''}"
+        return await self._told(name, partial(paused, reason=words), actor, "paused")
+
     async def resume(self, name: str, actor: Actor) -> Worker:
-        """Lets a paused worker claim again; its agent learns it with its next beat. Raises NotFound."""
+        """Lets a paused worker claim again. Raises NotFound, Conflict where its agent alone can."""
+        return await self._told(name, resumed, actor, "resumed")
+
+    async def _told(
+        self, name: str, change: Callable[[WorkerRecord], WorkerRecord], actor: Actor, word: str
+    ) -> Worker:
+        """Keeps the change, and calls the agent to hear of it."""
+
+        def changed(known: WorkerRecord | None) -> WorkerRecord:
+            if known is None:
+                raise Conflict("the worker was deleted: start its agent")
+            if known.worker.parent is not None:
+                raise Conflict(
+                    f"{name!r} is the place of one task: stop that task, or name {known.worker.parent!r}"
+                )
+            return change(known)
+
         await self._store.worker(name)
-        record = await self._store.save_worker(name, resumed)
+        record = await self._store.save_worker(name, changed)
+        self._claims.summon(name)
         logger.info(
-            "worker %s was resumed by %s", name, actor.name, extra={"action": "worker_resumed", "worker": name}
+            "worker %s was %s by %s", name, word, actor.name, extra={"action": f"worker_{word}", "worker": name}
         )
         return record.worker
 
@@ -73,12 +135,15 @@ def reported(
     base = before or Worker(
         name=report.name, agent=beat.agent, host=beat.host, state=report.state, registered_at=now
     )
-    paused = bool(base.paused_reason) and report.state is WorkerState.IDLE
+    held = known.held if known is not None else ""
+    drain = base.drain_requested and not _begins_anew(base, report)
     worker = replace(
         base,
         agent=beat.agent,
         host=beat.host,
-        state=WorkerState.PAUSED if paused else report.state,
+        state=state_of(report, held=held, drain=drain),
+        drain_requested=drain,
+        paused_reason=held or report.paused_reason,
         queues=tuple(normalised(queue) for queue in report.queues),
         gpus=report.gpus,
         version=beat.version,
@@ -91,21 +156,83 @@ def reported(
         queue_gpus=report.queue_gpus,
         parent=report.parent,
     )
-    return WorkerRecord(worker=worker, token=token)
+    return WorkerRecord(worker=worker, token=token, held=held, executed=known.executed if known is not None else 0)
+
+
+def state_of(report: WorkerReport, *, held: str, drain: bool) -> WorkerState:
+    """What the worker does, in one word: its agent's last word is true at once, and a drain comes before a pause.
+
+    A pause shows while a run goes on, too.
+    """
+    if report.state in (WorkerState.STOPPED, WorkerState.DRAINING):
+        return report.state
+    if drain:
+        return WorkerState.DRAINING
+    return WorkerState.PAUSED if held or report.paused_reason else report.state
+
+
+def _at_work(runs: Sequence[str]) -> WorkerState:
+    return WorkerState.BUSY if runs else WorkerState.IDLE
+
+
+def _begins_anew(before: Worker, report: WorkerReport) -> bool:
+    """Whether another process reports than the one that was told to end."""
+    return report.state is WorkerState.STARTING or (
+        before.state is WorkerState.STOPPED and report.state is not WorkerState.STOPPED
+    )
+
+
+def may_take(record: WorkerRecord) -> bool:
+    """Whether a claim of it is served; its agent's own pauses are its agent's to keep."""
+    return not record.held and not record.worker.drain_requested
+
+
+def load(
+    record: WorkerRecord,
+    queues: Sequence[QueueRecord],
+    fronts: Iterable[Front],
+    counts: Mapping[tuple[str, str], int],
+) -> dict[str, int]:
+    """`ready` and `constrained`: what the worker could take now, and what it could with nothing else to do.
+
+    A paused queue hands nothing out, so it has no fronts and its entries count for nothing.
+    """
+    offer = _offer(record, queues)
+    number = {"ready": 0, "constrained": 0}
+    for front in fronts:
+        if matching.fits(front.candidate, offer, front.queue):
+            number["ready"] += counts.get((front.queue, front.shape), 0)
+        elif matching.fits_whole(front.candidate, offer, front.queue):
+            number["constrained"] += counts.get((front.queue, front.shape), 0)
+    return number
+
+
+def _offer(record: WorkerRecord, queues: Iterable[QueueRecord]) -> Offer:
+    worker = record.worker
+    serving = worker.state in SERVING_STATES
+    return Offer(
+        worker=worker.name,
+        free=worker.free if serving else Capacity(slots=0),
+        total=worker.total,
+        labels=worker.labels,
+        given_gpus=matching.given_gpus(queues, worker.queue_gpus),
+        runs=worker.runs,
+    )
 
 
 def counted(record: WorkerRecord, outcome: Outcome) -> WorkerRecord:
     """The record after a run ended there; the third infrastructure failure in a row pauses the worker."""
+    record = replace(record, executed=record.executed + 1)
     worker = record.worker
     if outcome.kind is OutcomeKind.COMPLETED:
         return replace(record, worker=replace(worker, completed=worker.completed + 1, infrastructure_failures=0))
     if outcome.kind is not OutcomeKind.FAILED:
         return record
     failures = worker.infrastructure_failures + 1 if outcome.infrastructure else 0
-    worker = replace(worker, failed=worker.failed + 1, infrastructure_failures=failures)
-    if failures >= FAILURES_UNTIL_PAUSE and not worker.paused_reason:
-        worker = replace(worker, paused_reason=_pause_reason(failures, outcome), state=WorkerState.PAUSED)
-    return replace(record, worker=worker)
+    record = replace(record, worker=replace(worker, failed=worker.failed + 1, infrastructure_failures=failures))
+    if failures >= FAILURES_UNTIL_PAUSE and not record.held:
+        return paused(record, reason=_pause_reason(failures, outcome))
+    return record
 
 
 def _pause_reason(failures: int, outcome: Outcome) -> str:
@@ -113,12 +240,42 @@ def _pause_reason(failures: int, outcome: Outcome) -> str:
     return f"{failures} failures of this machine in a row, the last one {last}; mend it, then resume the worker"
 
 
-def resumed(record: WorkerRecord | None) -> WorkerRecord:
-    """The record without its pause."""
-    if record is None:
-        raise Conflict("the worker was deleted: start its agent")
-    state = WorkerState.IDLE if record.worker.state is WorkerState.PAUSED else record.worker.state
-    return replace(record, worker=replace(record.worker, state=state, paused_reason="", infrastructure_failures=0))
+def paused(record: WorkerRecord, *, reason: str) -> WorkerRecord:
+    """The record with a pause that lasts until somebody resumes it, over ends and starts of its agent."""
+    worker = replace(record.worker, paused_reason=reason)
+    if worker.state in SERVING_STATES:
+        worker = replace(worker, state=WorkerState.PAUSED)
+    return replace(record, worker=worker, held=reason)
+
+
+def resumed(record: WorkerRecord) -> WorkerRecord:
+    """The record without the pause of an operator or of the server. Raises Conflict where neither paused it."""
+    worker = record.worker
+    if not record.held and worker.drain_requested:
+        raise Conflict(f"worker {worker.name!r} was told to end: start its agent again, then it takes tasks")
+    if not record.held and worker.paused_reason:
+        raise Conflict(
+            f"its agent paused worker {worker.name!r} itself and goes on when that is over: {worker.paused_reason}"
+        )
+    state = _at_work(worker.runs) if worker.state is WorkerState.PAUSED else worker.state
+    worker = replace(worker, state=state, paused_reason="", infrastructure_failures=0)
+    return replace(record, worker=worker, held="")
+
+
+def drained(record: WorkerRecord) -> WorkerRecord:
+    """The record of a worker whose agent is to end. Raises Conflict when it has ended."""
+    worker = record.worker
+    if worker.state not in LIVE_WORKER_STATES:
+        raise Conflict(f"worker {worker.name!r} is {worker.state} already: there is nothing to drain")
+    return replace(record, worker=replace(worker, state=WorkerState.DRAINING, drain_requested=True))
+
+
+def outlived(place: Worker, present: Mapping[str, Worker]) -> bool:
+    """Whether a place of one run fell silent while the worker that it belongs to is heard of, or gone."""
+    if place.parent is None or place.state in LIVE_WORKER_STATES:
+        return False
+    parent = present.get(place.parent)
+    return parent is None or parent.state is not WorkerState.LOST
 
 
 def lost(record: WorkerRecord | None, *, last_seen_at: float) -> WorkerRecord:

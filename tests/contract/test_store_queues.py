@@ -140,15 +140,30 @@ async def test_no_entry_is_left_in_a_queue_deleted_while_it_fills(store: Store, 
     assert await order(store, queue.id) == [] or not gone
 
 
-async def test_counts_tell_queued_preparing_and_running_apart(store: Store, queue: QueueRecord) -> None:
-    tasks = await fill(store, [queued(queue.id) for _ in range(6)])
-    states = [TaskState.PREPARING, TaskState.RUNNING, TaskState.RUNNING, TaskState.COMPLETED]
+async def test_counts_tell_waiting_queued_preparing_and_running_apart(store: Store, queue: QueueRecord) -> None:
+    tasks = await fill(store, [queued(queue.id) for _ in range(7)])
+    states = [TaskState.PREPARING, TaskState.RUNNING, TaskState.RUNNING, TaskState.COMPLETED, TaskState.WAITING]
     for task, state in zip(tasks, states, strict=False):
         await store.update(task, become(state))
 
     counts = await store.counts()
 
-    assert counts == {queue.id: {TaskState.QUEUED: 2, TaskState.PREPARING: 1, TaskState.RUNNING: 2}}
+    expected = {TaskState.WAITING: 1, TaskState.QUEUED: 2, TaskState.PREPARING: 1, TaskState.RUNNING: 2}
+    assert counts == {queue.id: expected}
+
+
+async def test_entries_are_counted_by_queue_and_shape(store: Store, queue: QueueRecord) -> None:
+    other = replace(queue, id=new_id(), name="other")
+    await store.add_queue(other)
+    tasks = await fill(store, [queued(queue.id, gpus=gpus) for gpus in (0, 1, 1, 2)])
+    await fill(store, [queued(other.id)])
+    await store.update(tasks[3], prepare())
+
+    counts = await store.shape_counts([queue.id])
+
+    assert sorted(counts.values()) == [1, 2]
+    assert {queue_id for queue_id, _ in counts} == {queue.id}
+    assert await store.shape_counts([]) == {}
 
 
 async def test_a_paused_queue_still_takes_entries(store: Store) -> None:

@@ -260,7 +260,7 @@ async def open_services(data: Path, clock: Clock | None = None, **settings: Any)
             claims=claims,
             tasks=Tasks(stores.store, claims, stores.logs, stores.blobs, clock),
             queues=Queues(stores.store, claims, clock),
-            workers=Workers(stores.store, clock),
+            workers=Workers(stores.store, claims, clock),
             runs=runs,
             sweeper=Sweeper(stores.store, claims, runs, clock, config, clock.monotonic),
         )

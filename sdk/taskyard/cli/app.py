@@ -45,7 +45,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "taskyard.cli.story": ("explain", "story", "events"),
     "taskyard.cli.metrics": ("metrics",),
     "taskyard.cli.queues": ("queue",),
-    "taskyard.cli.workers": ("workers",),
+    "taskyard.cli.workers": ("workers", "worker"),
     "taskyard.cli.settings": ("config", "completion"),
     "taskyard.cli.doctor": ("doctor",),
 }

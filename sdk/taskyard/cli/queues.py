@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from taskyard.client import Client
     from taskyard.wire import Entry, Queue, QueueChanges
 
-COLUMNS = ("NAME", "WAITING", "RUNNING", "WORKERS", "STATE", "DESCRIPTION", "ID")
+COLUMNS = ("NAME", "KIND", "WAITING", "RUNNING", "WORKERS", "STATE", "DESCRIPTION", "ID")
 ENTRY_COLUMNS = ("POSITION", "TASK", "NAME", "GPUS", "BY", "QUEUED")
 PAGE = 500
 
@@ -30,6 +30,12 @@ def add_parser(subparsers: Any) -> None:
     create_parser = add_command(verbs, "create", "create a queue", create)
     create_parser.add_argument("name", metavar="NAME")
     create_parser.add_argument("--description", default="", metavar="TEXT", help="what it is for")
+    create_parser.add_argument(
+        "--kind",
+        choices=("tasks", "services"),
+        default="tasks",
+        help="services: controllers and other light tasks, none that takes a GPU; default: tasks",
+    )
     add_queue(add_command(verbs, "show", "show a queue and its tasks in order", show))
     describe_parser = add_command(verbs, "describe", "say what a queue is for", describe)
     add_queue(describe_parser)
@@ -63,10 +69,11 @@ def list_queues(namespace: argparse.Namespace) -> None:
 
 def create(namespace: argparse.Namespace) -> None:
     """Creates a queue."""
-    from taskyard.wire import NewQueue
+    from taskyard.wire import NewQueue, QueueKind
 
+    new = NewQueue(name=namespace.name, description=namespace.description, kind=QueueKind(namespace.kind))
     with open_client(namespace) as client:
-        _print(namespace, [client.create_queue(NewQueue(name=namespace.name, description=namespace.description))])
+        _print(namespace, [client.create_queue(new)])
 
 
 def show(namespace: argparse.Namespace) -> None:
@@ -168,7 +175,8 @@ def _print(namespace: argparse.Namespace, queues: list[Queue], *, many: bool = F
 
 def _row(queue: Queue) -> tuple[object, ...]:
     state = "paused" if queue.paused else "open"
-    return (queue.name, queue.waiting, queue.running, len(queue.workers), state, queue.description, queue.id[:8])
+    counts = (queue.waiting, queue.running, len(queue.workers))
+    return (queue.name, queue.kind, *counts, state, queue.description, queue.id[:8])
 
 
 def _entry_row(entry: Entry) -> tuple[object, ...]:

@@ -1,8 +1,9 @@
-"""`workers [list|show|resume|delete]`."""
+"""`workers [list|show|drain|pause|resume|delete]`; `worker` is the same."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from taskyard.cli import output
@@ -14,20 +15,25 @@ if TYPE_CHECKING:
     from taskyard.wire import Worker
 
 COLUMNS = ("NAME", "STATE", "QUEUES", "GPUS", "RUN", "SEEN", "DONE", "FAILED", "NOTE")
-VERBS = ("list", "show", "resume", "delete")
+VERBS = ("list", "show", "drain", "pause", "resume", "delete")
 
 
 def add_parser(subparsers: Any) -> None:
-    """Adds `workers`; without a verb it lists them."""
-    parser = add_command(subparsers, "workers", "list, show, resume or delete workers", workers)
-    parser.add_argument("verb", nargs="?", choices=VERBS, default="list", help="default: list")
-    parser.add_argument("name", nargs="?", metavar="NAME", help="a worker's name")
+    """Adds `workers`, which is `worker` too; without a verb it lists them."""
+    for name in ("workers", "worker"):
+        text = "list, show, drain, pause, resume or delete workers" if name == "workers" else "the same as workers"
+        parser = add_command(subparsers, name, text, workers)
+        parser.add_argument("verb", nargs="?", choices=VERBS, default="list", help="default: list")
+        parser.add_argument("name", nargs="?", metavar="NAME", help="a worker's name")
+        parser.add_argument("--reason", metavar="TEXT", help="why it is paused, for those who wonder")
 
 
 def workers(namespace: argparse.Namespace) -> None:
     """Carries out the verb."""
     if (namespace.name is None) != (namespace.verb == "list"):
-        raise UsageError("`taskyard workers` lists all; show, resume and delete take one name")
+        raise UsageError("`taskyard workers` lists all; the other verbs take one name")
+    if namespace.reason is not None and namespace.verb != "pause":
+        raise UsageError("--reason belongs to `taskyard workers pause NAME`")
     with open_client(namespace) as client:
         if namespace.verb == "list":
             _list(namespace, client.workers())
@@ -42,11 +48,19 @@ def _list(namespace: argparse.Namespace, found: list[Worker]) -> None:
     if namespace.json:
         output.print_json(found)
     else:
-        output.print_table(COLUMNS, map(_row, found), empty="no workers; start one with: taskyard agent daemon")
+        rows = map(_row, _below_their_parents(found))
+        output.print_table(COLUMNS, rows, empty="no workers; start one with: taskyard agent daemon")
+
+
+def _below_their_parents(found: list[Worker]) -> list[Worker]:
+    """Each worker, then the places of its tasks; a place whose worker is gone stands last."""
+    names = {worker.name for worker in found}
+    roots = [worker for worker in found if worker.parent not in names]
+    return [one for root in roots for one in (root, *(worker for worker in found if worker.parent == root.name))]
 
 
 def _one(namespace: argparse.Namespace, client: Client) -> None:
-    worker = client.resume_worker(namespace.name) if namespace.verb == "resume" else client.worker(namespace.name)
+    worker = _told(namespace, client)
     if namespace.verb == "delete":
         client.delete_worker(namespace.name)
     if namespace.json:
@@ -55,9 +69,20 @@ def _one(namespace: argparse.Namespace, client: Client) -> None:
         output.print_fields(_about(worker))
 
 
+def _told(namespace: argparse.Namespace, client: Client) -> Worker:
+    """The worker, after it was told what the verb says."""
+    if namespace.verb == "drain":
+        return client.drain_worker(namespace.name)
+    if namespace.verb == "pause":
+        return client.pause_worker(namespace.name, namespace.reason or "")
+    if namespace.verb == "resume":
+        return client.resume_worker(namespace.name)
+    return client.worker(namespace.name)
+
+
 def _row(worker: Worker) -> tuple[object, ...]:
     return (
-        worker.name,
+        f"  {worker.name}" if worker.parent else worker.name,
         worker.state,
         " ".join(worker.queues),
         len(worker.gpus) or "",
@@ -65,21 +90,25 @@ def _row(worker: Worker) -> tuple[object, ...]:
         output.ago(worker.last_seen_at),
         worker.completed,
         worker.failed,
-        worker.paused_reason,
+        worker.paused_reason or ("told to end" if worker.drain_requested else ""),
     )
 
 
 def _about(worker: Worker) -> list[tuple[str, object]]:
     gpus = [f"{gpu.index}: {gpu.name} {output.size(gpu.memory_bytes)}" for gpu in worker.gpus]
+    counters = worker.counters
     return [
         ("name", worker.name),
+        ("place of", worker.parent),
         ("state", worker.state),
         ("paused because", worker.paused_reason),
         ("agent", worker.agent),
         ("host", worker.host),
         ("queues", " ".join(worker.queues)),
         *(("gpu", gpu) for gpu in gpus),
+        ("labels", " ".join(f"{name}={value}" for name, value in worker.labels.items())),
         ("runs", " ".join(worker.runs)),
+        *(dataclasses.asdict(counters).items() if counters else ()),
         ("seen", output.ago(worker.last_seen_at)),
         ("since", output.moment(worker.registered_at)),
         ("version", worker.version),

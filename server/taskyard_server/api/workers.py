@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from fastapi import Response
-from taskyard.wire import Series, Worker
+from taskyard.wire import PauseRequest, Series, Worker
 
 from taskyard_server.api.measurements import InTimeRange
-from taskyard_server.api.route import allow, errors, new_router
+from taskyard_server.api.route import KIB, allow, errors, new_router
 from taskyard_server.api.services import InActor, InServices
 from taskyard_server.auth import Right
 
@@ -23,7 +23,7 @@ async def list_workers(services: InServices) -> list[Worker]:
 @router.get("/workers/{name}")
 @allow(Right.READ)
 async def read_worker(name: str, services: InServices) -> Worker:
-    """One worker; its name is percent-encoded in the address."""
+    """One worker with its counters; its name is percent-encoded in the address."""
     return await services.workers.get(name)
 
 
@@ -34,10 +34,24 @@ async def delete_worker(name: str, services: InServices, actor: InActor) -> None
     await services.workers.delete(name, actor)
 
 
+@router.post("/workers/{name}/drain", responses=errors(409))
+@allow(Right.CHANGE_WORKERS)
+async def drain_worker(name: str, services: InServices, actor: InActor) -> Worker:
+    """Lets the worker's agent take nothing more, and end after what it runs."""
+    return await services.workers.drain(name, actor)
+
+
+@router.post("/workers/{name}/pause", responses=errors(409))
+@allow(Right.CHANGE_WORKERS, body_limit=4 * KIB)
+async def pause_worker(name: str, body: PauseRequest, services: InServices, actor: InActor) -> Worker:
+    """Lets the worker take nothing until it is resumed; what it runs goes on."""
+    return await services.workers.pause(name, body.reason, actor)
+
+
 @router.post("/workers/{name}/resume", responses=errors(409))
 @allow(Right.CHANGE_WORKERS)
 async def resume_worker(name: str, services: InServices, actor: InActor) -> Worker:
-    """Lets a worker claim again that was paused for failures of its machine."""
+    """Lets a worker claim again that was paused by a user, or for failures of its machine."""
     return await services.workers.resume(name, actor)
 
 

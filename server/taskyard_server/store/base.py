@@ -110,6 +110,10 @@ class WorkerRecord:
     worker: WireWorker
     token: str
     """Id of the agent's token that registered it."""
+    held: str = ""
+    """Why the server or an operator lets it take nothing; its agent's own reasons come and go with the beats."""
+    executed: int = 0
+    """Runs that ended there, however."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,7 +294,10 @@ class Store(Protocol):
         means last. Raises NotFound, Conflict when it is not queued."""
 
     async def counts(self) -> dict[str, dict[TaskState, int]]:
-        """Queue id → state → number, for the states queued, preparing and running."""
+        """Queue id → state → number, for the states waiting, queued, preparing and running."""
+
+    async def shape_counts(self, queues: Sequence[str]) -> dict[tuple[str, str], int]:
+        """(Queue id, shape) → number of entries, of these queues."""
 
     # --- leases
 

@@ -135,6 +135,9 @@ class SqliteStore:
     async def counts(self) -> dict[str, dict[TaskState, int]]:
         return await self._database.read(queues.counts)
 
+    async def shape_counts(self, queues: Sequence[str]) -> dict[tuple[str, str], int]:
+        return await self._database.read(lambda connection: entries.shape_counts(connection, queues))
+
     # --- leases
 
     async def due(self, now: float, limit: int = 500) -> list[str]:

@@ -1,4 +1,6 @@
-from taskyard_agent.worker import QueueOrder
+from taskyard.wire import WorkerState
+from taskyard_agent.allotment import Means
+from taskyard_agent.worker import SERVER, QueueOrder, Worker
 
 
 def test_strict_priority_never_changes_the_order() -> None:
@@ -23,3 +25,25 @@ def test_round_robin_ignores_a_queue_that_is_not_served() -> None:
     order.served("renamed meanwhile")
 
     assert order.queues == ("a", "b")
+
+
+def test_a_held_worker_offers_nothing_until_its_last_reason_is_lifted() -> None:
+    worker = Worker("here", Means(slots=2), ("default",))
+    worker.known = True
+
+    worker.hold("memory", "memory is 95% full")
+    worker.hold("hours", "outside its hours")
+    worker.hold("memory", None)
+    held = worker.report()
+    worker.hold("hours", None)
+
+    assert (held.state, held.paused_reason, held.free.slots) == (WorkerState.PAUSED, "outside its hours", 0)
+    assert (worker.report().state, worker.report().free.slots) == (WorkerState.IDLE, 2)
+
+
+def test_the_servers_own_pause_is_not_told_back_to_it() -> None:
+    worker = Worker("here", Means(), ("default",))
+
+    worker.hold(SERVER, "three failures in a row")
+
+    assert (worker.report().state, worker.report().paused_reason) == (WorkerState.PAUSED, "")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
+
 import pytest
-from taskyard.wire import WorkerState
+from taskyard.wire import Capacity, Policy, Resources, WorkerCounters, WorkerReport, WorkerState
+from taskyard_server import workers
 from taskyard_server.errors import Conflict, Invalid, NotFound
 
-from tests.support.services import ADA, COMPLETED, DISK_FULL, FAILED, Services
+from tests.support.services import ADA, CANCELLED, COMPLETED, DISK_FULL, FAILED, FakeAgent, Services
 
 
 async def test_a_beat_registers_a_worker(services: Services) -> None:
@@ -58,6 +62,7 @@ async def test_a_resumed_worker_takes_tasks_again(services: Services) -> None:
         await services.enqueue()
         await agent.finish_and_forget(await agent.take(), DISK_FULL)
     await services.enqueue()
+    await agent.beat()
 
     resumed = await services.workers.resume(agent.name, ADA)
 
@@ -82,3 +87,190 @@ async def test_what_is_not_there_is_not_found(services: Services) -> None:
         await services.workers.get("nobody")
     with pytest.raises(NotFound):
         await services.workers.resume("nobody", ADA)
+
+
+# --- Pauses and drains
+
+
+async def test_a_pause_stays_over_beats_and_the_run_goes_on(services: Services) -> None:
+    agent = services.agent()
+    await services.enqueue()
+    run = await agent.take_and_start()
+
+    await services.workers.pause(agent.name, "new disk", ADA)
+    answer = await agent.beat()
+
+    worker = await services.workers.get(agent.name)
+    assert (worker.state, worker.paused_reason) == (WorkerState.PAUSED, "paused by ada: new disk")
+    assert (answer.workers[0].paused, answer.runs) == (True, ())
+    assert (await agent.finish(run, COMPLETED)).outcome == COMPLETED
+
+
+async def test_a_paused_worker_is_given_nothing_until_it_is_resumed(services: Services) -> None:
+    agent = services.agent()
+    await agent.beat()
+    await services.workers.pause(agent.name, "", ADA)
+    await services.enqueue()
+
+    assert (await agent.claim()).beat
+    assert (await agent.claim()).run is None
+    await services.workers.resume(agent.name, ADA)
+    assert (await agent.claim()).beat
+    assert (await agent.claim()).run is not None
+
+
+async def test_a_parked_claim_ends_at_once_when_its_worker_is_told_to_end(services: Services) -> None:
+    agent = services.agent()
+    await agent.beat()
+    parked = await agent.park()
+
+    await services.workers.drain(agent.name, ADA)
+    claim = await asyncio.wait_for(parked, 5)
+
+    assert (claim.run, claim.beat) == (None, True)
+    assert (await agent.beat()).workers[0].drain
+
+
+async def test_a_drained_agent_that_starts_again_is_not_drained(services: Services) -> None:
+    agent = services.agent()
+    await agent.beat()
+    drained = await services.workers.drain(agent.name, ADA)
+    assert (await agent.beat()).workers[0].drain
+    await agent.beat(WorkerState.STOPPED)
+
+    answer = await agent.beat(WorkerState.STARTING)
+
+    assert (drained.state, answer.workers[0].drain) == (WorkerState.DRAINING, False)
+    assert (await services.workers.get(agent.name)).state is WorkerState.STARTING
+
+
+async def test_what_has_ended_cannot_be_drained(services: Services) -> None:
+    agent = services.agent()
+    await agent.beat(WorkerState.STOPPED)
+
+    with pytest.raises(Conflict, match="stopped already"):
+        await services.workers.drain(agent.name, ADA)
+
+
+@pytest.mark.parametrize(
+    ("report", "held", "drain", "shown"),
+    [
+        ("starting", "", False, "starting"),
+        ("idle", "", False, "idle"),
+        ("busy", "", False, "busy"),
+        ("idle", "by ada", False, "paused"),
+        ("busy", "by ada", False, "paused"),
+        ("paused", "", False, "paused"),
+        ("idle", "by ada", True, "draining"),
+        ("busy", "", True, "draining"),
+        ("draining", "by ada", False, "draining"),
+        ("stopped", "by ada", True, "stopped"),
+    ],
+)
+def test_a_worker_s_state_is_one_word(report: str, held: str, drain: bool, shown: str) -> None:
+    said = WorkerReport(name="w", state=WorkerState(report))
+
+    assert workers.state_of(said, held=held, drain=drain) == shown
+
+
+async def test_a_pause_of_the_agent_itself_is_its_own_to_lift(services: Services) -> None:
+    agent = services.agent()
+    full = WorkerReport(name=agent.name, state=WorkerState.PAUSED, paused_reason="memory is 95% full")
+    answer = await agent.beat(workers=(full,))
+
+    with pytest.raises(Conflict, match="memory is 95% full"):
+        await services.workers.resume(agent.name, ADA)
+    shown = (await services.workers.get(agent.name)).paused_reason
+    await agent.beat()
+
+    assert (shown, answer.workers[0].paused) == ("memory is 95% full", False)
+    assert (await services.workers.get(agent.name)).state is WorkerState.IDLE
+
+
+# --- Places of single tasks
+
+
+def place(agent: FakeAgent, task: str) -> WorkerReport:
+    return WorkerReport(
+        name=f"{agent.name}:{task}", state=WorkerState.BUSY, runs=(f"{task}.1",), parent=agent.name
+    )
+
+
+async def test_a_place_goes_away_when_its_agent_says_that_its_run_has_ended(services: Services) -> None:
+    agent = services.agent()
+    own = WorkerReport(name=agent.name, state=WorkerState.IDLE)
+    await agent.beat(workers=(own, place(agent, "a"), place(agent, "b")))
+
+    ended = replace(place(agent, "a"), state=WorkerState.STOPPED, runs=())
+    await agent.beat(workers=(own, ended, place(agent, "b")))
+
+    assert [worker.name for worker in await services.workers.list()] == [agent.name, f"{agent.name}:b"]
+
+
+async def test_places_are_lost_with_their_parent_and_forgotten_when_it_is_back_without_them(
+    services: Services,
+) -> None:
+    agent = services.agent()
+    await agent.beat(workers=(WorkerReport(name=agent.name, state=WorkerState.IDLE), place(agent, "a")))
+
+    await services.tick(70)
+    lost = [worker.state for worker in await services.workers.list()]
+    await agent.beat()
+    await services.tick(1)
+
+    assert lost == [WorkerState.LOST, WorkerState.LOST]
+    assert [worker.name for worker in await services.workers.list()] == [agent.name]
+
+
+async def test_a_place_cannot_be_paused_and_serves_no_queue(services: Services) -> None:
+    agent = services.agent()
+    own = WorkerReport(name=agent.name, state=WorkerState.IDLE, queues=("default",))
+    await agent.beat(workers=(own, replace(place(agent, "a"), queues=("default",))))
+
+    with pytest.raises(Conflict, match="place of one task"):
+        await services.workers.pause(f"{agent.name}:a", "", ADA)
+    (queue,) = await services.queues.list("default")
+
+    assert queue.workers == (agent.name,)
+
+
+# --- Counters
+
+
+async def test_counters_are_exact_after_a_known_load(services: Services) -> None:
+    agent = services.agent(gpus=2)
+    for outcome in (COMPLETED, FAILED, CANCELLED):
+        await services.enqueue()
+        await agent.finish_and_forget(await agent.take_and_start(), outcome)
+    await services.enqueue(policy=Policy(retries=1, retry_delay_seconds=600))
+    await agent.finish_and_forget(await agent.take_and_start(), FAILED)
+    await services.enqueue(resources=Resources(gpus=1))
+    await agent.take_and_start()
+    for gpus in (0, 0, 1, 2, 2, 2, 3):
+        await services.enqueue(resources=Resources(gpus=gpus))
+    total = Capacity(slots=2, gpus=2)
+    report = WorkerReport(
+        name=agent.name,
+        state=WorkerState.BUSY,
+        queues=agent.queues,
+        runs=tuple(agent.held),
+        total=total,
+        free=Capacity(slots=1, gpus=1),
+    )
+    await agent.beat(workers=(report,))
+
+    counters = (await services.workers.get(agent.name)).counters
+
+    assert counters == WorkerCounters(executing=1, executed=4, ready=3, constrained=3, waiting=1)
+
+
+async def test_a_lost_run_counts_as_executed(services: Services) -> None:
+    agent = services.agent()
+    await services.enqueue()
+    await agent.take_and_start()
+
+    await services.tick(400)
+
+    counters = (await services.workers.get(agent.name)).counters
+    assert counters is not None
+    assert (counters.executing, counters.executed) == (0, 1)

@@ -17,7 +17,7 @@ from taskyard_server.store.mongo.tasks import Tasks
 from taskyard_server.store.ranks import key_after, key_between
 
 _QUEUED = TaskState.QUEUED.value
-_COUNTED = [TaskState.QUEUED.value, TaskState.PREPARING.value, TaskState.RUNNING.value]
+_COUNTED = [state.value for state in (TaskState.WAITING, TaskState.QUEUED, TaskState.PREPARING, TaskState.RUNNING)]
 _COUNTS: list[Document] = [
     {"$match": {"state": {"$in": _COUNTED}, "queue": {"$gte": ""}}},
     {"$group": {"_id": {"queue": "$queue", "state": "$state"}, "number": {"$sum": 1}}},
@@ -127,12 +127,19 @@ class Entries:
         return result.matched_count == 1
 
     async def counts(self) -> dict[str, dict[TaskState, int]]:
-        """Queue id → state → number of its tasks, for the states queued, preparing and running."""
+        """Queue id → state → number of its tasks, for the states waiting, queued, preparing and running."""
         cursor = await self._tasks.collection.aggregate(_COUNTS, hint=PLACES)
         found: dict[str, dict[TaskState, int]] = {}
         async for each in cursor:
             found.setdefault(each["_id"]["queue"], {})[TaskState(each["_id"]["state"])] = each["number"]
         return found
+
+    async def shape_counts(self, queues: Sequence[str]) -> dict[tuple[str, str], int]:
+        """(Queue id, shape) → number of entries."""
+        entries = {"state": _QUEUED, "queue": {"$in": list(queues)}}
+        counting = {"$group": {"_id": {"queue": "$queue", "shape": "$shape"}, "number": {"$sum": 1}}}
+        cursor = await self._tasks.collection.aggregate([{"$match": entries}, counting], hint=ENTRIES_BY_SHAPE)
+        return {(each["_id"]["queue"], each["_id"]["shape"]): each["number"] async for each in cursor}
 
     async def _count_before(self, queue_id: str, rank: str) -> int:
         query = {**_entries_of(queue_id), "rank": {"$lt": rank}}

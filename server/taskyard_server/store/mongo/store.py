@@ -160,6 +160,9 @@ class MongoStore:
     async def counts(self) -> dict[str, dict[TaskState, int]]:
         return await self._entries.counts()
 
+    async def shape_counts(self, queues: Sequence[str]) -> dict[tuple[str, str], int]:
+        return await self._entries.shape_counts(queues)
+
     # --- leases
 
     @translating

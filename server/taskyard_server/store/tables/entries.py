@@ -61,6 +61,16 @@ def page(connection: sqlite3.Connection, queue_id: str, *, offset: int, limit: i
     return tasks.select(connection, f"WHERE rowid IN ({chosen}) ORDER BY rank", (queue_id, limit, offset))
 
 
+def shape_counts(connection: sqlite3.Connection, queues: Sequence[str]) -> dict[tuple[str, str], int]:
+    """(Queue id, shape) → number of entries; walks along the index alone."""
+    query = f"SELECT shape, count(*) FROM tasks INDEXED BY entries_by_shape WHERE {_ENTRY} GROUP BY shape"
+    return {
+        (queue_id, shape): number
+        for queue_id in queues
+        for shape, number in connection.execute(query, (queue_id,))
+    }
+
+
 def position(connection: sqlite3.Connection, task_id: str) -> int | None:
     """How many entries stand before a task; None when it is not queued."""
     row = connection.execute(

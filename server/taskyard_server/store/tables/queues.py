@@ -84,13 +84,13 @@ def delete_some(connection: sqlite3.Connection, queue_id: str, force: Change, *,
 
 
 def counts(connection: sqlite3.Connection) -> dict[str, dict[TaskState, int]]:
-    """Queue id → state → number, for the states queued, preparing and running."""
+    """Queue id → state → number, for the states waiting, queued, preparing and running."""
     # The index named is the only one that need not look at each record for its queue.
     rows = connection.execute(
         "SELECT queue, 'queued', count(*) FROM tasks INDEXED BY entries_by_rank WHERE state = 'queued'"
         " GROUP BY queue UNION ALL"
-        " SELECT queue, state, count(*) FROM tasks WHERE state IN ('preparing', 'running') AND queue IS NOT NULL"
-        " GROUP BY queue, state"
+        " SELECT queue, state, count(*) FROM tasks WHERE state IN ('waiting', 'preparing', 'running')"
+        " AND queue IS NOT NULL GROUP BY queue, state"
     )
     found: dict[str, dict[TaskState, int]] = {}
     for queue_id, state, number in rows:
