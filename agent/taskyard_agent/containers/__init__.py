@@ -41,8 +41,8 @@ class Containers:
             if asked is None:
                 return None
             raise refused(
-                "the task asks for a container, and this agent runs none: start it with `agent daemon --docker`, or "
-                "send the task to a queue whose agents do"
+                "the task asks for a container, and this agent runs none: start it with `agent daemon --docker`, "
+                "or send the task to a queue whose agents do"
             )
         if asked is None:
             return Container(image=self.settings.image) if self.settings.image else None

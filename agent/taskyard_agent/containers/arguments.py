@@ -147,36 +147,13 @@ ARGUMENTS = (
     Argument(("--oom-score-adj",), lambda value: {"oom_score_adj": int(value)}),
 )
 BY_NAME = {name: argument for argument in ARGUMENTS for name in argument.names}
-SET_BY_US = frozenset(
-    [
-        "--rm",
-        "--detach",
-        "-d",
-        "--interactive",
-        "-i",
-        "--tty",
-        "-t",
-        "-it",
-        "-ti",
-        "--name",
-        "--restart",
-        "--entrypoint",
-        "--gpus",
-        "--log-driver",
-        "--log-opt",
-        "--cidfile",
-        "--pull",
-        "--attach",
-        "-a",
-        "--sig-proxy",
-        "--stop-timeout",
-        "--mount",
-        "--publish",
-        "-p",
-        "--env-file",
-        "--label-file",
-    ]
-)
+# fmt: off
+SET_BY_US = frozenset((
+    "--rm", "--detach", "-d", "--interactive", "-i", "--tty", "-t", "-it", "-ti", "--name", "--restart",
+    "--entrypoint", "--gpus", "--log-driver", "--log-opt", "--cidfile", "--pull", "--attach", "-a", "--sig-proxy",
+    "--stop-timeout", "--mount", "--publish", "-p", "--env-file", "--label-file",
+))
+# fmt: on
 
 
 def known_names() -> tuple[str, ...]:
@@ -246,7 +223,7 @@ def _parsed(args: Sequence[str]) -> Iterator[tuple[Argument, str, str]]:
 
 
 def _split(word: str) -> tuple[str, bool, str]:
-    """`--name=value`, `--name`, `-nvalue`, `-n=value` and `-n` as name, whether there is a value, and the value."""
+    """`--name=value`, `--name`, `-nvalue`, `-n=value`, `-n` as name, whether there is a value, and the value."""
     if word.startswith("--"):
         name, given, value = word.partition("=")
         return name, bool(given), value
@@ -259,7 +236,7 @@ def _known(name: str) -> Argument:
     if name in SET_BY_US:
         raise ValueError(f"{name} is Taskyard's own to set; leave it out")
     if not name.startswith("-"):
-        raise ValueError(f"{name!r} is no argument; those with a value are written --name=value or --name value")
+        raise ValueError(f"{name!r} is no argument; write --name=value or --name value")
     if name not in BY_NAME:
         raise ValueError(f"{name} is not an argument that Taskyard knows; see `docs/howto/containers.md`")
     return BY_NAME[name]

@@ -84,7 +84,7 @@ def _read(name: str, record: Mapping[str, Any]) -> Image:
 def _pull(engine: Engine, name: str, platform: str | None, log: Log, cancelled: threading.Event) -> None:
     tag = None if "@" in name or ":" in name.rpartition("/")[2] else "latest"
     try:
-        with translated(f"image {name} cannot be fetched"):
+        with translated("the engine"):
             progress = Progress(log)
             for event in engine.client.api.pull(name, tag=tag, platform=platform, stream=True, decode=True):
                 if cancelled.is_set():

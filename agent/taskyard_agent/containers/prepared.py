@@ -34,7 +34,10 @@ PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*(:[a-z0-9]+)?(=[\w.+:~-]+|/[\w.-]+)?"
 STOP_SECONDS = 1.0
 TAIL_LINES = 20
 INSTALL = """\
-command -v apt-get >/dev/null || { echo 'the image has no apt-get: give a set-up script that installs these' >&2; exit 127; }
+if ! command -v apt-get >/dev/null; then
+    echo 'the image has no apt-get: install them in a set-up script' >&2
+    exit 127
+fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq || exit
 apt-get install -y -qq --no-install-recommends {packages} || exit

@@ -19,7 +19,7 @@ from taskyard_agent.containers.images import Image
 from taskyard_agent.containers.settings import PIDS
 
 STOP_SECONDS = 1.0
-HOME = "/tmp"
+HOME = "/tmp"  # noqa: S108 - the container's own
 """Of users that the image does not know."""
 
 

@@ -14,7 +14,13 @@ from taskyard_agent.environments import conda, inherit, pip, poetry, uv
 from taskyard_agent.environments.base import Manager, Recipe
 from taskyard_agent.environments.building import build_environment
 from taskyard_agent.environments.cache import Built, Held, cache_of, limits_of
-from taskyard_agent.environments.image_python import find_in_image, uv_for, with_lent, without_python
+from taskyard_agent.environments.image_python import (
+    find_in_image,
+    local_folders,
+    uv_for,
+    with_lent,
+    without_python,
+)
 from taskyard_agent.environments.installer import Installer, visible_variables
 from taskyard_agent.environments.interpreters import Interpreter, find_interpreter
 from taskyard_agent.environments.overlay import Base, make_overlay
@@ -101,7 +107,8 @@ def _hold(manager: Manager, recipe: Recipe, settings: EnvironmentSettings, insta
 
     def build(folder: Path, lock: int) -> Built:
         cache.prune(limits_of(settings))
-        return build_environment(manager, recipe, folder, installer.building(folder, lock))
+        here = dataclasses.replace(installer.building(folder, lock), reads=local_folders(recipe.indexes))
+        return build_environment(manager, recipe, folder, here)
 
     held = cache.hold(recipe.key, build, log=installer.log, cancelled=installer.cancelled)
     if not held.reused:

@@ -15,6 +15,7 @@ from typing import Any
 
 from taskyard.wire import Phase, Reason
 
+from taskyard_agent.environments.indexes import Indexes
 from taskyard_agent.environments.installer import Installer
 from taskyard_agent.environments.interpreters import PROBE, Interpreter, Lent, interpreter_from
 from taskyard_agent.environments.place import Place
@@ -55,14 +56,14 @@ def find_in_image(
 def without_python(place: Place) -> RunFailed:
     """The failure of a task that needs Python in an image without."""
     return failed(
-        f"the image {place.name} has no Python on its PATH; take one that has, like python:3.12, or install it with "
-        "the task's apt packages or set-up script",
+        f"the image {place.name} has no Python on its PATH; take one that has, like python:3.12, or install it "
+        "with the task's apt packages or set-up script",
         reason=Reason.IMAGE,
     )
 
 
 def uv_for(interpreter: Interpreter, settings: EnvironmentSettings, installer: Installer) -> str:
-    """Returns a uv that runs in the interpreter's image: this machine's own, else one of its kind, fetched once."""
+    """Returns a uv that runs in the interpreter's image: this machine's own, else its kind, fetched once."""
     machine = interpreter.platform.rpartition("-")[2]
     if interpreter.platform == sysconfig.get_platform() and not interpreter.musl:
         return installer.uv
@@ -107,6 +108,17 @@ def with_lent(packages: tuple[str, ...], interpreter: Interpreter) -> tuple[str,
     return tuple(found[name] for name in sorted(found))
 
 
+def local_folders(indexes: Indexes) -> tuple[Path, ...]:
+    """Returns the folders of this machine that serve as package indexes."""
+    addresses = [*indexes.extra, *indexes.find_links, *([indexes.default] if indexes.default else [])]
+    paths = (Path(address.removeprefix("file://")) for address in addresses if _is_local(address))
+    return tuple(path for path in paths if path.is_dir())
+
+
+def _is_local(address: str) -> bool:
+    return address.startswith(("/", "file:///"))
+
+
 def _names(wanted: str | None) -> tuple[str, ...]:
     if wanted and wanted.startswith("/"):
         return (wanted,)
@@ -123,7 +135,7 @@ def _ask(place: Place, names: tuple[str, ...], installer: Installer) -> dict[str
         try:
             output = installer.run(command, cwd=Path("/"), variables=probe, quiet=True)
         except RunFailed as failure:
-            if failure.phase is not Phase.ENVIRONMENT or failure.infrastructure:  # the engine's words, not the image's
+            if failure.phase is not Phase.ENVIRONMENT or failure.infrastructure:  # not the image's fault
                 raise
             if not place.shell and any(words in str(failure) for words in _NOT_THERE):
                 continue

@@ -72,8 +72,10 @@ class Installer:
     """The uv that runs where the programs do."""
     place: Place | None = None
     """Where the programs run; None: on this machine."""
+    reads: tuple[Path, ...] = ()
+    """Folders of this machine that they read."""
     writes: tuple[Path, ...] = ()
-    """Folders that they write, besides the downloads."""
+    """Those that they write, besides the downloads."""
 
     def building(self, folder: Path, lock: int) -> Installer:
         """Returns this installer for a build in `folder`, with one more descriptor for its programs to inherit."""
@@ -113,7 +115,7 @@ class Installer:
             yield self._here(argv, cwd, variables)
             return
         self.downloads.mkdir(parents=True, exist_ok=True)
-        reads = (Path(self.uv),)
+        reads = (Path(self.uv), *self.reads)
         writes = (self.downloads, *self.writes)
         with self.place.program(argv, cwd=cwd, variables=variables, reads=reads, writes=writes) as command:
             yield replace(self._here(command, Path("/"), {}), term_seconds=_IN_PLACE_SECONDS)

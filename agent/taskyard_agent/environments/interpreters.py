@@ -27,6 +27,8 @@ try:
 except ImportError:
     metadata = None
 paths = [p for p in sys.path if os.path.basename(p) in ("site-packages", "dist-packages")]
+# Debian's own Python installs elsewhere than into the environments that are made of it.
+scheme = "venv" if "venv" in sysconfig.get_scheme_names() else "posix_prefix"
 def packages():
     for found in metadata.distributions(path=paths) if metadata and sys.argv[-1] == "lends" else ():
         if found.metadata["Name"]:
@@ -42,7 +44,7 @@ print(json.dumps({
     "platform": sysconfig.get_platform(),
     "prefix": sys.prefix,
     "site_paths": paths,
-    "library": sysconfig.get_path("purelib", vars={"base": "", "platbase": ""}).lstrip("/"),
+    "library": sysconfig.get_path("purelib", scheme, vars={"base": "", "platbase": ""}).lstrip("/"),
 }))
 """
 
