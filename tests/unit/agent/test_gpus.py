@@ -64,6 +64,8 @@ def test_a_machine_without_a_driver_has_no_gpus(tmp_path):
         ("0,1", [0, 1]),
         ("3", [3]),
         ("2 0", [2, 0]),
+        ("0-2", [0, 1, 2]),
+        ("3,0-1", [3, 0, 1]),
         ("all", [0, 1, 2, 3]),
         (nvml.uuid(1), [1]),
         ("gpu-000000a2", [2]),
@@ -73,10 +75,19 @@ def test_gpus_are_chosen_by_index_or_uuid(selection, indices):
     assert [gpu.index for gpu in gpus.parse_selection(selection, FOUR)] == indices
 
 
-@pytest.mark.parametrize("selection", ["4", "-1", "0,0", "", ",", "GPU-ffff", "GPU-", "zero", "0;1"])
+@pytest.mark.parametrize(
+    "selection", ["4", "-1", "0,0", "", ",", "GPU-ffff", "GPU-", "zero", "0;1", "2-1", "2-4", "0-1,1"]
+)
 def test_a_selection_that_cannot_be_followed_is_refused(selection):
     with pytest.raises(SettingsError):
         gpus.parse_selection(selection, FOUR)
+
+
+def test_a_gpu_that_is_gone_keeps_its_uuid():
+    first, gone = gpus.described([nvml.uuid(0), "GPU-gone"], FOUR)
+
+    assert first == FOUR[0]
+    assert gone == Gpu(index=-1, uuid="GPU-gone")
 
 
 def test_a_machine_without_gpus_says_so():

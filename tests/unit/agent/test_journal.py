@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from taskyard.wire import Claim, Outcome, OutcomeKind, Phase, PhaseTime, Reason, Run, Task, TaskSpec, TaskState
+from taskyard_agent.allotment import Share
 from taskyard_agent.errors import SettingsError
 from taskyard_agent.journal import Journal, RunProgress, folder_name
 
@@ -133,3 +134,15 @@ def test_every_name_gets_a_safe_folder_of_its_own(one, other):
     assert not folder_name(one).startswith((".", "-"))
     assert len(folder_name(one).encode()) < 200
     assert one == other or folder_name(one) != folder_name(other)
+
+
+def test_what_a_run_occupies_survives_a_crash_and_may_change(journal):
+    share = Share(slots=2, gpus=("GPU-1", "GPU-2"), memory_bytes=7, memory_limit_bytes=7, custom={"LICENSE": 0.5})
+    saved = journal.save_run(claim(), journal.draw_claim(), share)
+    (read,) = journal.runs()
+
+    changed = journal.save_share(saved, Share(gpus=("GPU-0",)))
+
+    assert read == saved
+    assert read.share == share
+    assert journal.runs() == [changed]

@@ -38,7 +38,7 @@ def test_a_held_worker_offers_nothing_until_its_last_reason_is_lifted() -> None:
     worker.hold("hours", None)
 
     assert (held.state, held.paused_reason, held.free.slots) == (WorkerState.PAUSED, "outside its hours", 0)
-    assert (worker.report().state, worker.report().free.slots) == (WorkerState.IDLE, 2)
+    assert (worker.paused, worker.report().free.slots) == (False, 2)
 
 
 def test_the_servers_own_pause_is_not_told_back_to_it() -> None:

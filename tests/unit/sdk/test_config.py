@@ -40,6 +40,9 @@ def written(path: Path, text: str) -> Path:
     return path
 
 
+LOUD = Setting(name="loud", kind=int, alone="11", metavar="N", help="how loud")
+
+
 @pytest.mark.parametrize(
     ("given", "port", "origin"),
     [
@@ -103,6 +106,11 @@ def test_a_bad_choice_names_the_good_ones() -> None:
 
     with pytest.raises(UsageError, match="TASKYARD_LEVEL: 'mid' is not one of low, high"):
         resolve((level,), environ={"TASKYARD_LEVEL": "mid"})
+
+
+@pytest.mark.parametrize(("given", "value"), [((), None), (("--loud",), 11), (("--loud", "3"), 3)])
+def test_a_flag_may_stand_alone_where_it_means_something(given: tuple[str, ...], value: int | None) -> None:
+    assert resolve([LOUD], parsed(*given, settings=(LOUD,)), environ={})["loud"] == value
 
 
 def test_all_missing_settings_are_named_at_once() -> None:

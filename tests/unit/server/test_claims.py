@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-from taskyard.wire import Claim, QueueChanges, Resources, StopRequest, WorkerState
+from taskyard.wire import Capacity, Claim, QueueChanges, Resources, StopRequest, WorkerReport, WorkerState
 from taskyard_server import lifecycle
 from taskyard_server.errors import Unavailable
 from taskyard_server.matching import Offer
@@ -187,6 +187,31 @@ async def test_a_worker_that_takes_nothing_more_has_its_parked_claim_answered_at
     assert (await soon(waiting)).run is None
     assert not other.done()
     await end(services, other)
+
+
+async def test_a_claim_that_offers_what_its_worker_has_not_is_answered_so_that_it_is_sent_anew(
+    services: Services,
+) -> None:
+    agent = services.agent(gpus=2)
+    waiting = await agent.park()
+    await agent.beat()
+    assert not waiting.done()
+
+    report = WorkerReport(name=agent.name, state=WorkerState.BUSY, free=Capacity(gpus=1), total=Capacity(gpus=2))
+    await agent.beat(workers=(report,))
+
+    assert (await soon(waiting)).run is None
+
+
+async def test_the_place_of_a_service_goes_with_its_run(services: Services) -> None:
+    agent = services.agent()
+    place = WorkerReport(name=f"{agent.name}:task", state=WorkerState.BUSY, parent=agent.name)
+    await agent.beat(workers=(place,))
+    assert [worker.parent for worker in await services.workers.list()] == [agent.name]
+
+    await agent.beat(workers=(replace(place, state=WorkerState.STOPPED),))
+
+    assert await services.workers.list() == []
 
 
 async def test_a_directive_between_two_claims_is_told_by_the_next_and_by_no_later_one(services: Services) -> None:
