@@ -85,11 +85,10 @@ def _measured(samples: Sequence[Sample]) -> Iterator[Metric]:
     families: dict[str, GaugeMetricFamily] = {}
     for sample in samples:
         name, _, gpu = sample.name.partition(":")
-        family = families.setdefault(
-            name,
-            GaugeMetricFamily(f"taskyard_{name}", f"Measured {name.replace('_', ' ')}", labels=["subject", "gpu"]),
-        )
-        family.add_metric([sample.subject, gpu], sample.value)
+        labels = ["subject", "gpu"] if gpu else ["subject"]
+        text = f"Measured: {name.replace('_', ' ')}"
+        family = families.setdefault(name, GaugeMetricFamily(f"taskyard_{name}", text, labels=labels))
+        family.add_metric([sample.subject, gpu][: len(labels)], sample.value)
     yield from families.values()
 
 

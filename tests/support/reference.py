@@ -27,6 +27,8 @@ HEAD = """# The agent's commands and settings
 | command | what it does |
 |---|---|
 | `agent daemon` | claims and runs tasks until told to end |
+| `agent daemon --status [NAME] [--json]` | the agents that run here; exit code 1 when none does |
+| `agent daemon --stop [NAME]`, `--stop --all` | drains them, waits for their end; exit code 1 when there is none |
 | `agent execute --id TASK` | runs one task here and now, with its log and its exit code |
 | `agent join URL` | lets this machine in, with a code of `taskyard invite agent` or a token |
 | `agent doctor [--repo URL]` | checks the machine; each failure names the command that mends it |
