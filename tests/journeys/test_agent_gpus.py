@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from taskyard.wire import Policy, Resources, Task, TaskState
+from taskyard.wire import Policy, Reason, Resources, Task, TaskState
 
 from tests.support import nvml
 from tests.support.agents import AgentProcess, wait_until
@@ -278,3 +278,78 @@ def test_a_new_daemon_leaves_each_run_its_gpus(yard: Yard, driver: dict[str, str
 
     shown = {yard.text(task).split()[0] for task in (*tasks, after)}
     assert shown == {nvml.uuid(index) for index in FOUR[:3]}
+
+
+# --- What a new daemon finds
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """A file that a run waits for before its checkout, where the agent has `hooks` beside it."""
+    hook = tmp_path / "hooks" / "before-checkout"
+    hook.parent.mkdir(mode=0o755)
+    hook.write_text(f"#!/bin/sh\nwhile [ ! -e '{tmp_path}/gate' ]; do sleep 0.05; done\n")
+    hook.chmod(0o755)
+    return tmp_path / "gate"
+
+
+def test_runs_whose_gpus_are_not_the_agents_any_more_end_properly(yard: Yard, driver: dict[str, str]) -> None:
+    source = "import time; print('ready'); time.sleep(600)"
+    tasks = [yard.python(source, gpus=1, policy=Policy(grace_seconds=0.3)) for _ in range(2)]
+
+    with agent_on(f"{ONE},{TWO}", yard, driver) as agent:
+        for task in tasks:
+            yard.wait_for_output(task, "ready")
+        agent.restart("--gpus", str(ONE))
+        wait_until(lambda: agent.log.count("took run") == 2)
+        for task in tasks:
+            yard.client.stop_task(task.id)
+        ended = yard.wait_for_end(*tasks)
+
+    assert [task.state for task in ended] == [TaskState.CANCELLED] * 2
+
+
+def test_a_run_that_was_not_begun_gets_another_gpu_where_its_own_is_not_the_agents_any_more(
+    yard: Yard, driver: dict[str, str], gate: Path
+) -> None:
+    hooks = ("--hooks", str(gate.parent / "hooks"))
+    task = yard.python(SHOW, gpus=1)
+
+    with agent_on(TWO, yard, driver, *hooks) as agent:
+        wait_until(lambda: yard.task(task).run is not None and agent.runs)
+        agent.restart("--gpus", str(ONE), *hooks)
+        gate.touch()
+        yard.wait_for_end(task)
+
+    assert len(yard.runs(task)) == 1
+    assert yard.text(task).split()[0] == nvml.uuid(ONE)
+
+
+def test_a_run_for_which_there_is_no_room_any_more_is_the_machines_failure(
+    yard: Yard, driver: dict[str, str], gate: Path
+) -> None:
+    hooks = ("--hooks", str(gate.parent / "hooks"))
+    task = yard.python(SHOW, gpus=2)
+
+    with agent_on(f"{ONE},{TWO}", yard, driver, *hooks) as agent:
+        wait_until(lambda: yard.task(task).run is not None and agent.runs)
+        agent.restart("--gpus", str(ONE), *hooks)
+        wait_until(lambda: yard.runs(task)[0].outcome is not None)
+        yard.client.stop_task(task.id)
+
+    outcome = yard.runs(task)[0].outcome
+    assert outcome is not None
+    assert (outcome.infrastructure, outcome.reason) == (True, Reason.INTERNAL)
+    assert "no room for it: 2 GPUs are wanted, 1 are free" in outcome.message
+    gate.touch()
+
+
+def test_a_task_run_here_and_now_gets_the_gpus_that_it_asks_for(
+    yard: Yard, driver: dict[str, str], tmp_path: Path
+) -> None:
+    task = yard.python(SHOW, gpus=1, queue=yard.queue("nobody serves it"))
+    person = Person(tmp_path, **driver).log_in(yard.server)
+
+    done = person.types("agent", "execute", "--gpus", f"{ONE}-{TWO}", "--id", task.id)
+
+    assert done.stdout.endswith(f"{nvml.uuid(ONE)} PCI_BUS_ID\n"), done.stderr
