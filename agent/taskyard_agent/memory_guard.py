@@ -25,6 +25,7 @@ class MemoryGuard:
 
     def __init__(self, limit: int, cgroup: str) -> None:
         self._limit = limit
+        self._cgroup = cgroup
         self.events = cgroups.limit_memory(cgroup, limit)
         """Becomes urgent (POLLPRI) once the kernel has ended something of the run; None: it does not look."""
         self._held = 0
@@ -51,11 +52,15 @@ class MemoryGuard:
     def _look(self) -> None:
         """Looks soon again while the run grows so fast that it could pass the limit."""
         now = time.monotonic()
-        held = held_bytes(processes.descendants(os.getpid()), self._limit)
+        held = held_bytes(self._members(), self._limit)
         growth = (held - self._held) / max(now - self._looked_at, 1e-3)
         soon = (self._limit - held) / growth / 2 if growth > 0 else PAUSES[1]
         self._pause = max(PAUSES[0], min(soon, 2 * self._pause, PAUSES[1]))
         self._held, self._looked_at = held, now
+
+    def _members(self) -> set[int]:
+        """All but the keeper. Without a group everything that runs on the machine has to be gone through."""
+        return (cgroups.members(self._cgroup) or processes.descendants(os.getpid())) - {os.getpid()}
 
 
 def held_bytes(pids: Iterable[int], limit: int) -> int:

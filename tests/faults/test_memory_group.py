@@ -36,11 +36,14 @@ TOLD = "used all of the 100 MB it was given; ask for more with --memory"
 def unit() -> Iterator[Path]:
     """A group like that of a unit, in which the daemon has one of its own."""
     folder = TOP / f"taskyard-test-{os.getpid()}"
+    controllers = TOP / "cgroup.controllers"
+    if not (controllers.exists() and "memory" in controllers.read_text().split()):
+        pytest.skip("this machine has no control groups of version 2 with memory")
     try:
         (TOP / "cgroup.subtree_control").write_text("+memory")
         (folder / "agent").mkdir(parents=True)
     except OSError as error:
-        pytest.skip(f"no control group of version 2 with memory can be made here: {error}")
+        pytest.skip(f"no control group can be made here: {error}")
     yield folder
     for group in (*folder.glob("taskyard-*"), folder / "agent", folder):
         group.rmdir()

@@ -141,6 +141,8 @@ V1, V2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
 def small_group() -> Iterator[Path]:
     """A control group that may hold 600 MB, of whichever version this machine has."""
     version_1 = (V1 / "memory.limit_in_bytes").exists()
+    if not (version_1 or (V2 / "cgroup.controllers").exists()):
+        pytest.skip("this machine has no control groups")
     folder = (V1 if version_1 else V2) / f"taskyard-test-{os.getpid()}"
     try:
         folder.mkdir()
