@@ -30,6 +30,8 @@ from .processes import hide_memory
 from .running import on_this_machine
 
 JOIN_PATIENCE_SECONDS = 2.0
+IN_PLACE = ("--foreground", "--no-detached")
+"""What an agent that starts anew is told last: it is in the background already, where it was to be."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -124,7 +126,8 @@ def _keep_pool(settings: AgentSettings, devices: tuple[Gpu, ...]) -> int:
 def _begin_anew() -> NoReturn:
     """Starts this command line again in this very process, with what was installed meanwhile."""
     logging.shutdown()
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:], "--foreground", "--no-detached"])  # noqa: S606 - no shell is meant
+    flags = [flag for flag in sys.orig_argv[1:] if flag not in IN_PLACE]
+    os.execv(sys.executable, [sys.executable, *flags, *IN_PLACE])  # noqa: S606 - no shell is meant
 
 
 def _add_execute(verbs: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -83,6 +84,27 @@ def test_an_agent_that_restarts_at_the_end_of_its_lifetime_goes_on_as_the_same_p
         assert agent.process is not None
         assert agent.process.poll() is None
         assert agent.stop() == 0
+
+
+def test_a_service_manager_hears_that_the_agent_is_ready_once_the_server_knows_it(
+    yard: Yard, tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
+        ear.bind(str(tmp_path / "notify"))
+        ear.settimeout(30)
+        told = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "600000"}
+        with yard.agent(variables=told):
+            hear(ear, b"READY=1")
+            known = [worker.name for worker in yard.client.workers()]
+            hear(ear, b"WATCHDOG=1")
+
+    assert known == ["tester"]
+
+
+def hear(ear: socket.socket, word: bytes) -> None:
+    """Waits until it is told."""
+    while ear.recv(100) != word:
+        pass
 
 
 def test_an_idle_agent_ends_after_its_timeout_and_a_busy_one_does_not(yard: Yard) -> None:
