@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import dataclasses
 import functools
 import os
 import time
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from taskyard import wire
+from taskyard import asking, wire
 from taskyard.client import Client
 from taskyard.config import connection
 from taskyard.errors import NotFound, UsageError
@@ -51,6 +52,16 @@ class Task:
         tags: Iterable[str] = (),
         queue: str | None = None,
         gpus: int | None = None,
+        gpu_memory: str | int | None = None,
+        memory: str | float | None = None,
+        resources: Mapping[str, float] | None = None,
+        require: Mapping[str, str] | None = None,
+        on_worker: str | None = None,
+        image: str | None = None,
+        docker_args: str | Sequence[str] | None = None,
+        setup_script: str | Path | None = None,
+        apt: Iterable[str] = (),
+        max_idle_gpu: str | float | None = None,
         python: str | None = None,
         packages: Iterable[str] = (),
         requirements: str | Path | None = None,
@@ -66,8 +77,21 @@ class Task:
     ) -> Task:
         """Captures the code in `folder` as it stands and makes a task of it, in `queue` where one is named.
 
+        Sizes and times are written as for `taskyard run`; `setup_script` is a file.
         Give exactly one of `script` (relative to `folder`), `module` and `executable`; `args` follow it.
         """
+        asked = asking.Asked(
+            gpus=gpus,
+            gpu_memory=gpu_memory,
+            memory=memory,
+            resources=resources or {},
+            require=require or {},
+            on_worker=on_worker,
+            image=image,
+            docker_args=docker_args,
+            setup_script=setup_script,
+            apt=tuple(apt),
+        )
         wanted = Wanted(
             command=_command(script, module, executable, args),
             folder=Path(folder),
@@ -75,7 +99,8 @@ class Task:
             project=project,
             description=description,
             tags=tuple(tags),
-            resources=wire.Resources(gpus=gpus),
+            resources=asking.resources(asked, wire.Resources()),
+            container=asking.container(asked, None),
             python=python,
             packages=tuple(packages),
             requirements=Path(requirements) if requirements else None,
@@ -85,7 +110,9 @@ class Task:
             secret_values=dict(secrets or {}),
             include=tuple(include),
             ship_code=ship_code,
-            policy=wire.Policy(timeout_seconds=timeout_seconds, retries=retries),
+            policy=asking.limits(
+                wire.Policy(timeout_seconds=timeout_seconds, retries=retries), max_idle_gpu=max_idle_gpu
+            ),
         )
         client = client or _default_client()
         return cls(submit(client, wanted, queue=queue), client)
@@ -202,6 +229,29 @@ class Task:
         self._record = self._client.change_task(self.id, wire.TaskChanges(parameters=merged))
         return self
 
+    def set(self, **asked: Any) -> Task:
+        """Changes what a draft asks for: the fields of `taskyard.asking.Asked`, and `timeout` and `max_idle_gpu`.
+
+        `task.set(image="python:3.12", memory="8GB", gpus=2)`; what is not named stays.
+        """
+        self._record = self._client.change_task(self.id, self._asked(asked))
+        return self
+
+    def _asked(self, given: Mapping[str, Any]) -> wire.TaskChanges:
+        spec, rest = self._record.spec, dict(given)
+        times = {name: rest.pop(name, None) for name in ("timeout", "max_idle_gpu")}
+        try:
+            asked = asking.Asked(**rest)
+        except TypeError as error:
+            known = ", ".join(field.name for field in dataclasses.fields(asking.Asked))
+            raise UsageError(f"a task can ask for {known}, timeout and max_idle_gpu: {error}") from error
+        container = asking.container(asked, spec.container)
+        return wire.TaskChanges(
+            resources=asking.resources(asked, spec.resources),
+            policy=asking.limits(spec.policy, **times),
+            container=None if container == spec.container else container or wire.Container(),
+        )
+
     def clone(
         self,
         *,
@@ -210,9 +260,11 @@ class Task:
         env: Mapping[str, str] | None = None,
         tags: Iterable[str] | None = None,
         queue: str | None = None,
+        **asked: Any,
     ) -> Task:
-        """Copies it with changes, as a draft or into `queue`."""
-        changes = wire.TaskChanges(
+        """Copies it with changes, as a draft or into `queue`; `asked` is as in `set`."""
+        changes = dataclasses.replace(
+            self._asked(asked),
             name=name,
             tags=None if tags is None else tuple(tags),
             parameters=sections(parameters, known=self._record.spec.parameters) if parameters else None,

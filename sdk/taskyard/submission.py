@@ -16,6 +16,7 @@ from taskyard.errors import UsageError
 from taskyard.wire import (
     Command,
     CommandKind,
+    Container,
     Environment,
     Manager,
     NewTask,
@@ -45,6 +46,7 @@ class Wanted:
     description: str = ""
     tags: tuple[str, ...] = ()
     resources: Resources = field(default_factory=lambda: Resources(gpus=None))
+    container: Container | None = None
     policy: Policy = field(default_factory=Policy)
     python: str | None = None
     packages: tuple[str, ...] = ()
@@ -108,6 +110,7 @@ def prepare(wanted: Wanted, *, memory: Path | None = None) -> Prepared:
             code=snapshot.code,
             command=command,
             environment=environment,
+            container=wanted.container,
             resources=wanted.resources,
             policy=wanted.policy,
             parameters=_parameters(command, wanted.parameters),

@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 API_VERSION = "v1"
 API_PREFIX = f"/api/{API_VERSION}"
 DEFAULT_PORT = 8420
-DEFAULT_QUEUES = ("default", "services")
+SERVICES_QUEUE = "services"
+DEFAULT_QUEUES = ("default", SERVICES_QUEUE)
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 
 T = TypeVar("T")

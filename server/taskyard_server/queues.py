@@ -13,6 +13,7 @@ from functools import partial
 
 from taskyard.wire import (
     DEFAULT_QUEUES,
+    SERVICES_QUEUE,
     EntryPage,
     NewQueue,
     Queue,
@@ -34,7 +35,6 @@ from taskyard_server.workers import SERVING_STATES
 
 logger = logging.getLogger(__name__)
 
-SERVICES_QUEUE = "services"
 RECENT_RUNS = 20
 """How many ended runs of a queue an estimate is made from."""
 WOKEN_AT_ONCE = 500

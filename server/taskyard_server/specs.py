@@ -17,6 +17,7 @@ from taskyard.wire import (
     Code,
     Command,
     CommandKind,
+    Container,
     Environment,
     Policy,
     QueueKind,
@@ -35,6 +36,10 @@ MAX_DIFF = 300 << 10
 MAX_PATCH = 1 << 20
 MAX_TEXT = 1 << 20
 """Characters of arguments, parameters, variables, packages and secrets, each."""
+MAX_IMAGE = 500
+MAX_CONTAINER_ARGS = 200
+MAX_APT = 200
+MAX_SCRIPT = 256 << 10
 MAX_GPUS = 1024
 MAX_BYTES = 1 << 50
 MAX_AMOUNT = 1e9
@@ -49,6 +54,15 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _PYTHON = re.compile(r"3\.[0-9]{1,2}(\.[0-9]{1,3})?", re.ASCII)
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 _BACKEND = re.compile(r"[a-z0-9.]{1,20}", re.ASCII)
+_IMAGE = re.compile(
+    r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]{1,5})?/)?"
+    r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*"
+    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?",
+    re.ASCII,
+)
+"""As Docker writes references: host and port, path, tag, digest."""
+_APT = re.compile(r"[a-z0-9][a-z0-9+.-]{1,99}(?:=[A-Za-z0-9.+~:-]{1,100})?", re.ASCII)
+"""Debian's pattern of names, and a version behind `=`."""
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SCP_LIKE = re.compile(r"(?:[^@/:\s]+@)?(?:\[[^\]/]+\]|[^/:@\[\s]+):(?!//)[^:].*")
@@ -82,6 +96,8 @@ def checked(spec: TaskSpec) -> TaskSpec:
     _check_code(spec.code)
     _check_command(spec.command, spec.code.working_dir)
     _check_environment(spec.environment)
+    if spec.container is not None:
+        _check_container(spec.container)
     _check_resources(spec.resources)
     _check_policy(spec.policy)
     _check_parameters(spec.parameters)
@@ -100,6 +116,8 @@ def checked(spec: TaskSpec) -> TaskSpec:
 def changed(spec: TaskSpec, changes: TaskChanges) -> TaskSpec:
     """The spec with the changes; parameters and variables are merged, value by value."""
     given = {name: getattr(changes, name) for name in _REPLACED if getattr(changes, name) is not None}
+    if changes.container is not None:
+        given["container"] = None if changes.container == Container() else changes.container
     if changes.parameters is not None:
         given["parameters"] = merged_parameters(spec.parameters, changes.parameters)
     if changes.env is not None:
@@ -261,6 +279,30 @@ def _check_environment(environment: Environment) -> None:
     _check_texts(environment.packages, "environment.packages")
 
 
+def _check_container(container: Container) -> None:
+    """What is malformed; which arguments are let through is its agent's operator's word."""
+    if container.image and (len(container.image) > MAX_IMAGE or not _IMAGE.fullmatch(container.image)):
+        raise Invalid(f"container.image {container.image!r} is not an image: write it like python:3.12-slim")
+    if len(container.args) > MAX_CONTAINER_ARGS:
+        raise Invalid(f"container.args: {len(container.args)} are too many, {MAX_CONTAINER_ARGS} are allowed")
+    for argument in container.args:
+        if not argument or _CONTROL.search(argument):
+            raise Invalid(f"container.args: {argument!r} is not an argument: leave out control characters")
+    if container.args and not container.args[0].startswith("-"):
+        raise Invalid(
+            f"container.args: {container.args[0]!r} is not an option of `docker run`, such as --shm-size=8g"
+        )
+    _check_texts(container.args, "container.args")
+    if len(container.apt) > MAX_APT:
+        raise Invalid(f"container.apt: {len(container.apt)} packages are too many, {MAX_APT} are allowed")
+    for package in container.apt:
+        if not _APT.fullmatch(package):
+            raise Invalid(f"container.apt: {package!r} is not the name of a Debian package, such as libgl1")
+    _check_size(container.setup_script, MAX_SCRIPT, "container.setup_script")
+    if "\0" in container.setup_script:
+        raise Invalid("container.setup_script cannot hold a NUL character: give a shell script")
+
+
 # --- Numbers
 
 
@@ -327,6 +369,10 @@ def _check_policy(policy: Policy) -> None:
         raise Invalid(f"policy.retries must be 0 to {MAX_RETRIES}")
     _check_seconds(policy.retry_delay_seconds, "policy.retry_delay_seconds")
     _check_seconds(policy.grace_seconds, "policy.grace_seconds")
+    if policy.max_idle_gpu_seconds is not None:
+        _check_seconds(policy.max_idle_gpu_seconds, "policy.max_idle_gpu_seconds")
+        if policy.max_idle_gpu_seconds == 0:
+            raise Invalid("policy.max_idle_gpu_seconds must be above 0, or left out to let GPUs idle")
     if policy.timeout_seconds is not None:
         _check_seconds(policy.timeout_seconds, "policy.timeout_seconds")
         if policy.timeout_seconds == 0:

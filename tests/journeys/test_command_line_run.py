@@ -110,6 +110,54 @@ def test_the_plan_names_what_goes_where_and_what_stays(
     assert f"taskyard logs -f {task['id'][:8]}" in result.stderr
 
 
+def test_what_a_task_asks_for_is_in_the_plan_and_in_the_task(type_in, checkout: Repository) -> None:
+    checkout.write({"setup.sh": "make all\n"})
+    asks = (
+        "--image",
+        "python:3.12",
+        "--docker-args",
+        "--shm-size 8g",
+        "--setup-script",
+        "setup.sh",
+        "--apt",
+        "git",
+    )
+    needs = ("--memory", "8GB", "--resource", "licence=1", "--require", "arch=a100", "--on-worker", "there")
+    times = ("--max-idle-gpu", "30m", "--timeout", "2h")
+
+    result = type_in("run", *asks, *needs, *times, "--", "python", "train.py")
+    spec = json.loads(type_in("show", "@last", "--json").stdout)["spec"]
+
+    assert "python:3.12; apt git; a setup script; --shm-size 8g" in result.stderr
+    assert "8 GB of memory, 1 licence, arch=a100, on worker there" in result.stderr
+    assert spec["container"]["setup_script"] == "make all\n"
+    assert spec["resources"]["custom"] == {"licence": 1.0}
+    assert (spec["policy"]["max_idle_gpu_seconds"], spec["policy"]["timeout_seconds"]) == (1800.0, 7200.0)
+
+
+def test_a_clone_changes_what_is_asked_for(type_in) -> None:
+    type_in("run", "--image", "python:3.12", "--gpus", "2", "--on-worker", "there", "--", "python", "train.py")
+
+    type_in("clone", "@last", "--image", "none", "--gpu-memory", "10GB", "--on-worker", "")
+    spec = json.loads(type_in("show", "@last", "--json").stdout)["spec"]
+
+    assert spec["container"] is None
+    assert (spec["resources"]["gpus"], spec["resources"]["worker"]) == (None, None)
+    assert spec["resources"]["gpu_memory_bytes"] == 10 * 1024**3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--memory", "much"), ("--docker-args", "shm"), ("--resource", "licence"), ("--require", "arch"),
+     ("--gpus", "1", "--gpu-memory", "1GB"), ("--setup-script", "gone.sh"), ("--max-idle-gpu", "soon")],
+)  # fmt: skip
+def test_what_cannot_be_asked_for_is_refused_before_anything_is_sent(type_in, words: tuple[str, ...]) -> None:
+    result = type_in("run", *words, "--", "python", "train.py")
+
+    assert (result.returncode, result.stdout) == (2, "")
+    assert words[-2] in result.stderr
+
+
 def test_on_a_terminal_the_unusual_is_asked_about_and_no_is_no(
     variables: dict[str, str], checkout: Repository, type_in
 ) -> None:
@@ -339,15 +387,19 @@ def listening(port: int) -> bool:
     return False
 
 
-def test_up_is_server_and_agent_and_ctrl_c_ends_both(variables: dict[str, str], type_in, tmp_path: Path) -> None:
+def test_up_is_server_and_agents_and_ctrl_c_ends_them(variables: dict[str, str], type_in, tmp_path: Path) -> None:
     port = free_port()
     at = ("--server", f"http://127.0.0.1:{port}")
     with up(variables, tmp_path, port) as process:
-        wait_until(lambda: type_in("workers", *at).stdout, what="a worker")
+        wait_until(lambda: len(type_in("workers", *at).stdout.splitlines()) == 2, what="two workers")
 
         result = type_in("run", *at, "--wait", "--", "python", "train.py", "--code", "4")
+        service = type_in("run", *at, "--queue", "services", "--wait", "--", "python", "train.py", "--code", "5")
+        names = [worker["name"] for worker in json.loads(type_in("workers", *at, "--json").stdout)]
 
     assert result.returncode == 4, result.stderr
+    assert service.returncode == 5, service.stderr
+    assert [name.endswith(":services") for name in names].count(True) == 1
     assert process.returncode == 0, (tmp_path / "up.log").read_text()
     assert not listening(port)
 

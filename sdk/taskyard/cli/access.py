@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from taskyard.asking import seconds
 from taskyard.cli import output
-from taskyard.cli.changes import seconds
 from taskyard.cli.session import PATIENCE_SECONDS, add_command, find_queue, open_client
 from taskyard.config import Connection, Credentials, connection, server_address
 from taskyard.errors import TaskyardError, UsageError

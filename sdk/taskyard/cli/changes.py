@@ -9,17 +9,16 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from taskyard.errors import UsageError
 
 if TYPE_CHECKING:
-    from taskyard.wire import Policy, Resources, Task, TaskChanges
+    from taskyard.asking import Asked
+    from taskyard.wire import Policy, Task, TaskChanges
 
 T = TypeVar("T")
 
-_SPAN = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
-_SPAN_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -44,22 +43,73 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="a secret variable; its value comes from your environment or is asked for",
     )
+    _add_asking(parser)
     parser.add_argument("--timeout", metavar="TIME", help="limit of the running time, like 90s, 30m, 12h")
     parser.add_argument("--retries", type=int, metavar="N", help="how often it is tried again when it failed")
 
 
+def _add_asking(parser: argparse.ArgumentParser) -> None:
+    """What is asked of the worker, and what the command runs in."""
+    asking = parser.add_argument_group("worker and container")
+    asking.add_argument("--gpu-memory", metavar="SIZE", help="a part of one GPU that others share, like 10GB")
+    asking.add_argument(
+        "--memory",
+        metavar="SIZE",
+        help="the most it may hold: auto, 8GB, 0.5 of the worker's, or none",
+    )
+    asking.add_argument(
+        "--resource", action="append", default=[], metavar="NAME=N", help="an amount of what a worker declares"
+    )
+    asking.add_argument(
+        "--require", action="append", default=[], metavar="LABEL=VALUE", help="a label that its worker must have"
+    )
+    asking.add_argument("--on-worker", metavar="NAME", help="the only worker that may take it")
+    asking.add_argument("--image", metavar="IMAGE", help="run it in a container of this image; none: in none")
+    asking.add_argument("--docker-args", metavar="'ARGS'", help="arguments as for docker run; workers allow some")
+    asking.add_argument(
+        "--setup-script", metavar="FILE", help="shell script that root runs in the container first"
+    )
+    asking.add_argument(
+        "--apt", nargs="+", action="extend", default=[], metavar="PKG", help="Debian packages for the container"
+    )
+    asking.add_argument(
+        "--max-idle-gpu", metavar="TIME", help="end it when its GPUs do nothing to speak of for so long"
+    )
+
+
+def asked(namespace: argparse.Namespace) -> Asked:
+    """What the flags ask for."""
+    from taskyard.asking import Asked, pairs
+
+    return Asked(
+        gpus=namespace.gpus,
+        gpu_memory=namespace.gpu_memory,
+        memory=namespace.memory,
+        resources=cast("dict[str, float]", pairs(namespace.resource, "--resource")),
+        require=pairs(namespace.require, "--require"),
+        on_worker=namespace.on_worker,
+        image=namespace.image,
+        docker_args=namespace.docker_args,
+        setup_script=namespace.setup_script,
+        apt=tuple(namespace.apt),
+    )
+
+
 def changes(namespace: argparse.Namespace, task: Task) -> TaskChanges:
     """What the flags change in an existing task."""
+    from taskyard import asking
     from taskyard.submission import sections
-    from taskyard.wire import TaskChanges
+    from taskyard.wire import Container, TaskChanges
 
-    spec = task.spec
+    spec, wanted = task.spec, asked(namespace)
+    container = asking.container(wanted, spec.container)
     return TaskChanges(
         name=namespace.name,
         project=namespace.project,
         description=namespace.description,
         tags=tuple(namespace.tag) or None,
-        resources=_if_changed(resources(namespace, spec.resources), spec.resources),
+        container=None if container == spec.container else container or Container(),
+        resources=_if_changed(asking.resources(wanted, spec.resources), spec.resources),
         policy=_if_changed(policy(namespace, spec.policy), spec.policy),
         parameters=sections(assignments(namespace.set, "--set", any_name=True), spec.parameters) or None,
         env=assignments(namespace.env, "--env") or None,
@@ -67,19 +117,11 @@ def changes(namespace: argparse.Namespace, task: Task) -> TaskChanges:
     )
 
 
-def resources(namespace: argparse.Namespace, base: Resources) -> Resources:
-    """`base` with the flags' changes."""
-    if namespace.gpus is None:
-        return base
-    if namespace.gpus < 0:
-        raise UsageError("--gpus: a number of GPUs is 0 or more")
-    return dataclasses.replace(base, gpus=namespace.gpus)
-
-
 def policy(namespace: argparse.Namespace, base: Policy) -> Policy:
     """`base` with the flags' changes."""
-    if namespace.timeout is not None:
-        base = dataclasses.replace(base, timeout_seconds=seconds(namespace.timeout, "--timeout"))
+    from taskyard.asking import limits
+
+    base = limits(base, timeout=namespace.timeout, max_idle_gpu=namespace.max_idle_gpu)
     if namespace.retries is not None:
         if namespace.retries < 0:
             raise UsageError("--retries: a number of retries is 0 or more")
@@ -111,14 +153,6 @@ def secrets(names: Iterable[str]) -> dict[str, str]:
             raise UsageError(f"--secret {name}: set {name} in your environment")
         values[name] = value
     return values
-
-
-def seconds(text: str, flag: str) -> float:
-    """Reads 90, 90s, 30m, 12h, 2d. Raises UsageError."""
-    match = _SPAN.fullmatch(text)
-    if not match or float(match[1]) == 0:
-        raise UsageError(f"{flag} {text}: write a time like 90s, 30m, 12h or 2d")
-    return float(match[1]) * _SPAN_SECONDS[match[2]]
 
 
 def _if_changed(new: T, old: T) -> T | None:

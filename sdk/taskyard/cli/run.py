@@ -20,7 +20,7 @@ from taskyard.errors import TaskyardError, UsageError
 if TYPE_CHECKING:
     from taskyard.client import Client
     from taskyard.submission import Prepared, Wanted
-    from taskyard.wire import Command, Outcome, Queue, Task, TaskSpec, Worker
+    from taskyard.wire import Command, Container, Outcome, Queue, Resources, Task, TaskSpec, Worker
 
 EXIT_TIMEOUT = 124
 EXIT_TASKYARD = 125
@@ -96,12 +96,14 @@ def _submit(client: Client, namespace: argparse.Namespace) -> Task:
 
 
 def _wanted(namespace: argparse.Namespace, settings: Any) -> Wanted:
+    from taskyard import asking
     from taskyard.submission import Wanted, read_command
     from taskyard.wire import Manager, Policy, Resources
 
     if not namespace.rest:
         raise UsageError("say what to run, like: taskyard run -- python train.py --lr 0.01")
     command, python = read_command(namespace.rest)
+    asked = changes.asked(namespace)
     return Wanted(
         command=command,
         folder=Path.cwd(),
@@ -109,7 +111,8 @@ def _wanted(namespace: argparse.Namespace, settings: Any) -> Wanted:
         project=settings["project"],
         description=namespace.description or "",
         tags=tuple(namespace.tag),
-        resources=changes.resources(namespace, Resources(gpus=None)),
+        resources=asking.resources(asked, Resources()),
+        container=asking.container(asked, None),
         policy=changes.policy(namespace, Policy()),
         python=settings["python"] or python,
         packages=tuple(namespace.package),
@@ -128,6 +131,8 @@ def _wanted(namespace: argparse.Namespace, settings: Any) -> Wanted:
 
 def plan(prepared: Prepared, queue: Queue, workers: list[Worker]) -> Iterator[str]:
     """What will be done, line by line."""
+    from taskyard.asking import in_words
+
     spec, summary = prepared.spec, prepared.snapshot.summary
     manager = spec.environment.manager
     yield f"command       {output.command_line(_effective(spec))}{_where(spec.code.working_dir)}"
@@ -144,6 +149,11 @@ def plan(prepared: Prepared, queue: Queue, workers: list[Worker]) -> Iterator[st
     version = prepared.python.version or "the agent's own"
     made = "with what is installed there" if manager == "inherit" else f"built by {manager}"
     yield f"python        {version} ({output.clean(prepared.python.origin)}), {made}"
+    if spec.container is not None:
+        yield f"container     {output.clean(_inside(spec.container))}"
+    asks = in_words(spec.resources)
+    if asks:
+        yield f"asks for      {output.clean(asks)}"
     yield f"queue         {_place(queue)}"
     yield from _fitting(prepared, queue, workers)
 
@@ -157,7 +167,7 @@ def unusual(prepared: Prepared, queue: Queue, workers: list[Worker]) -> list[str
         found.append(f"{count} untracked file{'s' * (count > 1)} ({size}) will be uploaded for the first time")
     if summary.upload_bytes > LARGE_UPLOAD_BYTES:
         found.append(f"{output.size(summary.upload_bytes)} will be uploaded")
-    if not any(_misfit(worker, queue, prepared.spec.resources.gpus) is None for worker in workers):
+    if not any(_misfit(worker, queue, prepared.spec.resources) is None for worker in workers):
         found.append(f"no worker can take it from {queue.name!r} now")
     return found
 
@@ -209,6 +219,14 @@ def _needs(prepared: Prepared) -> str:
     return output.clean(f"{prepared.needs.origin}{f': {shown}' if packages else ''}")
 
 
+def _inside(container: Container) -> str:
+    """The image, and what is added to it."""
+    added = [f"apt {' '.join(container.apt)}"] if container.apt else []
+    added += ["a setup script"] if container.setup_script else []
+    added += [shlex.join(container.args)] if container.args else []
+    return "; ".join([container.image or "the agent's default image", *added])
+
+
 def _place(queue: Queue) -> str:
     wait = queue.estimated_wait_seconds
     guess = f", about {output.duration(wait)} to wait" if wait else ""
@@ -218,12 +236,13 @@ def _place(queue: Queue) -> str:
 
 def _fitting(prepared: Prepared, queue: Queue, workers: list[Worker]) -> Iterator[str]:
     """The workers that can take it, and why the other ones of its queue cannot."""
-    gpus = prepared.spec.resources.gpus
-    fitting = [worker for worker in workers if _misfit(worker, queue, gpus) is None]
+    asks = prepared.spec.resources
+    workers = [worker for worker in workers if worker.parent is None]
+    fitting = [worker for worker in workers if _misfit(worker, queue, asks) is None]
     names = ", ".join(output.clean(worker.name) for worker in fitting)
     yield f"workers       {names or 'none that can take it now'}"
     for worker in workers:
-        reason = _misfit(worker, queue, gpus)
+        reason = _misfit(worker, queue, asks)
         if reason and queue.name in worker.queues:
             yield f"              {output.clean(worker.name)} cannot: {reason}"
     if not any(queue.name in worker.queues for worker in workers):
@@ -231,14 +250,32 @@ def _fitting(prepared: Prepared, queue: Queue, workers: list[Worker]) -> Iterato
         yield f"              start one with: taskyard agent daemon --queue {name}"
 
 
-def _misfit(worker: Worker, queue: Queue, gpus: int | None) -> str | None:
+def _misfit(worker: Worker, queue: Queue, asks: Resources) -> str | None:
     """Why the worker cannot take it; None when it can."""
-    if queue.name not in worker.queues:
+    if queue.name not in worker.queues or worker.parent is not None:
         return f"does not watch {queue.name}"
     if worker.state in ("stopped", "lost", "draining", "paused"):
         return f"{worker.state} {worker.paused_reason}".strip()
-    if gpus is not None and gpus > len(worker.gpus):
+    return _lacking(worker, asks)
+
+
+def _lacking(worker: Worker, asks: Resources) -> str | None:
+    """What it will never have; what is only taken just now, `taskyard explain` says."""
+    total = worker.total
+    if asks.worker not in (None, worker.name):
+        return f"it is for {asks.worker}"
+    for name, value in asks.requires.items():
+        if worker.labels.get(name) != value:
+            return f"has not the label {output.clean(name)}={output.clean(value)}"
+    if asks.gpus is not None and asks.gpus > len(worker.gpus):
         return f"has {len(worker.gpus)} GPUs"
+    if (asks.gpu_memory_bytes or 0) > max(total.gpu_memory_bytes, default=0):
+        return "shares no GPU with so much memory"
+    if total.memory_bytes is not None and (asks.memory_bytes or 0) > total.memory_bytes:
+        return f"has {output.size(total.memory_bytes)} of memory"
+    for name, amount in asks.custom.items():
+        if amount > total.custom.get(name, 0):
+            return f"has {total.custom.get(name, 0):g} of {output.clean(name)}"
     return None
 
 

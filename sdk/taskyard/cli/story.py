@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from taskyard.asking import seconds
 from taskyard.cli import output
-from taskyard.cli.changes import seconds
 from taskyard.cli.session import add_command, add_task, find_task, open_client
 
 if TYPE_CHECKING:

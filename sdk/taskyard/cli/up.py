@@ -1,4 +1,4 @@
-"""`up`: a server and an agent for this machine, as two child processes that start and stop together."""
+"""`up`: a server and agents for this machine, as child processes that start and stop together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 from taskyard.cli import output
 from taskyard.config import CA_FILE, INSECURE, Setting, add_settings, connection, is_loopback, resolve, user_file
 from taskyard.errors import TaskyardError, Unavailable, UsageError
-from taskyard.wire import DEFAULT_PORT, DEFAULT_QUEUES
+from taskyard.wire import DEFAULT_PORT, DEFAULT_QUEUES, SERVICES_QUEUE
 
 HOST = Setting(name="host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
 PORT = Setting(name="port", kind=int, default=DEFAULT_PORT, help="port to listen on")
@@ -35,6 +35,9 @@ CPU_ONLY = Setting(name="cpu_only", kind=bool, default=False, help="use no GPU")
 LOCAL_DIR = Setting(
     name="local_dir", kind=Path, metavar="DIR", help="the agent's folder for code and environments"
 )
+SERVICES = Setting(
+    name="services", kind=bool, default=True, help="also start an agent for light tasks, from the queue `services`"
+)
 SERVER_SETTINGS = (HOST, PORT, DATA, STORE, TLS_CERT, TLS_KEY)
 AGENT_SETTINGS = (QUEUE, GPUS, CPU_ONLY, LOCAL_DIR)
 
@@ -47,17 +50,17 @@ LOOK_SECONDS = 0.2
 
 def add_parser(subparsers: Any) -> None:
     """Adds `up`."""
-    text = "run a server and an agent on this machine"
-    parser = subparsers.add_parser("up", help=text, description=f"{text.capitalize()}; Ctrl-C stops both.")
+    text = "run a server and its agents on this machine"
+    parser = subparsers.add_parser("up", help=text, description=f"{text.capitalize()}; Ctrl-C stops them all.")
     parser.set_defaults(handler=up)
     add_settings(parser.add_argument_group("connection"), (CA_FILE, INSECURE))
     add_settings(parser.add_argument_group("server"), SERVER_SETTINGS)
-    add_settings(parser.add_argument_group("agent"), AGENT_SETTINGS)
+    add_settings(parser.add_argument_group("agent"), (*AGENT_SETTINGS, SERVICES))
 
 
 def up(namespace: argparse.Namespace) -> int:
-    """Runs both until Ctrl-C or until one of them ends."""
-    settings = resolve((*SERVER_SETTINGS, *AGENT_SETTINGS), namespace, user_file=user_file())
+    """Runs them until Ctrl-C or until one of them ends."""
+    settings = resolve((*SERVER_SETTINGS, *AGENT_SETTINGS, SERVICES), namespace, user_file=user_file())
     settings.refuse_together("gpus", "cpu_only")
     _check_installed()
     _check_free(settings["host"], settings["port"])
@@ -72,7 +75,7 @@ def up(namespace: argparse.Namespace) -> int:
         code = children.until(lambda: _healthy(namespace), HEALTH_SECONDS)
         if code is not None:
             return code
-        children.start("agent", "daemon", "--server", namespace.server, *_flags(settings, AGENT_SETTINGS))
+        _start_agents(children, settings, namespace.server)
         _welcome(settings, namespace.server, insecure=insecure)
         return children.watch()
     except KeyboardInterrupt:
@@ -80,6 +83,15 @@ def up(namespace: argparse.Namespace) -> int:
         return 0
     finally:
         children.stop()
+
+
+def _start_agents(children: _Children, settings: Any, server: str) -> None:
+    """One for the machine and its GPUs, and one beside it for services, which names itself `HOST:services`."""
+    children.start("agent", "daemon", "--server", server, *_flags(settings, AGENT_SETTINGS))
+    if settings["services"]:
+        beside = _flags(settings, (LOCAL_DIR,))
+        services = ("--services-mode", "--queue", SERVICES_QUEUE)
+        children.start("agent", "daemon", "--server", server, *services, *beside, called="services agent")
 
 
 def _check_installed() -> None:
@@ -106,11 +118,11 @@ class _Children:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._lifeline = os.pipe()
 
-    def start(self, command: str, *args: str) -> None:
-        """Starts `taskyard COMMAND ARGS`; its output is ours."""
+    def start(self, command: str, *args: str, called: str = "") -> None:
+        """Starts `taskyard COMMAND ARGS`; its output is ours. Of two of a kind one is `called` something else."""
         theirs = self._lifeline[0]
         options: dict[str, Any] = {"start_new_session": True, "pass_fds": (theirs,)} if os.name == "posix" else {}
-        self._processes[command] = subprocess.Popen(
+        self._processes[called or command] = subprocess.Popen(
             [sys.executable, "-m", "taskyard.cli.child", str(theirs), command, *args],
             stdin=subprocess.DEVNULL,
             env={**os.environ, **self._variables},
@@ -142,17 +154,17 @@ class _Children:
             time.sleep(LOOK_SECONDS)
 
     def stop(self) -> None:
-        """Ends the agent, then the server that it speaks to. Each further Ctrl-C is passed on to the agent."""
-        for command in ("agent", "server"):
-            process = self._processes.get(command)
-            if process is not None:
-                self._stop(process)
+        """Ends the agents, then the server that they speak to. Each further Ctrl-C is passed on to the agents."""
+        self._stop([process for name, process in self._processes.items() if name != "server"])
+        self._stop([process for name, process in self._processes.items() if name == "server"])
 
-    def _stop(self, process: subprocess.Popen[bytes]) -> None:
-        while process.poll() is None:
-            process.terminate()
+    def _stop(self, processes: list[subprocess.Popen[bytes]]) -> None:
+        while running := [process for process in processes if process.poll() is None]:
+            for process in running:
+                process.terminate()
             try:
-                process.wait()
+                for process in running:
+                    process.wait()
             except KeyboardInterrupt:
                 continue
 

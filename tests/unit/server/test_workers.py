@@ -67,6 +67,7 @@ async def test_a_resumed_worker_takes_tasks_again(services: Services) -> None:
     resumed = await services.workers.resume(agent.name, ADA)
 
     assert (resumed.state, resumed.paused_reason) == (WorkerState.IDLE, "")
+    assert (await agent.claim()).beat
     assert (await agent.claim()).run is not None
 
 

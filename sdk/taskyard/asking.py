@@ -1,0 +1,174 @@
+"""What somebody asks for, as people write it, and what it is on the wire: sizes, times, resources, containers."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from taskyard.errors import UsageError
+from taskyard.wire import Container, Policy, Resources
+
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
+_SPAN_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", re.IGNORECASE)
+_POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+NOTHING = "none"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a task asks of its worker; None and empty leave things as they are."""
+
+    gpus: int | None = None
+    gpu_memory: str | int | None = None
+    memory: str | int | float | None = None
+    """`auto` (an equal share), `none`, `8GB` or a part like `0.5`."""
+    resources: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    require: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    on_worker: str | None = None
+    """Empty: any."""
+    image: str | None = None
+    """`none`: no container."""
+    docker_args: str | Sequence[str] | None = None
+    setup_script: str | Path | None = None
+    """A file."""
+    apt: Sequence[str] = ()
+
+
+def resources(asked: Asked, base: Resources) -> Resources:
+    """`base` with what is asked for. Raises UsageError."""
+    changed = dataclasses.replace(
+        base,
+        custom={**base.custom, **{name: _amount(name, value) for name, value in asked.resources.items()}},
+        requires={**base.requires, **asked.require},
+    )
+    if asked.gpus is not None and asked.gpu_memory is not None:
+        raise UsageError("give --gpus for whole GPUs or --gpu-memory for a part of one, not both")
+    if asked.gpus is not None:
+        if asked.gpus < 0:
+            raise UsageError("--gpus: a number of GPUs is 0 or more")
+        changed = dataclasses.replace(changed, gpus=asked.gpus, gpu_memory_bytes=None)
+    if asked.gpu_memory is not None:
+        changed = dataclasses.replace(changed, gpus=None, gpu_memory_bytes=size(asked.gpu_memory, "--gpu-memory"))
+    if asked.memory is not None:
+        changed = _with_memory(changed, str(asked.memory))
+    return changed if asked.on_worker is None else dataclasses.replace(changed, worker=asked.on_worker or None)
+
+
+def _with_memory(base: Resources, text: str) -> Resources:
+    if text == "auto":
+        return dataclasses.replace(base, memory_bytes=None, memory_fraction=None)
+    if text == NOTHING:
+        return dataclasses.replace(base, memory_bytes=0, memory_fraction=None)
+    try:
+        part = float(text)
+    except ValueError:
+        part = 2.0
+    if 0 < part <= 1:
+        return dataclasses.replace(base, memory_bytes=None, memory_fraction=part)
+    return dataclasses.replace(base, memory_bytes=size(text, "--memory"), memory_fraction=None)
+
+
+def _amount(name: str, value: Any) -> float:
+    try:
+        amount = float(value)
+    except ValueError:
+        amount = -1.0
+    if amount < 0:
+        raise UsageError(f"--resource {name}={value}: an amount is a number, 0 or more")
+    return amount
+
+
+def container(asked: Asked, base: Container | None) -> Container | None:
+    """`base` with what is asked for; None where nothing is in a container. Raises UsageError."""
+    parts: dict[str, Any] = {}
+    if asked.image is not None:
+        parts["image"] = asked.image
+    if asked.docker_args is not None:
+        parts["args"] = _docker_args(asked.docker_args)
+    if asked.setup_script is not None:
+        parts["setup_script"] = _script(Path(asked.setup_script))
+    if asked.apt:
+        parts["apt"] = tuple(asked.apt)
+    if parts.get("image") == NOTHING:
+        if len(parts) > 1:
+            raise UsageError("--image none takes the container away; leave out what belongs in one")
+        return None
+    return dataclasses.replace(base or Container(), **parts) if parts else base
+
+
+def _docker_args(given: str | Sequence[str]) -> tuple[str, ...]:
+    try:
+        words = tuple(shlex.split(given)) if isinstance(given, str) else tuple(given)
+    except ValueError as error:
+        raise UsageError(f"--docker-args {given}: {error}; quote it as a shell would read it") from error
+    if words and not words[0].startswith("-"):
+        raise UsageError(f"--docker-args: {words[0]!r} is no argument of `docker run`; they begin with a dash")
+    return words
+
+
+def _script(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--setup-script {file} cannot be read: {error}") from error
+
+
+def limits(base: Policy, *, timeout: str | float | None = None, max_idle_gpu: str | float | None = None) -> Policy:
+    """`base` with these times. Raises UsageError."""
+    if timeout is not None:
+        base = dataclasses.replace(base, timeout_seconds=seconds(timeout, "--timeout"))
+    if max_idle_gpu is not None:
+        base = dataclasses.replace(base, max_idle_gpu_seconds=seconds(max_idle_gpu, "--max-idle-gpu"))
+    return base
+
+
+def seconds(given: str | float, flag: str) -> float:
+    """Reads 90, 90s, 30m, 12h, 2d. Raises UsageError."""
+    match = _SPAN.fullmatch(str(given))
+    if not match or float(match[1]) == 0:
+        raise UsageError(f"{flag} {given}: write a time like 90s, 30m, 12h or 2d")
+    return float(match[1]) * _SPAN_SECONDS[match[2]]
+
+
+def size(given: str | int, flag: str) -> int:
+    """Reads 10GB, 500M or a number of bytes; powers of 1024. Raises UsageError."""
+    match = _SIZE.fullmatch(str(given).strip())
+    found = int(float(match[1]) * 1024 ** _POWERS[match[2].upper()]) if match else 0
+    if not found:
+        raise UsageError(f"{flag} {given}: write a size like 8GB or 500M")
+    return found
+
+
+def in_words(resources: Resources) -> str:
+    """What is asked of the worker, for people; empty where nothing is."""
+    parts = [f"{resources.gpus} GPU{'s' * (resources.gpus != 1)}"] if resources.gpus is not None else []
+    if resources.gpu_memory_bytes is not None:
+        parts.append(f"{_gigabytes(resources.gpu_memory_bytes)} of one GPU")
+    if resources.memory_bytes is not None:
+        amount = _gigabytes(resources.memory_bytes) + " of memory"
+        parts.append(amount if resources.memory_bytes else "memory without a limit")
+    if resources.memory_fraction is not None:
+        parts.append(f"{resources.memory_fraction:g} of the memory")
+    parts += [f"{amount:g} {name}" for name, amount in sorted(resources.custom.items())]
+    parts += [f"{name}={value}" for name, value in sorted(resources.requires.items())]
+    return ", ".join([*parts, *([f"on worker {resources.worker}"] if resources.worker else [])])
+
+
+def _gigabytes(amount: int) -> str:
+    return f"{amount / 1024**3:.4g} GB"
+
+
+def pairs(given: Iterable[str], flag: str) -> dict[str, str]:
+    """Reads `NAME=VALUE` each. Raises UsageError."""
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise UsageError(f"{flag} {text}: write it as NAME=VALUE")
+        found[name] = value
+    return found

@@ -1,0 +1,95 @@
+"""What people write for sizes, times, resources and containers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from taskyard.asking import Asked, container, in_words, resources, seconds, size
+from taskyard.errors import UsageError
+from taskyard.wire import Container, Resources
+
+GB = 1024**3
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("auto", Resources()),
+        ("none", Resources(memory_bytes=0)),
+        ("8GB", Resources(memory_bytes=8 * GB)),
+        ("0.5", Resources(memory_fraction=0.5)),
+    ],
+)
+def test_memory_is_a_size_a_part_an_equal_share_or_not_limited(text: str, expected: Resources) -> None:
+    assert resources(Asked(memory=text), Resources(memory_bytes=1)) == expected
+
+
+def test_a_part_of_a_gpu_takes_the_place_of_whole_ones_and_the_other_way_round() -> None:
+    part = resources(Asked(gpu_memory="10GB"), Resources(gpus=2))
+
+    assert part == Resources(gpu_memory_bytes=10 * GB)
+    assert resources(Asked(gpus=1), part) == Resources(gpus=1)
+
+
+def test_amounts_labels_and_the_worker_are_merged() -> None:
+    base = Resources(custom={"licence": 1}, requires={"arch": "a100"}, worker="here")
+
+    found = resources(Asked(resources={"tpu": 2}, require={"disk": "ssd"}, on_worker=""), base)
+
+    assert found == Resources(custom={"licence": 1, "tpu": 2}, requires={"arch": "a100", "disk": "ssd"})
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (Asked(gpus=1, gpu_memory="1GB"), "not both"),
+        (Asked(gpus=-1), "0 or more"),
+        (Asked(memory="much"), "--memory much"),
+        (Asked(memory="1.5.2"), "--memory"),
+        (Asked(gpu_memory="0"), "--gpu-memory 0"),
+        (Asked(resources={"licence": -1}), "--resource licence=-1"),
+    ],
+)
+def test_what_cannot_be_given_is_refused_by_its_flag(asked: Asked, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        resources(asked, Resources())
+
+
+def test_a_container_is_built_from_its_parts_and_taken_away_by_none(tmp_path: Path) -> None:
+    script = tmp_path / "setup.sh"
+    script.write_text("make all\n")
+
+    found = container(Asked(image="i:1", docker_args="--shm-size 8g", setup_script=script, apt=("git",)), None)
+
+    assert found == Container(image="i:1", args=("--shm-size", "8g"), setup_script="make all\n", apt=("git",))
+    assert container(Asked(image="none"), found) is None
+    assert container(Asked(), None) is None
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Asked(docker_args="shm"),
+        Asked(docker_args="--label 'open"),
+        Asked(setup_script="not-there.sh"),
+        Asked(image="none", apt=("git",)),
+    ],
+)
+def test_what_is_no_container_is_refused(asked: Asked) -> None:
+    with pytest.raises(UsageError):
+        container(asked, None)
+
+
+def test_times_and_sizes_are_read_and_what_is_none_is_refused() -> None:
+    assert (seconds("90", "--t"), seconds("2h", "--t"), size("1.5K", "--s")) == (90, 7200, 1536)
+    for text in ("", "0", "1x", "-1"):
+        with pytest.raises(UsageError):
+            seconds(text, "--t")
+
+
+def test_what_is_asked_for_is_said_in_words() -> None:
+    asked = Resources(gpus=2, memory_bytes=8 * GB, custom={"licence": 1}, requires={"arch": "a100"}, worker="w")
+
+    assert in_words(asked) == "2 GPUs, 8 GB of memory, 1 licence, arch=a100, on worker w"
+    assert in_words(Resources()) == ""
