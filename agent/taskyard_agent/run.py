@@ -33,7 +33,7 @@ from taskyard.wire import (
 )
 
 from . import checkout, containers, endings, environments, gpus, variables
-from .checkout import CheckoutSettings, Tree
+from .checkout import CheckoutSettings, GitSources, Tree
 from .clock import ServerClock
 from .command_line import command_line
 from .containers import Containers, Inside, Order
@@ -378,6 +378,7 @@ class RunJob:
             script=tree.work / command.target if command.kind is CommandKind.SCRIPT else None,
             gpus=len(self._devices),
             overlay=overlay,
+            git=GitSources(settings=self._services.checkout, log=self._say, cancelled=self._cancelled),
             place=box.workshop.over(tree.root, tree.reads) if box else None,
             needs_python=command.kind is not CommandKind.EXECUTABLE,
         )

@@ -15,6 +15,7 @@ from pathlib import Path
 from taskyard.wire import Environment, Manager, RequirementsKind
 from taskyard_agent.environments import EnvironmentRequest, EnvironmentSettings, ReadyEnvironment, provision
 from taskyard_agent.environments.interpreters import Interpreter, probe
+from taskyard_agent.environments.request import GitSource
 
 KINDS = {
     "uv.lock": RequirementsKind.UV_LOCK,
@@ -33,6 +34,7 @@ class Bench:
     settings: EnvironmentSettings
     tree: Path
     manager: Manager
+    git: GitSource | None = None
     log: list[str] = dataclasses.field(default_factory=list)
     ready: list[ReadyEnvironment] = dataclasses.field(default_factory=list)
     numbers: Iterator[int] = dataclasses.field(default_factory=itertools.count)
@@ -41,7 +43,13 @@ class Bench:
         overlay = self.settings.root / "runs" / str(next(self.numbers)) / "overlay"
         environment = Environment(manager=self.manager, torch_backend="none", **wanted)  # type: ignore[arg-type]
         return EnvironmentRequest(
-            environment=environment, tree=self.tree, work=self.tree, script=None, gpus=0, overlay=overlay
+            environment=environment,
+            tree=self.tree,
+            work=self.tree,
+            script=None,
+            gpus=0,
+            overlay=overlay,
+            git=self.git,
         )
 
     def provision(

@@ -22,17 +22,16 @@ from .failure import ADVICE_MARK, GitFailed, of_system, refused
 from .git import Git
 from .gitdir import Head
 from .mirror import ACCESS_ADVICE, Log, Mirror, mirror_of
+from .names import BRANCH_REFUSED, COMMIT
 from .pool import Slot, TreeState
 from .settings import CheckoutSettings
+from .sources import GitSources
 from .submodules import DEEPEST, address_of, named_in
 from .tree import Filling, apply_patch, working_folder
 
-__all__ = ["CheckoutSettings", "RepositoryCheck", "Tree", "check_repository", "prepare"]
+__all__ = ["CheckoutSettings", "GitSources", "RepositoryCheck", "Tree", "check_repository", "prepare"]
 
-COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
-BRANCH_REFUSED = re.compile(r"^-|\.\.|@\{|^@$|//|/$|\.$|[\x00-\x20\x7f~^:?*\[\\]|(?:^|/)\.|\.lock(?:/|$)|^/")
-"""The rules of `git check-ref-format --branch`."""
 
 
 class Tree:

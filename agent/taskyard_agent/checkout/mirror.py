@@ -86,6 +86,19 @@ class Mirror:
             ) from failure
         return self.git.line("rev-parse", "--verify", f"{ref}^{{commit}}")
 
+    def named(self, address: Address, revision: str) -> str:
+        """Fetches what a branch, a tag or a commit's first digits name; returns the commit. Raises GitFailed."""
+        ref = f"refs/taskyard/tip-{_short(revision)}"
+        for kind in ("heads", "tags"):
+            try:
+                self._fetch(address, [f"+refs/{kind}/{revision}:{ref}"])
+                return self.git.line("rev-parse", "--verify", f"{ref}^{{commit}}")
+            except GitFailed as failure:
+                if not failure.of_commit:
+                    raise
+        self._fetch(address, ["+refs/heads/*:refs/taskyard/heads/*", "+refs/tags/*:refs/tags/*"])
+        return self.git.line("rev-parse", "--verify", f"{revision}^{{commit}}")
+
     def fetch_commits(self, address: Address, commits: Sequence[str], branch: str | None) -> None:
         """Fetches the commits that are absent. Raises RunFailed where the remote does not have them."""
         absent = [commit for commit in commits if not self.has(commit)]

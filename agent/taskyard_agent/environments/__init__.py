@@ -14,6 +14,7 @@ from taskyard_agent.environments import conda, inherit, pip, poetry, uv
 from taskyard_agent.environments.base import Manager, Recipe
 from taskyard_agent.environments.building import build_environment
 from taskyard_agent.environments.cache import Built, Held, cache_of, limits_of
+from taskyard_agent.environments.git_requirements import pin_repositories
 from taskyard_agent.environments.image_python import (
     find_in_image,
     local_folders,
@@ -59,6 +60,7 @@ def provision(
         downloads=settings.root / "downloads",
         variables=visible_variables(settings.variables, inside=request.place is not None),
         place=request.place,
+        git=request.git,
     )
     try:
         if settings.inherit or request.environment.manager is wire.Manager.INHERIT:
@@ -77,7 +79,7 @@ def _build_or_reuse(
         return _without_python(request)
     if interpreter.image:
         installer = dataclasses.replace(installer, uv=uv_for(interpreter, settings, installer))
-    recipe = manager.resolve(request, interpreter, settings)
+    recipe = pin_repositories(manager.resolve(request, interpreter, settings), request.git)
     for remark in recipe.remarks:
         installer.log(remark)
     held = _hold(manager, recipe, settings, installer)

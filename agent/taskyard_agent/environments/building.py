@@ -8,6 +8,7 @@ from pathlib import Path
 
 from taskyard_agent.environments.base import Manager, Recipe
 from taskyard_agent.environments.cache import PREFIX, Built
+from taskyard_agent.environments.git_requirements import with_repositories
 from taskyard_agent.environments.image_python import with_lent
 from taskyard_agent.environments.installer import Installer
 from taskyard_agent.environments.interpreters import minor_of
@@ -19,7 +20,7 @@ def build_environment(manager: Manager, recipe: Recipe, folder: Path, installer:
     begun = time.monotonic()
     prefix = folder / PREFIX
     installer.log(f"building an environment: {recipe.manager}, Python {recipe.interpreter.version}")
-    manager.install(recipe, prefix, installer)
+    manager.install(recipe, prefix, with_repositories(recipe, installer))
     manager.check(recipe, prefix, installer)
     made = manager.describe(recipe, prefix, installer)
     packages = with_lent(made.packages, recipe.interpreter)

@@ -16,7 +16,7 @@ from uv import find_uv_bin
 
 from taskyard_agent.environments.indexes import mask
 from taskyard_agent.environments.place import Place
-from taskyard_agent.environments.request import Log, failed
+from taskyard_agent.environments.request import GitSource, Log, failed
 from taskyard_agent.errors import RunFailed
 from taskyard_agent.programs import Lines, Program
 
@@ -76,6 +76,8 @@ class Installer:
     """Folders of this machine that they read."""
     writes: tuple[Path, ...] = ()
     """Those that they write, besides the downloads."""
+    git: GitSource | None = None
+    """Brings the repositories that requirements name."""
 
     def building(self, folder: Path, lock: int) -> Installer:
         """Returns this installer for a build in `folder`, with one more descriptor for its programs to inherit."""

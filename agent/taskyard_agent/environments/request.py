@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from taskyard import wire
 from taskyard.wire import Phase, Reason
@@ -45,6 +46,16 @@ class EnvironmentSettings:
     min_free_bytes: int = 5 * 2**30
 
 
+class GitSource(Protocol):
+    """Repositories, read with the operator's credentials for each host and by the rules of the checkout."""
+
+    def pin(self, url: str, revision: str | None) -> str:
+        """Returns the commit that a revision names now; None: the remote's head. Raises RunFailed."""
+
+    def bring(self, url: str, commit: str) -> Path:
+        """Returns a repository on this machine that holds the commit. Raises RunFailed."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EnvironmentRequest:
     """What one run needs."""
@@ -58,6 +69,8 @@ class EnvironmentRequest:
     gpus: int
     overlay: Path
     """Folder for this run's own thin environment; it is made here and belongs to the caller afterwards."""
+    git: GitSource | None = None
+    """For requirements from git; None: installers fetch them themselves, without credentials."""
     place: Place | None = None
     """The image in which the environment is for; None: for this machine."""
     needs_python: bool = True

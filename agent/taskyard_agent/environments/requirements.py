@@ -20,11 +20,21 @@ from taskyard_agent.environments.request import failed
 from taskyard_agent.environments.task_files import inside, parse_toml, shown, text_of
 from taskyard_agent.errors import RunFailed
 
-URL_SCHEMES = ("https", "git+https", "git+ssh")
+URL_SCHEMES = ("https", "git+https", "git+ssh", "git+file")
 _COMMENT = re.compile(r"(^|\s+)#.*$")
 _SCRIPT_BLOCK = re.compile(r"(?m)^# /// script\s*$\n(?P<body>(^#(| .*)$\n?)+?)^# ///\s*$")
 _LOCAL_LABEL = re.compile(r"(?P<pin>==\s*[\w.!]+)\+[\w.]+")
 _LINE_OPTIONS = re.compile(r"\s--?[a-z]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repository:
+    """A git repository at one commit."""
+
+    url: str
+    commit: str
+    origin: str
+    """Where it is named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +63,8 @@ class Requirements:
     dynamic: tuple[Project, ...] = ()
     """Those of `projects` whose needs only their build backend can tell."""
     dynamic_extras: tuple[str, ...] = ()
+    repositories: tuple[Repository, ...] = ()
+    """What the lines take from git, once that is pinned."""
     local_files: tuple[Path, ...] = ()
     """Wheels and archives inside the tree."""
 

@@ -14,9 +14,14 @@ from taskyard_agent.environments.image_python import lent_to
 from taskyard_agent.environments.indexes import Indexes, IndexPolicy, configured_indexes, refusal
 from taskyard_agent.environments.installer import Installer
 from taskyard_agent.environments.interpreters import Interpreter
-from taskyard_agent.environments.projects import Project, read_project
+from taskyard_agent.environments.projects import read_project
 from taskyard_agent.environments.request import EnvironmentRequest, EnvironmentSettings, failed
-from taskyard_agent.environments.requirements import Requirements, check_url, read_project_dependencies
+from taskyard_agent.environments.requirements import (
+    Repository,
+    Requirements,
+    check_url,
+    read_project_dependencies,
+)
 from taskyard_agent.environments.task_files import inside, read_toml
 from taskyard_agent.environments.venvs import (
     LISTED,
@@ -111,7 +116,7 @@ def _read(request: EnvironmentRequest, policy: IndexPolicy) -> tuple[Requirement
         _vet_pylock(read_toml(file, file.name), policy)
         return Requirements(), file
     if kind is RequirementsKind.UV_LOCK:
-        return Requirements(projects=_vet_lock(file, tree, policy)), file
+        return _vet_lock(file, tree, policy), file
     if kind is not RequirementsKind.PYPROJECT:
         raise failed(f"uv does not read {file.name}; use `--manager {READERS[kind]}`")
     return _read_pyproject(file, tree, policy)
@@ -156,22 +161,25 @@ def _vet_source(source: dict[str, Any], file: Path, tree: Path) -> None:
         inside(tree, file.parent / str(source["path"]), file.name)
 
 
-def _vet_lock(file: Path, tree: Path, policy: IndexPolicy) -> tuple[Project, ...]:
-    """Checks every place that a uv.lock names; returns the projects in the tree that it is made of."""
-    folders = []
+def _vet_lock(file: Path, tree: Path, policy: IndexPolicy) -> Requirements:
+    """Checks every place that a uv.lock names; returns the projects and repositories that it is made of."""
+    folders, repositories = [], []
     for package in read_toml(file, file.name).get("package", []):
         for kind, place in package.get("source", {}).items():
             if kind == "registry":
                 _vet_index(place, file.name, policy)
             elif kind == "git":
                 check_url(_git_address(place), file.name)
+                address, _, commit = place.partition("#")
+                repositories.append(Repository(url=address.partition("?")[0], commit=commit, origin=file.name))
             elif kind == "url":
                 check_url(place, file.name)
             elif kind in ("editable", "directory"):
                 folders.append(inside(tree, file.parent / place, file.name))
             elif kind in ("path", "virtual"):
                 inside(tree, file.parent / place, file.name)
-    return tuple(read_project(folder, tree=tree) for folder in folders)
+    projects = tuple(read_project(folder, tree=tree) for folder in folders)
+    return Requirements(projects=projects, repositories=tuple(repositories))
 
 
 def _vet_pylock(table: dict[str, Any], policy: IndexPolicy) -> None:

@@ -1,0 +1,62 @@
+"""Repositories that a task's requirements name: brought here like its code, so that no installer sees a token."""
+
+from __future__ import annotations
+
+import re
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from .address import parse
+from .failure import GitFailed, of_system, refused
+from .git import Git
+from .mirror import Log, Mirror, mirror_of
+from .names import BRANCH_REFUSED, COMMIT
+from .settings import CheckoutSettings
+
+ADVICE = "name a branch, a tag or a commit that it has"
+_ABBREVIATED = re.compile(r"[0-9a-f]{7,63}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GitSources:
+    """The checkout's mirrors, with its credentials for each host and its list of what may be fetched."""
+
+    settings: CheckoutSettings
+    log: Log
+    cancelled: threading.Event
+
+    def pin(self, url: str, revision: str | None) -> str:
+        """Returns the commit that a branch, a tag or (None) the remote's head names now. Raises RunFailed."""
+        if revision is not None and COMMIT.fullmatch(revision):
+            return revision
+        if revision is not None and BRANCH_REFUSED.search(revision):
+            raise refused(f"{revision!r} is no revision of {url}", ADVICE)
+        address = parse(url, self.settings)
+        try:
+            with self._mirror(url, "").changing("") as mirror:
+                return mirror.tip(address, None) if revision is None else mirror.named(address, revision)
+        except GitFailed as failure:
+            raise failure.translated(f"{address.url} has no {revision or 'HEAD'}", ADVICE) from failure
+        except OSError as error:
+            raise of_system(error) from error
+
+    def bring(self, url: str, commit: str) -> Path:
+        """Returns a repository on this machine that holds the commit. Raises RunFailed."""
+        address = parse(url, self.settings)
+        mirror = self._mirror(url, commit)
+        try:
+            if not mirror.has(commit):
+                with mirror.changing(commit) as held:
+                    held.fetch_commits(address, (commit,), None)
+            if not mirror.git.ask("rev-parse", "--verify", "--quiet", "HEAD"):
+                mirror.git.run("update-ref", "--no-deref", "HEAD", commit)  # pip clones nothing without one
+        except GitFailed as failure:
+            raise failure.translated(f"{address.url} cannot be used", ADVICE) from failure
+        except OSError as error:
+            raise of_system(error) from error
+        return mirror.path
+
+    def _mirror(self, url: str, commit: str) -> Mirror:
+        git = Git(git_dir=self.settings.folder, environ=self.settings.environ, cancelled=self.cancelled)
+        return mirror_of(parse(url, self.settings), commit, self.settings, git, self.log)

@@ -1,0 +1,169 @@
+"""Requirements from git: by the checkout's rules and credentials, pinned to a commit, no token for a build."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from taskyard.wire import Manager, Reason
+from taskyard_agent.checkout import CheckoutSettings, GitSources
+from taskyard_agent.errors import RunFailed
+
+from tests.support.environments import Bench, bench_for, run
+from tests.support.git_host import GitHost, fake_ssh, serving
+from tests.support.repositories import ALONE, Repository
+
+BACKEND = """
+import os, pathlib, zipfile
+
+def build_wheel(folder, settings=None, metadata=None):
+    pathlib.Path(r"SEEN").write_text(repr(dict(os.environ)))
+    version = pathlib.Path("version").read_text()
+    name = f"gitted-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(pathlib.Path(folder, name), "w") as wheel:
+        info = f"gitted-{version}.dist-info"
+        wheel.writestr("gitted.py", f"version = {version!r}")
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\\nName: gitted\\nVersion: {version}\\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    return name
+"""
+PROJECT = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+PASSWORD = "robot:s3cret-token"
+
+
+@pytest.fixture
+def hosted(tmp_path: Path) -> Path:
+    """A folder of bare repositories: one with a package in two versions, the first one tagged."""
+    folder = tmp_path / "hosted"
+    folder.mkdir()
+    backend = BACKEND.replace("SEEN", str(tmp_path / "seen"))
+    repository = Repository.create(
+        tmp_path / "package", {"pyproject.toml": PROJECT, "backend.py": backend, "version": "1.0"}
+    )
+    repository.git("tag", "v1")
+    repository.publish(folder / "gitted.git")
+    repository.git("push", "-q", str(folder / "gitted.git"), "v1")
+    return folder
+
+
+@pytest.fixture
+def package(tmp_path: Path, hosted: Path) -> Repository:
+    """The package as its author has it."""
+    return Repository(tmp_path / "package")
+
+
+@pytest.fixture
+def host(hosted: Path) -> Iterator[GitHost]:
+    with serving(hosted, password=PASSWORD) as served:
+        yield served
+
+
+@pytest.fixture(params=[Manager.UV, Manager.PIP])
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    with bench_for(request.param, tmp_path, "http://127.0.0.1:9/simple") as ready:
+        yield ready
+
+
+def with_sources(bench: Bench, **settings: object) -> Bench:
+    """Lets the bench read repositories as an agent with these settings does."""
+    environ = {**bench.settings.variables, **ALONE, **settings.pop("environ", {})}  # type: ignore[dict-item]
+    checkout = CheckoutSettings(folder=bench.settings.root / "git", environ=environ, **settings)  # type: ignore[arg-type]
+    return dataclasses.replace(
+        bench, git=GitSources(settings=checkout, log=bench.log.append, cancelled=threading.Event())
+    )
+
+
+def push(package: Repository, hosted: Path, version: str) -> None:
+    """A newer version on the branch."""
+    package.commit({"version": version})
+    package.git("push", "-q", str(hosted / "gitted.git"), "HEAD:main")
+
+
+# --- Which commit ----------------------------------------------------------------------------------------
+
+
+def test_branch_is_pinned_so_that_a_push_makes_another_environment(
+    bench: Bench, hosted: Path, package: Repository
+) -> None:
+    bench = with_sources(bench, allow_file=True)
+    line = f"gitted @ git+{(hosted / 'gitted.git').as_uri()}@main\n"
+    first, head = bench.from_file("requirements.txt", line), package.head
+    push(package, hosted, "2.0")
+
+    second = bench.from_file("requirements.txt", line)
+
+    assert (first.packages[0], second.packages[0]) == ("gitted==1.0", "gitted==2.0")
+    assert any(f"main of {(hosted / 'gitted.git').as_uri()} is commit {head} now" in line for line in bench.log)
+    assert first.key != second.key
+
+
+@pytest.mark.parametrize("how", ["tag", "commit", "short", "head"])
+def test_tag_and_commit_stay_what_they_are(tmp_path: Path, hosted: Path, package: Repository, how: str) -> None:
+    with bench_for(Manager.UV, tmp_path, "http://127.0.0.1:9/simple") as plain:
+        bench = with_sources(plain, allow_file=True)
+        first = package.head
+        push(package, hosted, "2.0")
+        revision = {"tag": "@v1", "commit": f"@{first}", "short": f"@{first[:10]}", "head": ""}[how]
+
+        ready = bench.from_file("requirements.txt", f"gitted @ git+{(hosted / 'gitted.git').as_uri()}{revision}\n")
+
+    assert ready.packages == (("gitted==2.0",) if how == "head" else ("gitted==1.0",))
+
+
+def test_revision_that_is_not_there_is_named_with_its_line(tmp_path: Path, hosted: Path) -> None:
+    with bench_for(Manager.UV, tmp_path, "http://127.0.0.1:9/simple") as plain:
+        bench = with_sources(plain, allow_file=True)
+        url = (hosted / "gitted.git").as_uri()
+
+        with pytest.raises(RunFailed, match=r"^requirements\.txt:2: gitted @ .*has no nowhere") as caught:
+            bench.from_file("requirements.txt", f"# ours\ngitted @ git+{url}@nowhere\n")
+
+    assert (caught.value.reason, caught.value.infrastructure) == (Reason.ENVIRONMENT, False)
+
+
+# --- With which credentials ------------------------------------------------------------------------------
+
+
+def test_token_for_the_host_is_used_and_no_build_sees_it(bench: Bench, host: GitHost, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text(PASSWORD)
+    bench = with_sources(bench, tokens={f"localhost:{host.port}": token}, environ=host.environ)
+
+    ready = bench.from_file("requirements.txt", f"gitted @ git+{host.address}/gitted.git@v1\n")
+
+    assert run(ready, "python", "-c", "import gitted; print(gitted.version)") == "1.0"
+    seen = (tmp_path / "seen").read_text()
+    assert "insteadOf" in seen
+    assert "s3cret-token" not in seen + "".join(bench.log)
+
+
+def test_key_of_the_operator_is_used_over_ssh(bench: Bench, hosted: Path, tmp_path: Path) -> None:
+    ssh = fake_ssh(tmp_path / "ssh", hosted)
+    bench = with_sources(bench, ssh_command=(str(ssh),), ssh_key=tmp_path / "key")
+
+    ready = bench.from_file("requirements.txt", f"gitted @ git+ssh://git@git.example.org{hosted}/gitted.git@v1\n")
+
+    assert ready.packages[0] == "gitted==1.0"
+    assert f"-i {tmp_path / 'key'}" in Path(f"{ssh}.calls").read_text()
+
+
+def test_repository_that_refuses_this_agent_is_said_so(tmp_path: Path, host: GitHost) -> None:
+    with bench_for(Manager.UV, tmp_path, "http://127.0.0.1:9/simple") as plain:
+        bench = with_sources(plain, environ=host.environ, ssh_command=("false",))
+
+        with pytest.raises(RunFailed, match=r"(?s)requirements\.txt:1: gitted .*private-repositories"):
+            bench.from_file("requirements.txt", f"gitted @ git+{host.address}/gitted.git\n")
+
+
+def test_repository_of_this_machine_needs_the_operators_leave(tmp_path: Path, hosted: Path) -> None:
+    with bench_for(Manager.UV, tmp_path, "http://127.0.0.1:9/simple") as plain:
+        bench, url = with_sources(plain), (hosted / "gitted.git").as_uri()
+
+        with pytest.raises(RunFailed, match="--allow-file-repositories"):
+            bench.from_file("requirements.txt", f"gitted @ git+{url}\n")
+        with pytest.raises(RunFailed, match="not taken here"):
+            plain.from_file("requirements.txt", f"gitted @ git+{url}\n")
