@@ -110,7 +110,7 @@ def memory(text: str) -> float | int:
     """Reads `auto`, `none`, `8GB` or `0.5`: a part of the machine's is a float, bytes are an int, 0 no limit."""
     if text.lower() in ("auto", "none"):
         return 1.0 if text.lower() == "auto" else 0
-    if re.fullmatch(r"0?\.\d+|1\.0*|\d+%", text):
+    if re.fullmatch(r"0?\.\d+|1(\.0*)?|\d+%", text):
         return fraction(text)
     try:
         return size(text)

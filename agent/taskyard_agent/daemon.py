@@ -318,7 +318,7 @@ def open_agent(settings: AgentSettings, client: Client) -> Iterator[AgentParts]:
     order = QueueOrder(tuple(served), fair=settings.order_fairness)
     worker = Worker(
         name,
-        means.means(settings, devices, {queue: given for queue, given in served.items() if given}),
+        means.of(settings, devices, {queue: given for queue, given in served.items() if given}),
         order.queues,
         labels=means.labels(settings, devices),
         shows_places=settings.services_mode is not None,

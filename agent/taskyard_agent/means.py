@@ -40,7 +40,7 @@ def hold_gpus(devices: tuple[Gpu, ...], name: str) -> GpuLock:
         ) from error
 
 
-def means(settings: AgentSettings, devices: tuple[Gpu, ...], queue_gpus: Mapping[str, GpuRange]) -> Means:
+def of(settings: AgentSettings, devices: tuple[Gpu, ...], queue_gpus: Mapping[str, GpuRange]) -> Means:
     """All that its worker has. Raises SettingsError where the machine has less than was promised."""
     machine = machine_memory()
     memory = _memory(settings.memory, machine)
