@@ -248,6 +248,7 @@ def _pip_install(recipe: Recipe, prefix: Path, variables: dict[str, str], instal
     argv += ["--torch-backend", recipe.torch_backend] if recipe.torch_backend else []
     argv += ["--prerelease", "allow"] if requirements.pre else []
     argv += ["--require-hashes"] if requirements.require_hashes else []
+    argv += ["--no-build"] if installer.variables.get("UV_NO_BUILD") else []  # `uv pip` does not read it
     argv += [part for name in requirements.no_binary for part in ("--no-binary", name)]
     argv += [part for name in requirements.only_binary for part in ("--only-binary", name)]
     with naming_lines(requirements):
