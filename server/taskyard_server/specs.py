@@ -61,8 +61,8 @@ _IMAGE = re.compile(
     re.ASCII,
 )
 """As Docker writes references: host and port, path, tag, digest."""
-_APT = re.compile(r"[a-z0-9][a-z0-9+.-]{1,99}(?:=[A-Za-z0-9.+~:-]{1,100})?", re.ASCII)
-"""Debian's pattern of names, and a version behind `=`."""
+_APT = re.compile(r"[a-z0-9][a-z0-9+.-]{1,99}(:[a-z0-9]+)?(=[\w.+:~-]+|/[\w.-]+)?", re.ASCII)
+"""Debian's pattern of names, with an architecture, a version or a release as apt-get takes them."""
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SCP_LIKE = re.compile(r"(?:[^@/:\s]+@)?(?:\[[^\]/]+\]|[^/:@\[\s]+):(?!//)[^:].*")
