@@ -138,6 +138,19 @@ def test_a_pool_hands_all_its_runs_over(patient: Faulty) -> None:
         assert code == 0
 
 
+def test_an_agent_of_a_pool_starts_anew_at_the_end_of_its_lifetime(patient: Faulty) -> None:
+    with pool_of(patient, 1, "--lifetime", "3s", "--lifetime-restart") as pool:
+        (before,) = started(pool, 1).values()
+        witness = patient.witness()
+        wait_until(lambda: pool.log.count("its lifetime is over") >= 1)
+        witness.ends_once(starts=1)
+        wait_until(lambda: pool.log.count("worker tester:1, server") >= 2)
+        (after,) = started(pool, 1).values()
+
+        assert before.pid == after.pid
+        assert "starts again" not in pool.log
+
+
 def test_a_pool_whose_agents_are_refused_ends_with_their_words(patient: Faulty) -> None:
     with pool_of(
         patient, 2, "--queue", "no-such-queue", variables={"TASKYARD_TOKEN": plain_token(patient)}

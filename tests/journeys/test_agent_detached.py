@@ -121,6 +121,19 @@ def test_of_several_agents_one_is_named_or_all_are_stopped(yard: Yard, tmp_path:
         assert (one.wait(), two.wait()) == (0, 0)
 
 
+def test_a_detached_pool_is_there_once_all_its_agents_are_and_stops_as_one(yard: Yard) -> None:
+    with left_alone(yard.agent("--detached", "--workers", "2")) as agent:
+        code = agent.wait()
+        known = {worker.name for worker in yard.client.workers()}
+        shown = {found["name"] for found in status(agent)}
+        stopped = agent.ask("--stop")
+
+        assert (code, known) == (0, {"tester:1", "tester:2"})
+        assert shown == {"tester", *known}
+        assert stopped.returncode == 0
+        assert status(agent) == []
+
+
 @pytest.mark.parametrize("flags", [("--stop",), ("--stop", "nobody"), ("--stop", "--all")])
 def test_to_stop_where_none_runs_is_told_by_the_exit_code(
     yard: Yard, flags: tuple[str, ...], tmp_path: Path
