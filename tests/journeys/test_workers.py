@@ -14,7 +14,7 @@ WELL_BEFORE_A_BEAT_SECONDS = 8.0
 
 def test_a_drained_agent_ends_at_once_when_idle_and_comes_back_undrained(yard: Yard) -> None:
     with yard.agent() as agent:
-        wait_until(lambda: yard.client.worker("tester").state is WorkerState.IDLE, what="an idle worker")
+        wait_until(lambda: WorkerState.IDLE in [one.state for one in yard.client.workers()], what="an idle worker")
 
         yard.client.drain_worker("tester")
 
