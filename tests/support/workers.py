@@ -23,6 +23,18 @@ def ensure_base(client: docker.DockerClient) -> None:
     engine.derive(client, BASE, "true", Env=["PIP_NO_INDEX=1"])
 
 
+def make_base(client: docker.DockerClient, folder: Path, *extras: str) -> str:
+    """Makes a base that holds the wheels of what Taskyard needs; returns its name."""
+    engine.ensure_image(client)
+    (folder / "wheels").mkdir(parents=True)
+    (own,) = download_wheels(folder / "wheels", *extras).glob("taskyard-*.whl")
+    own.unlink()
+    lines = (f"FROM {engine.IMAGE}", "COPY wheels /wheels", "ENV PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels")
+    (folder / "Dockerfile").write_text("\n".join(lines))
+    client.images.build(path=str(folder), tag=f"{BASE}-wheels", rm=True)
+    return f"{BASE}-wheels"
+
+
 def download_wheels(folder: Path, *extras: str) -> Path:
     """Fills the folder with the wheel of this very tree and those of everything that it needs; returns it."""
     subprocess.run([UV, "build", "--quiet", "--wheel", "--out-dir", folder, ROOT], check=True)
