@@ -259,7 +259,9 @@ def _add_cache(verbs: Any) -> None:
     shown = _verb(actions, "list", "list the environments kept on this machine", _list_cache)
     pruned = _verb(actions, "prune", "remove environments beyond the limits, or all unused ones", _prune_cache)
     pruned.add_argument("--all", action="store_true", help="remove every environment that is not in use")
-    for parser in (shown, pruned):
+    verified = _verb(actions, "verify", "compare each environment with what was built", _verify_cache)
+    verified.add_argument("--repair", action="store_true", help="remove what is broken and not in use")
+    for parser in (shown, pruned, verified):
         parser.add_argument("--json", action="store_true", help="print records")
         add_settings(parser, MACHINE_SETTINGS)
 
@@ -272,6 +274,23 @@ def _list_cache(namespace: argparse.Namespace) -> int:
 def _prune_cache(namespace: argparse.Namespace) -> int:
     settings = environment_settings(read_settings(namespace, MACHINE_SETTINGS))
     return _show_environments(cache.prune(settings, everything=namespace.all), as_json=namespace.json)
+
+
+def _verify_cache(namespace: argparse.Namespace) -> int:
+    settings = environment_settings(read_settings(namespace, MACHINE_SETTINGS))
+    verdicts = cache.verify(settings, repair=namespace.repair)
+    if namespace.json:
+        print(json.dumps(to_json(list(verdicts)), indent=2))
+    else:
+        rows = [(one.key[:12], one.manager, _said_of(one)) for one in verdicts]
+        output.print_table(("key", "manager", "state"), rows, empty="none")
+    return 1 if any(one.problems and not one.removed for one in verdicts) else 0
+
+
+def _said_of(verdict: cache.Verdict) -> str:
+    if not verdict.problems:
+        return "whole"
+    return f"{'removed' if verdict.removed else 'broken'}: {'; '.join(verdict.problems)}"
 
 
 def _show_environments(environments: Any, *, as_json: bool) -> int:

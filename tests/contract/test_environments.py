@@ -17,6 +17,7 @@ from taskyard_agent.environments import (
     uv,
 )
 from taskyard_agent.environments.interpreters import probe
+from taskyard_agent.environments.torch_builds import build_for_this_machine
 from taskyard_agent.errors import RunFailed, RunStopped
 
 from tests.support.environments import Bench, bench_for, operator_variables, run
@@ -126,6 +127,21 @@ def test_half_built_environment_of_a_killed_agent_is_never_used(bench: Bench) ->
 
     assert not ready.reused
     assert run(ready, "python", "-c", "import alpha; print(alpha.version)") == "2.0"
+
+
+def test_file_whose_size_and_time_were_kept_is_found_by_its_recorded_hash(bench: Bench) -> None:
+    ready = bench.provision("alpha==1.0")
+    (file,) = (bench.settings.root / "environments" / ready.key).rglob("alpha/__init__.py")
+    whole = cache.verify(bench.settings)
+    times = file.stat()
+    file.chmod(0o644)
+    file.write_text(file.read_text().replace("version", "visionr"))
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    (verdict,) = cache.verify(bench.settings)
+
+    assert [one.problems for one in whole] == [()]
+    assert verdict.problems == ("not what their packages recorded: alpha/__init__.py",)
 
 
 # --- The overlay -----------------------------------------------------------------------------------------
@@ -506,7 +522,7 @@ Probe = Callable[[], None]
     ("packages", "asked", "gpus", "backend"),
     [
         (("torch",), "auto", 0, "cpu"),
-        (("torch",), "auto", 1, "auto"),
+        (("torch",), "auto", 1, build_for_this_machine() or "auto"),
         (("torch",), "cu126", 0, "cu126"),
         (("torch==2.6.0+cu124", "numpy"), "auto", 0, "cu124"),
         (("torch",), "none", 1, None),

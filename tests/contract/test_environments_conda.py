@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 from taskyard.wire import Manager, Reason
+from taskyard_agent.environments import cache
 from taskyard_agent.environments.conda_channels import ChannelPolicy
 from taskyard_agent.errors import RunFailed
 
@@ -147,6 +148,19 @@ def test_requirements_for_pip_get_a_python_from_conda(rattler: Bench) -> None:
     ready = rattler.from_file("requirements.txt", "wheeled\n")
 
     assert {"wheeled==3.0", f"python=={ready.version}"} <= set(ready.packages)
+
+
+def test_environment_is_whole_until_a_file_is_changed(rattler: Bench) -> None:
+    ready = rattler.provision("alpha", "tool")
+    tool = Path(ready.bins[0], "tool")
+    whole = cache.verify(rattler.settings)
+    tool.chmod(0o755)
+    tool.write_text("#!/bin/sh\necho worse\n")
+
+    (verdict,) = cache.verify(rattler.settings)
+
+    assert [one.problems for one in whole] == [()]
+    assert "not what their packages recorded: bin/tool" in verdict.problems
 
 
 # --- Locks -----------------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ def provision(
 def _build_or_reuse(
     request: EnvironmentRequest, settings: EnvironmentSettings, installer: Installer
 ) -> ReadyEnvironment:
-    manager = MANAGERS[request.environment.manager]
+    manager = _manager(request, installer)
     interpreter = _interpreter(request, settings, installer)
     if interpreter is None:
         return _without_python(request)
@@ -164,6 +164,20 @@ def _inherit(request: EnvironmentRequest, settings: EnvironmentSettings, install
         reads=tuple(sdk),
         writes=(request.overlay,),
     )
+
+
+def _manager(request: EnvironmentRequest, installer: Installer) -> Manager:
+    """In an image uv does what pip would: the two agree on what they read, and the image may have no pip."""
+    wanted = request.environment.manager
+    if request.place is not None and wanted is wire.Manager.CONDA:
+        raise failed(
+            "conda environments are built outside containers alone; take an image that has the packages, with "
+            "`--manager inherit`"
+        )
+    if request.place is not None and wanted is wire.Manager.PIP:
+        installer.log("in a container uv installs what pip was asked to")
+        return uv
+    return MANAGERS[wanted]
 
 
 def _interpreter(

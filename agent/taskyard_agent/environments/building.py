@@ -24,7 +24,7 @@ def build_environment(manager: Manager, recipe: Recipe, folder: Path, installer:
     manager.check(recipe, prefix, installer)
     made = manager.describe(recipe, prefix, installer)
     packages = with_lent(made.packages, recipe.interpreter)
-    lacks_pip = made.site_paths and not any(package.startswith("pip==") for package in packages)
+    lacks_pip = made.site_paths and not any(package.startswith("pip==") for package in made.packages)
     pip = _add_pip(minor_of(made.python), folder, prefix) if lacks_pip else None
     installer.log(f"built in {time.monotonic() - begun:.1f} s; packages: {len(packages)}")
     return Built(

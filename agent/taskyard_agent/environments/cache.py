@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from taskyard_agent.environments.contents import LISTING, list_contents, problems_of
 from taskyard_agent.environments.request import EnvironmentSettings, Log
 from taskyard_agent.errors import RunStopped
 
@@ -48,6 +49,8 @@ class Built:
     """Folders of tools, to follow the run's own on PATH."""
     variables: dict[str, str] = field(default_factory=dict)
     """What a command in it needs set."""
+    site_times: dict[str, int] = field(default_factory=dict)
+    """When each of `site_paths` got its last entry, in nanoseconds: nobody may add one."""
     pip: str | None = None
     """Folder with a pip for an environment that has none."""
 
@@ -64,6 +67,17 @@ class CachedEnvironment:
     created_at: float
     used_at: float
     in_use: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """One line of `agent cache verify`."""
+
+    key: str
+    manager: str
+    problems: tuple[str, ...]
+    """Empty: it is whole."""
+    removed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,16 +152,52 @@ class Cache:
                 removed.append(entry)
         return tuple(removed)
 
+    def verify(self, *, repair: bool = False) -> tuple[Verdict, ...]:
+        """Compares every environment with what it held when it was built; `repair` removes what is broken.
+
+        One in use is never removed, one that is being built is left out.
+        """
+        verdicts = []
+        for marker in sorted(self.folder.glob(f"*/{MARKER}")):
+            verdict = self._judge(marker.parent.name)
+            if verdict is not None:
+                gone = bool(repair and verdict.problems) and self._remove(verdict.key)
+                verdicts.append(dataclasses.replace(verdict, removed=gone))
+        return tuple(verdicts)
+
+    def _judge(self, key: str) -> Verdict | None:
+        lock = self._lock(key, fcntl.LOCK_SH)
+        if lock is None:
+            return None
+        try:
+            built = self._read(key)
+            if built is None:
+                return Verdict(key=key, manager="unknown", problems=(f"its {MARKER} cannot be read",))
+            listed = _read_marker(self.folder / key / LISTING)
+            if listed is None:
+                return Verdict(key=key, manager=built.manager, problems=(f"its {LISTING} cannot be read",))
+            home = "" if built.image else built.home
+            found = problems_of(Path(built.prefix), listed, home, built.site_paths)
+            return Verdict(key=key, manager=built.manager, problems=tuple(found))
+        finally:
+            os.close(lock)
+
     def _use(self, key: str) -> Held | None:
         lock = self._lock(key, fcntl.LOCK_SH)
         if lock is None:
             return None
         built = self._read(key)
-        if built is None or not (built.image or Path(built.home).exists()):
+        if built is None or not self._looks_whole(key, built):
             os.close(lock)
             return None
         os.utime(self.folder / key / MARKER, (self.clock(), self.clock()))
         return Held(built=built, lock_fd=lock, reused=True)
+
+    def _looks_whole(self, key: str, built: Built) -> bool:
+        """What a few looks at the disk can tell before each run; `verify` tells the rest."""
+        places = [*built.site_paths, *([] if built.image else [built.home]), *([built.pip] if built.pip else [])]
+        kept = all(_time_of(path) == time for path, time in built.site_times.items())
+        return kept and all(os.path.exists(place) for place in places) and (self.folder / key / LISTING).exists()
 
     def _build(self, key: str, build: Build) -> Held | None:
         lock = self._lock(key, fcntl.LOCK_EX)
@@ -168,6 +218,8 @@ class Cache:
         try:
             built = build(folder, lock)
             size = _seal(folder / PREFIX)
+            _write_durably(folder / LISTING, json.dumps(list_contents(folder / PREFIX)))
+            built = dataclasses.replace(built, site_times={path: _time_of(path) for path in built.site_paths})
         except BaseException:
             wipe(folder)
             raise
@@ -265,6 +317,11 @@ def prune(settings: EnvironmentSettings, *, everything: bool = False) -> tuple[C
     return cache_of(settings).prune(Limits(environments=0) if everything else limits_of(settings))
 
 
+def verify(settings: EnvironmentSettings, *, repair: bool = False) -> tuple[Verdict, ...]:
+    """Returns for each environment what is wrong with it; `repair` removes what is broken and not in use."""
+    return cache_of(settings).verify(repair=repair)
+
+
 def wipe(folder: Path) -> None:
     """Removes a folder and all in it, read-only or not; the marker goes first, so that no half of it is used."""
     (folder / MARKER).unlink(missing_ok=True)
@@ -289,6 +346,13 @@ def _seal_one(path: str) -> int:
     if not stat.S_ISLNK(status.st_mode):
         os.chmod(path, stat.S_IMODE(status.st_mode) & _UNWRITABLE)
     return status.st_blocks * 512
+
+
+def _time_of(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _read_marker(marker: Path) -> dict[str, Any] | None:

@@ -27,7 +27,7 @@ for name; do command -v "$name" >/dev/null 2>&1 && exec "$name" -E -c "$TASKYARD
 echo '{}'
 """
 _MINOR = re.compile(r"\d+\.\d+")
-_NOT_THERE = ("executable file not found", "no such file or directory", "not found in $PATH")
+_NOT_THERE = ("executable file not found", "no such file or directory", "not found in $path")
 _INSTALLER = "taskyard"
 TRIPLES = {"x86_64": "x86_64-unknown-linux", "aarch64": "aarch64-unknown-linux"}
 
@@ -137,7 +137,7 @@ def _ask(place: Place, names: tuple[str, ...], installer: Installer) -> dict[str
         except RunFailed as failure:
             if failure.phase is not Phase.ENVIRONMENT or failure.infrastructure:  # not the image's fault
                 raise
-            if not place.shell and any(words in str(failure) for words in _NOT_THERE):
+            if not place.shell and any(words in str(failure).lower() for words in _NOT_THERE):
                 continue
             raise _broken(place, failure) from failure
         answer: dict[str, Any] = json.loads(output[-1])
@@ -147,7 +147,7 @@ def _ask(place: Place, names: tuple[str, ...], installer: Installer) -> dict[str
 
 def _broken(place: Place, failure: RunFailed) -> RunFailed:
     message = f"nothing runs in the image {place.name}: {failure}"
-    if "exec format error" in str(failure):
+    if "exec format error" in str(failure).lower():
         message = f"the image {place.name} is for another processor than this machine's"
     return failed(message, reason=Reason.IMAGE)
 

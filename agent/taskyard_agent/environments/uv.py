@@ -23,6 +23,7 @@ from taskyard_agent.environments.requirements import (
     read_project_dependencies,
 )
 from taskyard_agent.environments.task_files import inside, read_toml
+from taskyard_agent.environments.torch_builds import build_for_this_machine
 from taskyard_agent.environments.venvs import (
     LISTED,
     READERS,
@@ -42,6 +43,7 @@ TORCH_PACKAGES = ("torch", "torchvision", "torchaudio", "torchtext", "torchdata"
 _TORCH_LABEL = re.compile(
     rf"^(?:{'|'.join(TORCH_PACKAGES)})(?:\[.*?\])?\s*={{2,3}}\s*[\w.]+\+(?P<backend>cpu|cu\d+|rocm[\d.]+)"
 )
+_TORCH = re.compile(rf"(?m)^(?:{'|'.join(TORCH_PACKAGES)})\b")
 _QUIET = ("--color", "never", "--no-progress")
 
 check = check_environment
@@ -218,7 +220,9 @@ def torch_backend_of(request: EnvironmentRequest, requirements: Requirements, in
         return None
     if re.fullmatch(r"auto|cpu|xpu|cu\d+|rocm[\d.]+", wanted) is None:
         raise failed(f"{wanted!r} is no build of PyTorch; write `--torch-backend auto`, `cpu` or `cu126`")
-    return "cpu" if wanted == "auto" and not request.gpus else wanted
+    if wanted != "auto" or not _TORCH.search("\n".join(requirements.lines)):
+        return "cpu" if wanted == "auto" and not request.gpus else wanted
+    return (build_for_this_machine() or wanted) if request.gpus else "cpu"
 
 
 def _digest(source: Path) -> str:

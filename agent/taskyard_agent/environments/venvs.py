@@ -164,7 +164,7 @@ def describe_environment(recipe: Recipe, prefix: Path, installer: Installer) -> 
         home=recipe.interpreter.home,
         python=recipe.interpreter.version,
         library=recipe.interpreter.library,
-        site_paths=(str(site),),
+        site_paths=(str(site), *(recipe.interpreter.site_paths if recipe.interpreter.image else ())),
         packages=installed(site),
     )
 

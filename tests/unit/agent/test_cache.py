@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from taskyard_agent.environments.cache import MARKER, PREFIX, Built, Cache, Held, Limits
+from taskyard_agent.environments.contents import LISTING
 from taskyard_agent.errors import RunStopped
 
 from tests.support.waiting import becomes_true
@@ -207,3 +208,74 @@ def _builder(folder: Path, *, seconds: float) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", BUILDER, str(folder), str(seconds)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
+
+
+# --- Verifying -------------------------------------------------------------------------------------------
+
+
+def test_environment_as_it_was_built_is_whole(cache: Cache) -> None:
+    make(cache, "a")
+
+    (verdict,) = cache.verify()
+
+    assert (verdict.key, verdict.problems) == ("a", ())
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda venv: (venv / "file").unlink(), "missing since it was built: file"),
+        (lambda venv: (venv / "file").write_bytes(b"y" * 10), "changed since it was built: file"),
+        (lambda venv: (venv / "more").touch(), "new since it was built: more"),
+        (lambda venv: (venv.parent / LISTING).unlink(), "cannot be read"),
+        (lambda venv: (venv.parent / MARKER).write_text("{"), "cannot be read"),
+    ],
+)
+def test_damaged_environment_is_named_with_what_is_wrong(
+    cache: Cache, damage: Callable[[Path], object], words: str
+) -> None:
+    make(cache, "a", "b")
+    venv = cache.folder / "a" / PREFIX
+    (venv / "file").chmod(0o644)
+
+    damage(venv)
+
+    broken, whole = cache.verify()
+    assert words in "".join(broken.problems)
+    assert whole.problems == ()
+
+
+def test_interpreter_that_is_gone_is_told(cache: Cache, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.touch()
+    os.close(hold(cache, "a", lambda folder, _: _with_home(folder, python)).lock_fd)
+    python.unlink()
+
+    assert f"its interpreter {python} is gone" in cache.verify()[0].problems
+
+
+def test_repair_removes_what_is_broken_but_nothing_in_use(cache: Cache) -> None:
+    make(cache, "a", "b", "c")
+    for key in ("a", "b"):
+        (cache.folder / key / PREFIX / "more").touch()
+    held = hold(cache, "b")
+
+    verdicts = cache.verify(repair=True)
+
+    assert [(verdict.key, verdict.removed) for verdict in verdicts] == [("a", True), ("b", False), ("c", False)]
+    assert {entry.key for entry in cache.entries()} == {"b", "c"}
+    os.close(held.lock_fd)
+
+
+def test_environment_that_something_was_added_to_is_not_used_again(cache: Cache) -> None:
+    def build(folder: Path, _: int) -> Built:
+        (folder / PREFIX / "site").mkdir(parents=True)
+        return dataclasses.replace(built(folder), site_paths=(str(folder / PREFIX / "site"),))
+
+    os.close(hold(cache, "a", build).lock_fd)
+    (cache.folder / "a" / PREFIX / "site" / "more.py").touch()
+
+    held = hold(cache, "a", build)
+
+    assert not held.reused
+    os.close(held.lock_fd)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -14,7 +15,10 @@ from taskyard_agent.environments.indexes import IndexPolicy, configured_indexes,
 from taskyard_agent.environments.installer import Installer, failure_of
 from taskyard_agent.environments.interpreters import find_interpreter
 from taskyard_agent.environments.request import EnvironmentSettings
+from taskyard_agent.environments.torch_builds import build_for
 from taskyard_agent.errors import RunFailed, RunStopped
+
+from tests.support import nvml
 
 OWN = platform.python_version()
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -196,3 +200,30 @@ def test_cancel_ends_a_program_with_all_that_it_started(installer: Installer, tm
 
     stat = Path(f"/proc/{mark.read_text().strip()}/stat")
     assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+# --- PyTorch ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("driver", "build"),
+    [
+        ("580.65.06", "cu130"),
+        ("550.54.14", "cu129"),
+        ("525.60.13", "cu129"),
+        ("470.82", "cu118"),
+        ("390.1", "cpu"),
+    ],
+)
+def test_build_of_pytorch_is_the_newest_that_the_driver_runs(driver: str, build: str) -> None:
+    assert build_for(driver) == build
+
+
+@pytest.mark.skipif(nvml.compiler() is None, reason="needs a C compiler for the stand-in of NVIDIA's library")
+def test_driver_is_asked_through_nvml(tmp_path: Path) -> None:
+    words = "from taskyard_agent.environments.torch_builds import *; print(build_for_this_machine())"
+    variables = {**os.environ, **nvml.install(tmp_path, 1), "FAKE_NVML_DRIVER": "580.10"}
+
+    done = subprocess.run([sys.executable, "-c", words], env=variables, capture_output=True, text=True, check=True)
+
+    assert done.stdout == "cu130\n"
