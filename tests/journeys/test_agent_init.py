@@ -89,6 +89,7 @@ def ended(container: Container) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_custom_worker_is_written_built_and_runs_a_task_in_its_image(
     yard: Yard, client: docker.DockerClient, tmp_path: Path
 ) -> None:
