@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import os
 import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import docker
@@ -90,12 +91,14 @@ def derive(client: docker.DockerClient, name: str, script: str, **config: object
     return name
 
 
-def empty_image(client: docker.DockerClient, name: str, *files: Path) -> str:
-    """Makes an image that holds these files in its root folder, and nothing else; returns its name."""
+def bare_image(client: docker.DockerClient, name: str, files: Mapping[str, bytes]) -> str:
+    """Makes an image of these executables and nothing else; returns its name."""
     with tempfile.NamedTemporaryFile(suffix=".tar") as archive:
         with tarfile.open(archive.name, "w") as members:
-            for file in files:
-                members.add(file, file.name)
+            for path, content in files.items():
+                member = tarfile.TarInfo(path.lstrip("/"))
+                member.size, member.mode = len(content), 0o755
+                members.addfile(member, io.BytesIO(content))
         repository, _, tag = name.partition(":")
         client.api.import_image_from_file(archive.name, repository, tag or "latest")
     return name

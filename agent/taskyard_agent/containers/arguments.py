@@ -202,7 +202,7 @@ def _granted(argument: Argument, name: str, value: str, free: Iterable[Argument]
             return argument.read(value)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-    shown = name if argument.switch or not argument.values else f"{name}={value}"
+    shown = name if argument.switch else f"{name}={value}"
     raise ValueError(
         f"{shown} is not for tasks on this agent; its operator can permit it with "
         f"`--docker-allow {argument.names[0].lstrip('-')}`, or give it to every container with `--docker-args`"
@@ -227,7 +227,7 @@ def _split(word: str) -> tuple[str, bool, str]:
     if word.startswith("--"):
         name, given, value = word.partition("=")
         return name, bool(given), value
-    if word in SET_BY_US:
+    if word in SET_BY_US or not word.startswith("-"):
         return word, False, ""
     return word[:2], len(word) > 2, word[2:].removeprefix("=")
 

@@ -16,6 +16,7 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing typing takes 4 ms
+    from collections.abc import Callable
     from typing import NoReturn
 
 FAILED = 125
@@ -49,7 +50,7 @@ class Attached:
         self._container = container
         self._grace = max(0, round(grace_seconds))
         self._told_to_stop = False
-        self._frames = Frames()
+        self._frames = Frames(_write)
         self._answer = b""
         self._open: list[socket.socket] = []
 
@@ -151,7 +152,8 @@ class Attached:
 class Frames:
     """Takes the engine's frames apart and writes what they hold; both streams go to one, as on a machine."""
 
-    def __init__(self) -> None:
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self._write = write
         self._rest = b""
         self._left = 0
 
@@ -162,7 +164,7 @@ class Frames:
         while place < len(data):
             if self._left:
                 piece = data[place : place + self._left]
-                _write(piece)
+                self._write(piece)
                 self._left -= len(piece)
                 place += len(piece)
                 continue

@@ -51,14 +51,15 @@ class Box:
 
     def create(self, command: Inside) -> tuple[str, ...]:
         """Makes the container and notes it in the run's folder; returns what to start to be its command."""
-        container = self.engine.create(self._options(command))
+        container = self.engine.create(self.options_of(command))
         write_whole(
             str(command.run_dir / RECORD),
             json.dumps({"socket": str(self.engine.socket), "agent": self.engine.agent, "id": container}).encode(),
         )
         return tuple(attach_command(self.engine, container, command.grace_seconds))
 
-    def _options(self, command: Inside) -> Created:
+    def options_of(self, command: Inside) -> Created:
+        """What the engine is asked for the run's container."""
         shell = ("/bin/sh", "-c", ONE_STREAM, "sh") if self.workshop.shell else ()
         argv = (*shell, *command.argv)
         limits = _memory(self.options, command.memory_bytes)
