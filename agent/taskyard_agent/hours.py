@@ -107,12 +107,12 @@ class Hours:
         return not any(rule.holds(clock) for rule in self.down)
 
     def next_change(self, at: float) -> float | None:
-        """The first whole minute after `at` that is not like `at`; None when no change is to come.
+        """The first minute of that clock after `at` that is not like `at`; None when no change is to come.
 
         Found minute by minute: where the clock is put forward or back, nothing quicker is as sure.
         """
         now = self.open_at(at)
-        first = (int(at) // 60 + 1) * 60
+        first = int(at) - datetime.datetime.fromtimestamp(at, self.zone).second + 60
         minutes = range(first, first + HORIZON_DAYS * 86_400, 60)
         return next((float(minute) for minute in minutes if self.open_at(minute) is not now), None)
 
