@@ -355,12 +355,11 @@ DOCKER_ALLOW = Setting(
     metavar="NAME",
     help="arguments of `docker run` that tasks may give beyond the list, like volume",
 )
-AGENT_MANAGER = Setting(
-    name="agent_manager",
-    flags=("--manager",),
-    choices=("task", "inherit"),
-    default="task",
-    help="what environments tasks get: each its own, or all that of the agent or the image as it is",
+INHERIT = Setting(
+    name="inherit",
+    kind=bool,
+    default=False,
+    help="run every task in the environment of the agent, or of its image, as it is, whatever it asks for",
 )
 PYTHON = Setting(
     name="python", metavar="PYTHON", help="interpreter for tasks that name none; default: the agent's own"
@@ -435,7 +434,7 @@ MACHINE_SETTINGS = (
     ALLOW_FILE_REPOSITORIES,
     ALLOW_FILTERS,
     SUBMODULE_HOST,
-    AGENT_MANAGER,
+    INHERIT,
     PYTHON,
     PYTHON_DOWNLOADS,
     PYTHON_MIRROR,
@@ -551,7 +550,7 @@ class AgentSettings:
     allow_file_repositories: bool
     allow_git_filters: bool
     submodule_hosts: tuple[str, ...]
-    agent_manager: str
+    inherit: bool
     python: str | None
     python_downloads: str
     python_mirror: str | None

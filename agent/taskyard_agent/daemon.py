@@ -453,7 +453,7 @@ def environment_settings(settings: AgentSettings) -> EnvironmentSettings:
     return EnvironmentSettings(
         root=settings.local_dir,
         variables=settings.environ if settings.run_as is None else {**settings.environ, **BUILDS_NOTHING},
-        inherit=settings.agent_manager == "inherit",
+        inherit=settings.inherit,
         python=settings.python,
         python_downloads=settings.python_downloads,
         python_mirror=settings.python_mirror,

@@ -241,6 +241,7 @@ def check_nothing_is_left(machine: Machine) -> None:
     assert {folder.name for folder in (cache / "environments").iterdir() if folder.is_dir()} == set(
         machine.markers
     )
+    assert not [verdict for verdict in Cache(cache / "environments").verify() if verdict.problems]
     for mirror in (cache / "git" / "mirrors").glob("*.git"):
         subprocess.run(["git", "--git-dir", mirror, "fsck", "--strict", "--no-progress"], check=True)
 

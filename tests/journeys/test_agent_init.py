@@ -133,3 +133,14 @@ def test_the_unit_is_one_that_systemd_takes(yard: Yard, tmp_path: Path) -> None:
     checked = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
 
     assert "worker.service" not in checked.stderr, checked.stderr
+
+
+def test_an_agent_that_inherits_gives_every_task_its_own_environment(yard: Yard) -> None:
+    wants = Environment(manager=Manager.UV, requirements=RequirementsKind.PACKAGES, packages=("not-on-any-index",))
+    task = yard.submit("python", "-c", "import psutil; print('it is there')", environment=wants)
+
+    with yard.agent("--inherit") as agent:
+        (ended,) = yard.wait_for_end(task)
+
+    assert ended.state is TaskState.COMPLETED, agent.log
+    assert yard.text(task) == "it is there\n"
