@@ -31,6 +31,9 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "foreground": ("yes", True),
     "uptime": ("'22-6 MON-FRI' '* SAT'", (hours.rule("22-6 MON-FRI"), hours.rule("* SAT"))),
     "downtime": ("9-17", (hours.rule("9-17"),)),
+    "resources": ("LICENSE=2", ((("LICENSE", 2.0),),)),
+    "label": ("zone=a", (("zone", "a"),)),
+    "pause_at": ("80%", 0.8),
 }
 """Variables' texts and their values, where the kind of the setting does not say enough."""
 
