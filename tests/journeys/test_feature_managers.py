@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from taskyard.wire import Environment, RequirementsKind
 
 from tests.support.agents import AgentProcess
 from tests.support.conda import MINOR, Channel
 from tests.support.person import Person
 from tests.support.servers import ServerProcess
 from tests.support.wheels import PackageIndex, package_index, sha256
+from tests.support.yard import Yard
 
 SCRIPT = "import iniconfig, sys; print('trained with', iniconfig.__name__)"
 PROJECT = """
@@ -112,3 +114,42 @@ def test_a_failing_install_names_the_line_at_fault_in_its_outcome(person: Person
     assert ran.returncode != 0
     assert "requirements.txt:3: nosuchpackage==9" in ran.stdout + ran.stderr
     assert "environment" in ran.stdout + ran.stderr
+
+
+def test_two_agents_that_need_the_same_new_environment_build_it_once(site: Site, tmp_path: Path) -> None:
+    place = ("--local-dir", str(tmp_path / "shared"))
+    variables = {"PIP_INDEX_URL": site.index.url, "PIP_CONFIG_FILE": os.devnull}
+    wanted = Environment(requirements=RequirementsKind.PACKAGES, packages=("iniconfig==1.0",))
+
+    with ServerProcess() as server, Yard(server) as yard:
+        tasks = [yard.python("import iniconfig", environment=wanted) for _ in range(2)]
+        with (
+            yard.agent(*place, name="one", variables=variables),
+            yard.agent(*place, name="two", variables=variables),
+        ):
+            yard.wait_for_end(*tasks, seconds=120)
+        runs = [yard.run(task) for task in tasks]
+
+    assert {run.worker for run in runs} == {"one", "two"}
+    assert sorted(run.environment_reused or False for run in runs) == [False, True]
+
+
+def test_broken_environment_is_told_and_removed_from_the_command_line(person: Person, site: Site) -> None:
+    write(person, site, FILES["uv"])
+    settings = {"PIP_INDEX_URL": site.index.url, "PIP_CONFIG_FILE": os.devnull}
+    with ServerProcess() as server:
+        person.log_in(server)
+        with AgentProcess(server, variables=settings) as agent:
+            person.types("run", "--wait", "--server", server.url, "--", "python", "train.py")
+            place = ("--local-dir", str(agent.folder / "cache"))
+            whole = person.types("agent", "cache", "verify", *place)
+            (file,) = (agent.folder / "cache" / "environments").rglob("iniconfig/__init__.py")
+            file.chmod(0o644)
+            file.write_text("broken")
+
+            broken = person.types("agent", "cache", "verify", *place)
+            repaired = person.types("agent", "cache", "verify", "--repair", *place)
+
+    assert (whole.returncode, broken.returncode, repaired.returncode) == (0, 1, 0)
+    assert "changed since it was built" in broken.stdout
+    assert "removed" in repaired.stdout
