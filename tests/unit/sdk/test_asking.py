@@ -81,11 +81,19 @@ def test_what_is_no_container_is_refused(asked: Asked) -> None:
         container(asked, None)
 
 
-def test_times_and_sizes_are_read_and_what_is_none_is_refused() -> None:
-    assert (seconds("90", "--t"), seconds("2h", "--t"), size("1.5K", "--s")) == (90, 7200, 1536)
-    for text in ("", "0", "1x", "-1"):
-        with pytest.raises(UsageError):
-            seconds(text, "--t")
+@pytest.mark.parametrize(("text", "expected"), [("90", 90), ("1.5m", 90), ("2h", 7200), ("1d", 86400)])
+def test_times_are_read_as_people_write_them(text: str, expected: float) -> None:
+    assert seconds(text, "--timeout") == expected
+
+
+@pytest.mark.parametrize("text", ["", "0", "-5", "5 parsecs"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--timeout"):
+        seconds(text, "--timeout")
+
+
+def test_a_size_is_a_power_of_1024() -> None:
+    assert size("1.5K", "--memory") == 1536
 
 
 def test_what_is_asked_for_is_said_in_words() -> None:

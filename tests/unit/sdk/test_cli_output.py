@@ -72,17 +72,6 @@ def test_a_narrow_terminal_takes_nothing_from_an_id(
     assert len(row) == 30
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("1.5m", 90), ("2h", 7200), ("1d", 86400)])
-def test_times_are_read_as_people_write_them(text: str, seconds: float) -> None:
-    assert changes.seconds(text, "--timeout") == seconds
-
-
-@pytest.mark.parametrize("text", ["", "0", "-5", "5 parsecs"])
-def test_what_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="--timeout"):
-        changes.seconds(text, "--timeout")
-
-
 def test_assignments_keep_everything_behind_the_first_sign() -> None:
     assert changes.assignments(["A=b=c", "B="], "--env") == {"A": "b=c", "B": ""}
 
