@@ -202,6 +202,7 @@ class RunJob:
         self._services.shipper.follow(self.id, self._tokens.control_token, self._spool)
         outcome = self._progress.outcome or self._followed_by_hook(self._reach_outcome())
         reported = not self._stale and self._finish(outcome)
+        containers.conclude(self._journalled.directory.path, self.id)  # takes 50 ms, for which nobody waits
         if not self._services.shipper.end(self.id, self._log_bytes()):
             self._services.journal.close_run(self.id)
         return outcome if reported else None
@@ -225,8 +226,6 @@ class RunJob:
             return failure.outcome
         except RunStopped:
             return endings.stopped(self._cause or Cause.CANCELLED, self._phases.current)
-        finally:
-            containers.conclude(self._journalled.directory.path, self.id)
 
     def _outcome_of(self, held: HeldRun) -> Outcome:
         record = held.exit_record()
@@ -234,7 +233,9 @@ class RunJob:
             survivors = held.sweep()
             containers.conclude(held.run_dir, self.id)
             return endings.lost_with_keeper(survivors)
-        ended = containers.conclude(held.run_dir, self.id)
+        ended = containers.look_at(held.run_dir)
+        if ended is not None and ended.running:  # what was attached to it was killed
+            containers.conclude(held.run_dir, self.id)
         return endings.outcome_in_container(record, ended, self._spool)
 
     def _adopt(self) -> HeldRun | None:

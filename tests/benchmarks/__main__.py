@@ -27,6 +27,7 @@ BENCHMARKS: dict[str, Measure] = {
     "command-line": command_line.measure,
     "first-line": first_line.measure_cached,
     "snapshot": first_line.measure_snapshot,
+    "container": first_line.measure_container,
     "first-task": command_line.measure_first_task,
     "environment": environments.measure,
     "cancel": first_line.measure_cancel,

@@ -94,7 +94,7 @@ def test_a_task_runs_in_the_agents_default_image(boxes: Boxes, engine: docker.Do
     assert ended.state is TaskState.COMPLETED, boxes.said(task)
     assert boxes.text(task) == "12\n"
     assert boxes.run(task).image_digest == engine.images.get(IMAGE).id
-    assert containers_of(engine, boxes.run(task).id) == []
+    wait_until(lambda: not containers_of(engine, boxes.run(task).id), what="the container's removal")
 
 
 def test_the_same_task_runs_with_and_without_a_container(boxes: Boxes, tmp_path: Path) -> None:
@@ -350,7 +350,7 @@ def test_a_cancel_reaches_the_program_as_sigterm(boxes: Boxes, engine: docker.Do
 
     assert ended.state is TaskState.CANCELLED
     assert "told to end" in boxes.text(task)
-    assert containers_of(engine, boxes.run(task).id) == []
+    wait_until(lambda: not containers_of(engine, boxes.run(task).id), what="the container's removal")
 
 
 def test_a_program_that_ignores_a_cancel_is_killed_after_the_grace(
@@ -364,7 +364,7 @@ def test_a_program_that_ignores_a_cancel_is_killed_after_the_grace(
     (ended,) = boxes.wait_for_end(task, seconds=SLOW)
 
     assert ended.state is TaskState.CANCELLED
-    assert containers_of(engine, boxes.run(task).id) == []
+    wait_until(lambda: not containers_of(engine, boxes.run(task).id), what="the container's removal")
 
 
 def test_a_killed_daemon_changes_nothing_for_its_containers(yard: Yard, engine: docker.DockerClient) -> None:
@@ -379,11 +379,11 @@ def test_a_killed_daemon_changes_nothing_for_its_containers(yard: Yard, engine: 
         (container,) = containers_of(engine, yard.run(task).id)
         container.exec_run(["touch", "/tmp/go"])
         (ended,) = yard.wait_for_end(task, seconds=SLOW)
+        wait_until(lambda: not containers_of(engine, yard.run(task).id), what="the container's removal")
 
     assert ended.state is TaskState.COMPLETED
     assert yard.text(task) == "ready\ndone\n"
     assert len(yard.runs(task)) == 1
-    assert containers_of(engine, yard.run(task).id) == []
 
 
 @pytest.mark.parametrize("victim", ["keeper", "client"])

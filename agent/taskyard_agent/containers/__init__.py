@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from taskyard_agent.containers.box import Box
     from taskyard_agent.containers.preparation import Preparation
 
-__all__ = ["ContainerSettings", "Containers", "Ended", "Inside", "Order", "conclude"]
+__all__ = ["ContainerSettings", "Containers", "Ended", "Inside", "Order", "conclude", "look_at"]
 
 logger = logging.getLogger(__name__)
 
@@ -77,26 +77,43 @@ def _remove_leftovers(engine: Engine, runs: Collection[str]) -> None:
             engine.remove(container)
 
 
-def conclude(run_dir: Path, run: str) -> Ended | None:
-    """Ends and removes what a run has in containers; returns how its own had ended by then.
-
-    None when it had none, or when the engine cannot tell any more.
-    """
-    try:
-        record = json.loads((run_dir / RECORD).read_bytes())
-    except (OSError, ValueError):
+def look_at(run_dir: Path) -> Ended | None:
+    """How a run's container is; None when it has none, or when the engine cannot tell any more."""
+    record = _record(run_dir)
+    if record is None:
         return None
-    engine = Engine(socket=Path(record["socket"]), agent=record["agent"])
     try:
-        with contextlib.closing(engine):
-            ended = engine.ended(record["id"])
+        with contextlib.closing(_engine_in(record)) as engine:
+            return engine.ended(record["id"])
+    except RunFailed as failure:
+        logger.warning("how a container ended is not known: %s", failure, extra={"action": "container_unknown"})
+        return None
+
+
+def conclude(run_dir: Path, run: str) -> None:
+    """Ends and removes what a run has in containers. What cannot be removed now is at the agent's next start."""
+    record = _record(run_dir)
+    if record is None:
+        return
+    try:
+        with contextlib.closing(_engine_in(record)) as engine:
             for container in engine.of_run(run):
                 engine.remove(container)
-        (run_dir / RECORD).unlink()
-        return ended
+        (run_dir / RECORD).unlink(missing_ok=True)
     except RunFailed as failure:
         logger.warning(
             "the container of run %s is not removed: %s", run, failure,
             extra={"action": "container_left", "run": run},
         )  # fmt: skip
+
+
+def _record(run_dir: Path) -> dict[str, str] | None:
+    try:
+        record: dict[str, str] = json.loads((run_dir / RECORD).read_bytes())
+    except (OSError, ValueError):
         return None
+    return record
+
+
+def _engine_in(record: Mapping[str, str]) -> Engine:
+    return Engine(socket=Path(record["socket"]), agent=record["agent"])
