@@ -192,13 +192,17 @@ def wait_for_beats(yard: Yard) -> None:
 
 
 def check_runs(machine: Machine, tasks: list[Task]) -> None:
-    """Each task was run to its end once, whoever was killed meanwhile."""
+    """Each task's command was started once and came to its end, whoever was killed meanwhile.
+
+    A run may be in vain only where its daemon was killed too often to confirm the claim in time.
+    """
     ended = machine.yard.wait_for_end(*tasks)
-    stories = {task.id: [event.detail for event in machine.yard.client.story(task.id).events] for task in ended}
+    stories = {task.id: machine.yard.client.story(task.id) for task in ended}
     assert {task.state for task in ended} == {TaskState.COMPLETED}, stories
-    assert {task.run_count for task in ended} == {1}, stories
-    assert Counter(machine.begun) == Counter({machine.yard.run(task).id: 1 for task in tasks})
+    assert Counter(machine.begun) == Counter(machine.yard.run(task).id for task in tasks), stories
     assert sorted(mark["run"] for mark in machine.ended) == sorted(machine.begun)
+    vain = [run for story in stories.values() for run in story.runs[:-1]]
+    assert not [run for run in vain if run.started_at is not None or run.confirmed_at is not None], vain
 
 
 def check_gpus(machine: Machine) -> None:
