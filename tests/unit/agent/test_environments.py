@@ -19,6 +19,7 @@ from taskyard_agent.environments.torch_builds import build_for
 from taskyard_agent.errors import RunFailed, RunStopped
 
 from tests.support import nvml
+from tests.support.waiting import becomes_true
 
 OWN = platform.python_version()
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -188,6 +189,14 @@ def test_disk_that_is_really_full_is_said_so(installer: Installer, tmp_path: Pat
     assert caught.value.reason is Reason.DISK
 
 
+def has_ended(stat: Path) -> bool:
+    """Whether the process is gone, or nothing but its entry is left."""
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
 def test_cancel_ends_a_program_with_all_that_it_started(installer: Installer, tmp_path: Path) -> None:
     mark = tmp_path / "pid"
     program = f"trap '' TERM; sleep 60 & echo $! > {mark}; echo begun; wait; sleep 60"
@@ -199,7 +208,7 @@ def test_cancel_ends_a_program_with_all_that_it_started(installer: Installer, tm
         cancelling.run(["/bin/sh", "-c", program], cwd=tmp_path)
 
     stat = Path(f"/proc/{mark.read_text().strip()}/stat")
-    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+    assert becomes_true(lambda: has_ended(stat))
 
 
 # --- PyTorch ---------------------------------------------------------------------------------------------
