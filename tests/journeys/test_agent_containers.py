@@ -166,7 +166,8 @@ def test_the_code_may_be_changed_but_the_mirror_may_not(boxes: Boxes, tmp_path: 
 
 def test_what_the_image_has_is_not_installed_again(boxes: Boxes, engine: docker.DockerClient) -> None:
     script = (
-        "cd /usr/lib/python3/dist-packages; mkdir six-1.15.0.dist-info; echo 'version = \"of the image\"' > six.py;"
+        "cd /usr/lib/python3/dist-packages; mkdir six-1.15.0.dist-info;"
+        "echo 'version = \"of the image\"' > six.py;"
         "printf 'Metadata-Version: 2.1\nName: six\nVersion: 1.15.0\n' > six-1.15.0.dist-info/METADATA"
     )
     image = derive(engine, "taskyard-test/six:1", script)
