@@ -54,10 +54,20 @@ def _make(client: docker.DockerClient) -> None:
     if os.getuid() or not shutil.which("debootstrap"):
         client.images.pull(BASE).tag(IMAGE)
         return
-    archive = FOLDER / "bookworm.tar"
-    if not archive.exists():
-        _bootstrap(archive)
-    client.api.import_image_from_file(str(archive), *IMAGE.split(":"))
+    client.api.import_image_from_file(str(_archive()), *IMAGE.split(":"))
+
+
+def archive() -> Path:
+    """The image's files, made once and kept; needs root."""
+    with _alone():
+        return _archive()
+
+
+def _archive() -> Path:
+    kept = FOLDER / "bookworm.tar"
+    if not kept.exists():
+        _bootstrap(kept)
+    return kept
 
 
 def _bootstrap(archive: Path) -> None:

@@ -29,6 +29,8 @@ echo '{}'
 _MINOR = re.compile(r"\d+\.\d+")
 _NOT_THERE = ("executable file not found", "no such file or directory", "not found in $path")
 _INSTALLER = "taskyard"
+_NOT_STARTED = 125
+"""What a program ends with that its engine did not start."""
 TRIPLES = {"x86_64": "x86_64-unknown-linux", "aarch64": "aarch64-unknown-linux"}
 
 
@@ -149,6 +151,8 @@ def _broken(place: Place, failure: RunFailed) -> RunFailed:
     message = f"nothing runs in the image {place.name}: {failure}"
     if "exec format error" in str(failure).lower():
         message = f"the image {place.name} is for another processor than this machine's"
+    elif f"ended with {_NOT_STARTED}:" in str(failure):
+        return failed(message, reason=Reason.CONTAINER, infrastructure=True)
     return failed(message, reason=Reason.IMAGE)
 
 
