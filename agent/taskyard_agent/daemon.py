@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from urllib.parse import urlsplit
 
 from taskyard import __version__
 from taskyard.client import Client
@@ -56,6 +57,7 @@ logger = logging.getLogger(__name__)
 
 LOGS_AFTER_DRAIN_SECONDS = 10.0
 FAREWELL_SECONDS = 2.0
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 KILLED_SECONDS = 10.0
 """Killed runs are reported in this time, or, when the server cannot be reached, by the next daemon."""
 
@@ -478,6 +480,14 @@ def container_settings(settings: AgentSettings, agent: Path) -> ContainerSetting
         environ=settings.environ,
     )
     found.check()
+    server = settings.connection.server
+    if found.enabled and urlsplit(server).hostname in LOOPBACK and "host" not in settings.docker_args:
+        logger.warning(
+            "containers cannot reach %s: their tasks run, but the SDK in them cannot report; give the server an "
+            "address, or --docker-args '--network host'",
+            server,
+            extra={"action": "server_out_of_reach"},
+        )
     return found
 
 
