@@ -116,5 +116,7 @@ def bare_image(client: docker.DockerClient, name: str, files: Mapping[str, bytes
 
 def containers_of(client: docker.DockerClient, run: str) -> list[Container]:
     """The containers that carry the run's label, running or not."""
-    found: list[Container] = client.containers.list(all=True, filters={"label": f"taskyard.run={run}"})
+    found: list[Container] = client.containers.list(
+        all=True, filters={"label": f"taskyard.run={run}"}, ignore_removed=True
+    )
     return found
