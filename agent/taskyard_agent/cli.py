@@ -19,7 +19,7 @@ from taskyard.config import CONNECTION_SETTINGS, Connection, add_settings, conne
 from taskyard.wire import Gpu, to_json
 
 from . import account, detached, doctor, means, scaffold
-from .config import DAEMON_SETTINGS, EXECUTE_SETTINGS, MACHINE_SETTINGS, AgentSettings, read_settings
+from .config import CACHE_SETTINGS, DAEMON_SETTINGS, EXECUTE_SETTINGS, AgentSettings, add_groups, read_settings
 from .daemon import Daemon, agents_folder, environment_settings
 from .environments import cache
 from .errors import SettingsError
@@ -67,7 +67,7 @@ def _add_daemon(verbs: Any) -> None:
     )
     others.add_argument("--all", action="store_true", help="with --stop: every agent of this folder")
     others.add_argument("--json", action="store_true", help="with --status: print records")
-    add_settings(parser, DAEMON_SETTINGS)
+    add_groups(parser, DAEMON_SETTINGS)
 
 
 def _run_daemon(namespace: argparse.Namespace) -> int:
@@ -133,7 +133,7 @@ def _begin_anew() -> NoReturn:
 def _add_execute(verbs: Any) -> None:
     parser = _verb(verbs, "execute", "run one task here and now", _run_execute)
     parser.add_argument("--id", required=True, metavar="TASK", help="the task's id, unique prefix or unique name")
-    add_settings(parser, EXECUTE_SETTINGS)
+    add_groups(parser, EXECUTE_SETTINGS)
 
 
 def _run_execute(namespace: argparse.Namespace) -> int:
@@ -235,7 +235,7 @@ def _add_doctor(verbs: Any) -> None:
     parser = _verb(verbs, "doctor", "check that this machine can run tasks", _run_doctor)
     parser.add_argument("--repo", metavar="URL", help="check the access to this repository too")
     parser.add_argument("--json", action="store_true", help="print records")
-    add_settings(parser, EXECUTE_SETTINGS)
+    add_groups(parser, EXECUTE_SETTINGS)
 
 
 def _run_doctor(namespace: argparse.Namespace) -> int:
@@ -263,21 +263,21 @@ def _add_cache(verbs: Any) -> None:
     verified.add_argument("--repair", action="store_true", help="remove what is broken and not in use")
     for parser in (shown, pruned, verified):
         parser.add_argument("--json", action="store_true", help="print records")
-        add_settings(parser, MACHINE_SETTINGS)
+        add_settings(parser, CACHE_SETTINGS)
 
 
 def _list_cache(namespace: argparse.Namespace) -> int:
-    settings = environment_settings(read_settings(namespace, MACHINE_SETTINGS))
+    settings = environment_settings(read_settings(namespace, CACHE_SETTINGS))
     return _show_environments(cache.list_environments(settings), as_json=namespace.json)
 
 
 def _prune_cache(namespace: argparse.Namespace) -> int:
-    settings = environment_settings(read_settings(namespace, MACHINE_SETTINGS))
+    settings = environment_settings(read_settings(namespace, CACHE_SETTINGS))
     return _show_environments(cache.prune(settings, everything=namespace.all), as_json=namespace.json)
 
 
 def _verify_cache(namespace: argparse.Namespace) -> int:
-    settings = environment_settings(read_settings(namespace, MACHINE_SETTINGS))
+    settings = environment_settings(read_settings(namespace, CACHE_SETTINGS))
     verdicts = cache.verify(settings, repair=namespace.repair)
     if namespace.json:
         print(json.dumps(to_json(list(verdicts)), indent=2))

@@ -19,6 +19,7 @@ from taskyard.config import (
     Connection,
     Resolved,
     Setting,
+    add_settings,
     connection,
     find_project_file,
     resolve,
@@ -293,7 +294,12 @@ HOOKS = Setting(
     help="folder of the programs to run around tasks; default: hooks/ beside the user's configuration",
 )
 HOOK_TIMEOUT = Setting(
-    name="hook_timeout", kind=duration, default=60.0, metavar="TIME", help="how long one of the hooks may take"
+    name="hook_timeout",
+    kind=duration,
+    default=60.0,
+    default_text="60s",
+    metavar="TIME",
+    help="how long one of the hooks may take",
 )
 HTTP = Setting(
     name="http",
@@ -393,6 +399,7 @@ CACHE_BYTES = Setting(
     name="cache_bytes",
     kind=size,
     default=100 * 2**30,
+    default_text="100GB",
     metavar="SIZE",
     help="largest size of the environment cache",
 )
@@ -400,6 +407,7 @@ MIN_FREE_DISK = Setting(
     name="min_free_disk",
     kind=size,
     default=5 * 2**30,
+    default_text="5GB",
     metavar="SIZE",
     help="disk space that the cache leaves free",
 )
@@ -419,6 +427,7 @@ IDLE_GPU_PERCENT = Setting(
     name="idle_gpu_percent",
     kind=float,
     default=5.0,
+    default_text="5",
     metavar="N",
     help="a GPU below this utilisation counts as idle for a task's `max_idle_gpu`",
 )
@@ -426,69 +435,57 @@ LOG_LEVEL = Setting(
     name="log_level", choices=("debug", "info", "warning", "error"), default="info", help="how much the agent says"
 )
 
-MACHINE_SETTINGS = (
-    LOCAL_DIR,
-    PASS_ENV,
-    GIT_TOKEN_FILE,
-    GIT_SSH_KEY,
-    ALLOW_FILE_REPOSITORIES,
-    ALLOW_FILTERS,
-    SUBMODULE_HOST,
-    INHERIT,
-    PYTHON,
-    PYTHON_DOWNLOADS,
-    PYTHON_MIRROR,
-    ALLOW_INDEX,
-    ALLOW_CHANNEL,
-    CONDA_BINARY,
-    DOCKER,
-    DOCKER_ARGS,
-    DOCKER_ALLOW,
-    CACHE_ENVIRONMENTS,
-    CACHE_BYTES,
-    MIN_FREE_DISK,
-    IDLE_GPU_PERCENT,
-    RUN_AS,
-    LOG_LEVEL,
-)
-PLACE_SETTINGS = (SLOTS, SERVICES_MODE, DYNAMIC_GPUS)
-WORKER_SETTINGS = (GPUS, CPU_ONLY, SHARE_GPUS, RESOURCES, LABEL, MEMORY, NAME, HOOKS, HOOK_TIMEOUT)
-LIFE_SETTINGS = (
-    DETACHED,
+CACHE_SETTINGS = (LOCAL_DIR, CACHE_ENVIRONMENTS, CACHE_BYTES, MIN_FREE_DISK)
+GROUPS: Mapping[str, tuple[Setting, ...]] = {
+    "connection": (*CONNECTION_SETTINGS, TOKEN_FILE),
+    "queues": (QUEUE, ORDER_FAIRNESS, CREATE_QUEUE),
+    "worker": (NAME, PRESET, LABEL, RESOURCES),
+    "GPUs and slots": (GPUS, CPU_ONLY, DYNAMIC_GPUS, SHARE_GPUS, SLOTS, SERVICES_MODE, WORKERS),
+    "limits": (MEMORY, PAUSE_AT, IDLE_GPU_PERCENT, RUN_AS, PASS_ENV),
+    "code": (GIT_TOKEN_FILE, GIT_SSH_KEY, ALLOW_FILE_REPOSITORIES, ALLOW_FILTERS, SUBMODULE_HOST),
+    "environments": (
+        INHERIT,
+        PYTHON,
+        PYTHON_DOWNLOADS,
+        PYTHON_MIRROR,
+        ALLOW_INDEX,
+        ALLOW_CHANNEL,
+        CONDA_BINARY,
+    ),
+    "containers": (DOCKER, DOCKER_ARGS, DOCKER_ALLOW),
+    "folder and caches": CACHE_SETTINGS,
+    "life": (
+        FOREGROUND,
+        DETACHED,
+        UPTIME,
+        DOWNTIME,
+        LIFETIME,
+        LIFETIME_STAGGER,
+        LIFETIME_RESTART,
+        IDLE_TIMEOUT,
+        MAX_TASKS,
+    ),
+    "hooks and monitoring": (HOOKS, HOOK_TIMEOUT, HTTP, LOG_LEVEL),
+}
+"""Every setting of the agent, as the help and the reference show them."""
+DAEMON_SETTINGS = tuple(setting for group in GROUPS.values() for setting in group)
+DAEMON_ALONE = (
+    *GROUPS["queues"],
+    PRESET,
+    DYNAMIC_GPUS,
+    SLOTS,
+    SERVICES_MODE,
     WORKERS,
-    UPTIME,
-    DOWNTIME,
-    LIFETIME,
-    LIFETIME_STAGGER,
-    LIFETIME_RESTART,
-    IDLE_TIMEOUT,
-    MAX_TASKS,
+    PAUSE_AT,
+    *GROUPS["life"],
     HTTP,
 )
-QUEUE_SETTINGS = (QUEUE, ORDER_FAIRNESS, CREATE_QUEUE)
-DAEMON_SETTINGS = (
-    *CONNECTION_SETTINGS,
-    TOKEN_FILE,
-    PRESET,
-    *QUEUE_SETTINGS,
-    *WORKER_SETTINGS,
-    *PLACE_SETTINGS,
-    FOREGROUND,
-    *LIFE_SETTINGS,
-    PAUSE_AT,
-    *MACHINE_SETTINGS,
-)
-EXECUTE_SETTINGS = (*CONNECTION_SETTINGS, TOKEN_FILE, *WORKER_SETTINGS, *MACHINE_SETTINGS)
+"""What means nothing to an agent that runs one task and ends."""
+EXECUTE_SETTINGS = tuple(setting for setting in DAEMON_SETTINGS if setting not in DAEMON_ALONE)
 
 
-DECLARED = (
-    TOKEN_FILE,
-    *QUEUE_SETTINGS,
-    *WORKER_SETTINGS,
-    *PLACE_SETTINGS,
-    *LIFE_SETTINGS,
-    PAUSE_AT,
-    *MACHINE_SETTINGS,
+DECLARED = tuple(
+    setting for setting in DAEMON_SETTINGS if setting not in (*CONNECTION_SETTINGS, PRESET, FOREGROUND)
 )
 """Those that are fields of `AgentSettings`; where a command does not take one, it has its default."""
 FIELDS = {
@@ -570,6 +567,14 @@ class AgentSettings:
     log_level: str
     environ: Mapping[str, str]
     """The agent's own variables, as they were at its start."""
+
+
+def add_groups(parser: argparse.ArgumentParser, settings: Sequence[Setting]) -> None:
+    """Puts the settings' flags on a parser, by their groups."""
+    for title, group in GROUPS.items():
+        chosen = [setting for setting in group if setting in settings]
+        if chosen:
+            add_settings(parser.add_argument_group(title), chosen)
 
 
 def read_settings(namespace: argparse.Namespace, settings: Sequence[Setting]) -> AgentSettings:

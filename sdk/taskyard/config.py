@@ -48,6 +48,8 @@ class Setting:
     kind: Callable[[str], Any] = str
     """Makes the value of a string; raises ValueError saying what is expected. `bool` makes it a switch."""
     default: Any = None
+    default_text: str = ""
+    """How a person would write the default, where its value says it badly: 100GB."""
     required: bool = False
     flags: tuple[str, ...] = ()
     """Where they differ from the name."""
@@ -74,6 +76,13 @@ class Setting:
     def all_flags(self) -> tuple[str, ...]:
         """Every spelling of the flag."""
         return self.flags or ("--" + self.name.replace("_", "-"),)
+
+    @property
+    def shown_default(self) -> str:
+        """The default as a person would write it; empty where there is none, or it is off."""
+        if self.default_text or self.default in (None, (), "", False):
+            return self.default_text
+        return " ".join(map(str, self.default)) if self.many else str(self.default)
 
 
 @dataclass(frozen=True)
@@ -234,12 +243,8 @@ def _truth(raw: Any) -> bool:
 
 
 def _help(setting: Setting) -> str:
-    default = "" if setting.default in (None, (), "", False) else f"; default: {_shown_default(setting)}"
+    default = f"; default: {setting.shown_default}" if setting.shown_default else ""
     return f"{setting.help} [{setting.variable}{default}]".replace("%", "%%")
-
-
-def _shown_default(setting: Setting) -> str:
-    return " ".join(map(str, setting.default)) if setting.many else str(setting.default)
 
 
 # --- Files -----------------------------------------------------------------------------------------------

@@ -8,16 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from taskyard.config import CONNECTION_SETTINGS, Setting
-from taskyard_agent.config import (
-    FOREGROUND,
-    LIFE_SETTINGS,
-    MACHINE_SETTINGS,
-    PLACE_SETTINGS,
-    QUEUE_SETTINGS,
-    TOKEN_FILE,
-    WORKER_SETTINGS,
-)
+from taskyard.config import Setting
+from taskyard_agent.config import DAEMON_ALONE, GROUPS, LOCAL_DIR
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/reference/agent.md"
 HEAD = """# The agent's commands and settings
@@ -32,43 +24,40 @@ HEAD = """# The agent's commands and settings
 | `agent execute --id TASK` | runs one task here and now, with its log and its exit code |
 | `agent join URL` | lets this machine in, with a code of `taskyard invite agent` or a token |
 | `agent doctor [--repo URL]` | checks the machine; each failure names the command that mends it |
-| `agent cache list`, `agent cache prune [--all]` | the environments kept on this machine |
+| `agent cache list`, `prune [--all]`, `verify [--repair]` | the environments kept on this machine |
+| `agent init DIR` | writes a custom worker: an image with an agent and what its tasks need |
 
 The daemon's first Ctrl-C or SIGTERM drains, the second cancels with grace, the third kills; SIGUSR1 hands the runs
 over to the next daemon.
 
-A setting is looked for as a flag, then as its variable, then in the project's `[tool.taskyard]`, then in
-`~/.config/taskyard/config.toml`. Switches have a `--no-…` form.
+A setting is looked for as a flag, then as its variable, then in the `--preset`, then in the project's
+`[tool.taskyard]`, then in `~/.config/taskyard/config.toml`. Switches have a `--no-…` form. The daemon takes every
+setting, `execute` and `doctor` those with a ●, `agent cache` those of the folder and the caches.
 """
-SECTIONS: tuple[tuple[str, tuple[Setting, ...]], ...] = (
-    ("Server", (*CONNECTION_SETTINGS, TOKEN_FILE)),
-    ("Queues (`daemon`)", QUEUE_SETTINGS),
-    ("Worker (`daemon`, `execute`)", WORKER_SETTINGS),
-    ("Tasks at once (`daemon`)", PLACE_SETTINGS),
-    ("A long life (`daemon`)", (FOREGROUND, *LIFE_SETTINGS)),
-    ("Machine (all commands)", MACHINE_SETTINGS),
-)
 
 
 def page() -> str:
     """The whole page."""
-    return HEAD + "".join(_section(title, settings) for title, settings in SECTIONS)
+    return HEAD + "".join(_section(title, settings) for title, settings in GROUPS.items())
 
 
 def _section(title: str, settings: Iterable[Setting]) -> str:
-    rows = "".join(
-        f"| `{'`, `'.join(setting.all_flags)}` | `{setting.variable}` | {_default(setting)} | {setting.help} |\n"
-        for setting in settings
+    rows = "".join(f"| {' | '.join(_cells(setting))} |\n" for setting in settings)
+    return (
+        f"\n## {title[:1].upper()}{title[1:]}\n\n"
+        f"| flag | variable | default | execute | meaning |\n|---|---|---|:-:|---|\n{rows}"
     )
-    return f"\n## {title}\n\n| flag | variable | default | meaning |\n|---|---|---|---|\n{rows}"
 
 
-def _default(setting: Setting) -> str:
-    if setting.name == "local_dir":
-        return "the user's cache folder"
-    if setting.default in (None, (), False):
-        return ""
-    return f"`{setting.default}`"
+def _cells(setting: Setting) -> tuple[str, ...]:
+    default = f"`{setting.shown_default}`" if setting.shown_default else ""
+    return (
+        f"`{'`, `'.join(setting.all_flags)}`",
+        f"`{setting.variable}`",
+        "the user's cache folder" if setting is LOCAL_DIR else default,
+        "" if setting in DAEMON_ALONE else "●",
+        setting.help,
+    )
 
 
 if __name__ == "__main__":
