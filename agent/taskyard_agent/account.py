@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import logging
 import random
 import re
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from taskyard.client import Client
@@ -65,7 +68,7 @@ def connect(settings: AgentSettings) -> Client:
     this user is logged in, a token of the agent's own is asked for. Raises NotLoggedIn, SettingsError.
     """
     link = settings.connection
-    token = _token_of(settings) or _enrol(settings)
+    token = _token_of(settings) or _enrolled(settings)
     client = Client.of(dataclasses.replace(link, token=token))
     cure = f"run `taskyard agent join {link.server}` here"
     try:
@@ -145,6 +148,24 @@ def _held_token(settings: AgentSettings) -> str | None:
     """The token that TASKYARD_TOKEN or an earlier `agent join` gives for this server."""
     from_variables = settings.environ.get("TASKYARD_TOKEN") and settings.connection.token
     return from_variables or agent_credentials().token(settings.connection.server)
+
+
+def _enrolled(settings: AgentSettings) -> str:
+    """The token that an agent started beside this one was given meanwhile, or one of its own.
+
+    Two tokens would be one too many: what was claimed with the one that is not kept, no later daemon may carry on.
+    """
+    with _alone():
+        return _held_token(settings) or _enrol(settings)
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    folder = user_folder()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (folder / "agent-credentials.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _enrol(settings: AgentSettings) -> str:

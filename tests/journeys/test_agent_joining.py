@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from taskyard.config import Credentials
 from taskyard.wire import NewToken, TokenKind
 
 from tests.support.agents import wait_until
 from tests.support.person import Person
+from tests.support.relay import Relay
 from tests.support.servers import ServerProcess
 from tests.support.yard import Yard
 
@@ -114,6 +116,25 @@ def test_an_agents_first_start_enrols_it_with_the_persons_login(
     assert daemon.wait(30) == 0, (tmp_path / "log").read_text()
     with yard.server.client(agent_token(person, yard)) as agent:
         assert agent.get("/whoami").json()["kind"] == "agent"
+
+
+def test_agents_that_start_together_share_one_token(person: Person, tmp_path: Path) -> None:
+    with ServerProcess(data=tmp_path / "data") as server, Yard(server) as yard, Relay(server.port) as relay:
+        person.log_in(server)
+        Credentials(person.settings / "credentials.json").save(relay.url, server.admin_token, default=True)
+        asking = relay.hold(b"POST /api/v1/invitations")
+        first = person.starts("agent", "daemon", "--cpu-only", "--name", "first", log=tmp_path / "first")
+        assert asking.caught.wait(30)
+
+        second = person.starts("agent", "daemon", "--cpu-only", "--name", "second", log=tmp_path / "second")
+        wait_until(lambda: f" {second.pid} " in Path("/proc/locks").read_text(), what="it waits for its turn")
+        asking.loosen()
+        wait_until(lambda: len(yard.client.workers()) == 2)
+        for daemon in (first, second):
+            daemon.send_signal(signal.SIGTERM)
+            daemon.wait(30)
+
+        assert [token.kind for token in yard.client.tokens()].count(TokenKind.AGENT) == 1
 
 
 def test_a_machine_without_a_login_is_told_all_that_is_missing(person: Person) -> None:
