@@ -176,13 +176,12 @@ class Sweeper:
             self._runs.tell(record)
 
     async def _mark_silent(self, known: Sequence[WorkerRecord], now: float) -> None:
-        present = {record.worker.name: record.worker for record in known}
         for record in known:
             worker = record.worker
             heard_at = max(worker.last_seen_at, self._hearing_since)
             if worker.state in LIVE_WORKER_STATES and now - heard_at > self._config.lease_seconds:
                 await self._mark_lost(worker)
-            elif workers.outlived(worker, present):
+            elif workers.outlived(worker):
                 with contextlib.suppress(NotFound):
                     await self._store.delete_worker(worker.name)
 

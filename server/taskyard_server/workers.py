@@ -270,12 +270,9 @@ def drained(record: WorkerRecord) -> WorkerRecord:
     return replace(record, worker=replace(worker, state=WorkerState.DRAINING, drain_requested=True))
 
 
-def outlived(place: Worker, present: Mapping[str, Worker]) -> bool:
-    """Whether a place of one run fell silent while the worker that it belongs to is heard of, or gone."""
-    if place.parent is None or place.state in LIVE_WORKER_STATES:
-        return False
-    parent = present.get(place.parent)
-    return parent is None or parent.state is not WorkerState.LOST
+def outlived(place: Worker) -> bool:
+    """Whether it is the place of a run of which nothing is heard any more: a place is listed while its run is."""
+    return place.parent is not None and place.state not in LIVE_WORKER_STATES
 
 
 def lost(record: WorkerRecord | None, *, last_seen_at: float) -> WorkerRecord:

@@ -208,19 +208,29 @@ async def test_a_place_goes_away_when_its_agent_says_that_its_run_has_ended(serv
     assert [worker.name for worker in await services.workers.list()] == [agent.name, f"{agent.name}:b"]
 
 
-async def test_places_are_lost_with_their_parent_and_forgotten_when_it_is_back_without_them(
-    services: Services,
-) -> None:
+async def test_of_an_agent_that_fell_silent_the_worker_alone_stays_listed(services: Services) -> None:
     agent = services.agent()
-    await agent.beat(workers=(WorkerReport(name=agent.name, state=WorkerState.IDLE), place(agent, "a")))
+    own = WorkerReport(name=agent.name, state=WorkerState.BUSY, runs=("a.1",))
+    await agent.beat(workers=(own, place(agent, "a")))
 
     await services.tick(70)
-    lost = [worker.state for worker in await services.workers.list()]
-    await agent.beat()
     await services.tick(1)
 
-    assert lost == [WorkerState.LOST, WorkerState.LOST]
-    assert [worker.name for worker in await services.workers.list()] == [agent.name]
+    (lost,) = await services.workers.list()
+    assert (lost.name, lost.state, lost.runs) == (agent.name, WorkerState.LOST, ("a.1",))
+
+
+async def test_the_places_are_back_with_their_agent(services: Services) -> None:
+    agent = services.agent()
+    own = WorkerReport(name=agent.name, state=WorkerState.BUSY, runs=("a.1",))
+    await agent.beat(workers=(own, place(agent, "a")))
+    await services.tick(70)
+    await services.tick(1)
+
+    await agent.beat(workers=(own, place(agent, "a")))
+    await services.tick(1)
+
+    assert [worker.state for worker in await services.workers.list()] == [WorkerState.BUSY, WorkerState.BUSY]
 
 
 async def test_a_place_cannot_be_paused_and_serves_no_queue(services: Services) -> None:
