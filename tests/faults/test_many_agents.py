@@ -267,6 +267,7 @@ def held_locks(locks: list[Path]) -> list[Path]:
         ("second", MINE[1], f"GPU {MINE[1]} ({nvml.uuid(MINE[1])}) is held by first"),
         ("first", MINE[2], "an agent named 'first' runs on this machine already"),
     ],
+    ids=["gpu", "name"],  # the numbers of the GPUs differ between the processes that run the tests
 )
 def test_neither_a_gpu_nor_a_name_is_two_agents(machine: Machine, name: str, device: int, message: str) -> None:
     with machine.agent("first", list(MINE[:2])) as first:
