@@ -81,7 +81,15 @@ def _execute(argv: Sequence[str]) -> int:
 
         print(f"taskyard {__version__}")
         return 0
-    argv = argv or ["--help"]
+    namespace = parse(argv or ["--help"])
+    try:
+        return namespace.handler(namespace) or 0
+    except ModuleNotFoundError as error:
+        raise _missing(namespace.subcommand, error) from error
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Reads a command line and does nothing of it. Raises UsageError, or SystemExit where it asks for help."""
     command = _command(argv)
     parser = _parser(command, argv)
     if "_ARGCOMPLETE" in os.environ:
@@ -92,10 +100,7 @@ def _execute(argv: Sequence[str]) -> int:
     namespace = parser.parse_args(own)
     if rest is not None:
         namespace.rest = [*namespace.rest, "--", *rest] if namespace.rest else rest
-    try:
-        return namespace.handler(namespace) or 0
-    except ModuleNotFoundError as error:
-        raise _missing(command, error) from error
+    return namespace
 
 
 def _command(argv: Sequence[str]) -> str | None:
