@@ -117,7 +117,7 @@ ARGUMENTS = (
     Argument(("--cpus",), _cpus, ANY),
     Argument(("--cpuset-cpus",), _text("cpuset_cpus", r"\d+(-\d+)?(,\d+(-\d+)?)*"), ANY),
     Argument(("--cpu-shares", "-c"), lambda value: {"cpu_shares": int(value)}, ANY),
-    Argument(("--ulimit",), _ulimit, ANY),
+    Argument(("--ulimit",), _ulimit, r"(nofile|nproc|stack|memlock|core|cpu|data|fsize|as)=.*"),
     Argument(("--workdir", "-w"), _text("working_dir", _PATH.pattern), ANY),
     Argument(("--platform",), _text("platform", r"[a-z0-9]+(/[a-z0-9_]+){0,2}"), ANY),
     Argument(("--tmpfs",), _tmpfs, ANY),
@@ -173,6 +173,20 @@ def tasks(args: Sequence[str], allowed: Iterable[str] = ()) -> Created:
         return _merged(_granted(argument, name, value, free) for argument, name, value in _parsed(args))
     except ValueError as error:
         raise refused(f"the container's arguments: {error}") from error
+
+
+def together(operators: Mapping[str, Any], args: Sequence[str], allowed: Iterable[str] = ()) -> Created:
+    """The operator's and a task's. Of single values the operator's stand, which may confine the task, unless it is
+    `allowed` the argument. Raises RunFailed."""
+    given = tasks(args, allowed)
+    free = {f"--{name.lstrip('-')}" for name in allowed}
+    freely = _merged(argument.read(value) for argument, _, value in _parsed(args) if argument.names[0] in free)
+    kept = {
+        name: value
+        for name, value in operators.items()
+        if name not in freely and not isinstance(value, (dict, list))
+    }
+    return {**merge(operators, given), **kept}
 
 
 def merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> Created:

@@ -87,7 +87,7 @@ def _memory(options: Created, given: int | None) -> Created:
         return {}
     asked = options.get("mem_limit")
     limit = min(given, asked) if asked else given
-    return {"mem_limit": limit, "memswap_limit": max(options.get("memswap_limit", limit), limit)}
+    return {"mem_limit": limit, "memswap_limit": limit}
 
 
 def _devices(gpus: Sequence[Gpu]) -> Created:

@@ -33,7 +33,7 @@ class Preparation:
     def prepare(self, wanted: Container, order: Order) -> Box:
         """Has the image at hand, with its set-up. Raises RunFailed (phase container) or RunStopped."""
         operators = arguments.operators(self.settings.args)
-        options = arguments.merge(operators, arguments.tasks(wanted.args, self.settings.allowed))
+        options = arguments.together(operators, wanted.args, self.settings.allowed)
         platform = options.get("platform")
         image = obtain(self.engine, wanted.image, platform=platform, log=order.log, cancelled=order.cancelled)
         order.log(f"image {image.name} ({image.digest})")

@@ -28,7 +28,13 @@ from taskyard_agent.errors import RunFailed, RunStopped
 from taskyard_agent.programs import Lines, Program
 
 FORMAT = 1
-REPOSITORY = "taskyard/prepared"
+REPOSITORY = "taskyard.invalid/prepared"
+"""No registry can give an image of this name: the top-level domain is reserved for what does not exist."""
+OF_THE_OPERATOR = (
+    "network_mode", "dns", "extra_hosts", "runtime", "platform", "userns_mode", "cgroup_parent",
+    "mem_limit", "memswap_limit", "mem_reservation", "nano_cpus", "cpuset_cpus", "cpu_shares", "pids_limit",
+)  # fmt: skip
+"""What holds for a set-up, too. No folder, device or privilege: it is the task's script, and root."""
 SCRIPT = "/run/taskyard/setup.sh"
 PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*(:[a-z0-9]+)?(=[\w.+:~-]+|/[\w.-]+)?")
 STOP_SECONDS = 1.0
@@ -110,7 +116,7 @@ class SetUp:
         script = folder / "setup.sh"
         script.touch(mode=0o600)
         script.write_text(self._text())
-        kept = {name: value for name, value in self.options.items() if name not in ("user", "environment")}
+        kept = {name: value for name, value in self.options.items() if name in OF_THE_OPERATOR}
         mount = Mount(type="bind", source=str(script), target=SCRIPT, read_only=True)
         return {
             **defaults(self.engine, self.task, self.run),

@@ -79,7 +79,7 @@ def uv_for(interpreter: Interpreter, settings: EnvironmentSettings, installer: I
         installer.log(f"fetching uv for {triple}")
         options = ["--no-config", "--color", "never", "--no-progress", "--no-deps", "--target", str(folder)]
         wheel = ["--python-platform", triple, "--only-binary", "uv", f"uv=={version}"]
-        variables = {"UV_CACHE_DIR": str(installer.downloads / "uv")}
+        variables = {"UV_CACHE_DIR": str(settings.root / "downloads" / "uv")}  # no image can change that
         here = dataclasses.replace(installer, place=None)
         here.run(
             [installer.uv, "pip", "install", *options, *wheel], cwd=Path("/"), variables=variables, quiet=True

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,6 +25,7 @@ REFUSED = (
     "--userns=host", "--uts=host", "--cgroup-parent=/", "--runtime=other", "--pids-limit=-1", "--gpus=all",
     "--mount=type=bind,src=/,dst=/host", "--volumes-from=x", "--init=false", "--memory-swap=-1", "--publish=80:80",
     "--label=taskyard.run=x", "--label=TASKYARD.task=x", "--entrypoint=sh", "--name=x", "--no-such", "word", "-it",
+    "--ulimit=rtprio=99", "--ulimit=nice=40", "--env-file=/etc/shadow", "--priv",
     "--workdir=../x", "--workdir=/a/../../b", "--tmpfs=/x:exec;rm", "--env=A", "--memory=much", "--cpus=0",
 )  # fmt: skip
 
@@ -92,6 +97,64 @@ def test_a_tasks_arguments_win_over_the_operators_and_lists_are_joined() -> None
     )
 
     assert joined == {"shm_size": 2, "environment": {"A": "1", "B": "2"}}
+
+
+def test_what_the_operator_confines_no_task_widens() -> None:
+    operators = arguments.operators("--network isolated --read-only --memory 1g --env A=1")
+
+    joined = arguments.together(operators, ("--network=bridge", "--read-only=false", "--memory=64g", "--env=B=2"))
+
+    assert joined == {**operators, "environment": {"A": "1", "B": "2"}}
+
+
+def test_the_operators_leave_lets_a_task_change_what_the_operator_has_set() -> None:
+    operators = arguments.operators("--shm-size 1g --cpus 2")
+
+    joined = arguments.together(operators, ("--shm-size=2g", "--cpus=64"), allowed=("shm-size",))
+
+    assert joined == {"shm_size": 2 << 30, "nano_cpus": 2_000_000_000}
+
+
+FOR_EVERYBODY = (
+    "add-host", "cpu-shares", "cpus", "cpuset-cpus", "env", "hostname", "init", "label", "memory",
+    "memory-reservation", "memory-swap", "network", "platform", "read-only", "shm-size", "stop-signal", "tmpfs",
+    "ulimit", "workdir",
+)  # fmt: skip
+"""Each touches the task's own container alone, with the values that are let through."""
+
+
+@pytest.mark.skipif(shutil.which("docker") is None, reason="needs Docker's command line, not its engine")
+def test_every_argument_of_dockers_is_on_the_list_or_refused() -> None:
+    told = subprocess.run(["docker", "run", "--help"], capture_output=True, text=True, check=True).stdout
+    names = re.findall(r"^ {2,6}(?:(-\w), )?(--[\w-]+)", told, re.MULTILINE)
+    values = ("", "true", "host", "1", "/", "/:/host", "a=b", "ALL", "container:other", "no-such=/x")
+
+    through = {long for short, long in names for value in values if passes(short, long, value)}
+
+    assert len(names) > 90
+    assert through <= {f"--{name}" for name in FOR_EVERYBODY}
+
+
+def test_joined_switches_hide_nothing() -> None:
+    assert not any(goes_through(words) for words in (("-itv", "/:/host"), ("-itv=/:/host",), ("-div/:/host",)))
+
+
+def passes(short: str, long: str, value: str) -> bool:
+    words = [
+        (long,),
+        (f"{long}={value}",),
+        (long, value),
+        *([(short, value), (f"{short}{value}",)] if short else []),
+    ]
+    return any(goes_through(given_) for given_ in words)
+
+
+def goes_through(words: tuple[str, ...]) -> bool:
+    try:
+        arguments.tasks(words)
+    except RunFailed:
+        return False
+    return True
 
 
 WORDS = st.one_of(

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from taskyard.wire import Gpu, OutcomeKind, Reason
+from taskyard.wire import Container, Gpu, OutcomeKind, Reason
 from taskyard_agent import endings
+from taskyard_agent.containers import arguments
 from taskyard_agent.containers.attach import Frames, exit_code
 from taskyard_agent.containers.box import Box
 from taskyard_agent.containers.engine import Engine, find_socket
-from taskyard_agent.containers.images import Image
+from taskyard_agent.containers.images import NAME, Image
+from taskyard_agent.containers.prepared import REPOSITORY, SetUp
 from taskyard_agent.containers.records import Ended, Inside
 from taskyard_agent.containers.workshop import Workshop
 from taskyard_agent.errors import SettingsError
@@ -62,6 +65,35 @@ def test_a_run_gets_the_memory_it_was_given_and_no_swap_beside_it() -> None:
 def test_a_task_may_ask_for_less_memory_than_its_run_is_given_but_not_for_more() -> None:
     assert options({"mem_limit": 1 << 20}, memory_bytes=1 << 30)["mem_limit"] == 1 << 20
     assert options({"mem_limit": 1 << 40}, memory_bytes=1 << 30)["mem_limit"] == 1 << 30
+
+
+def test_swap_beside_the_memory_of_a_run_is_not_for_the_task_to_have() -> None:
+    assert options({"memswap_limit": 1 << 40}, memory_bytes=1 << 30)["memswap_limit"] == 1 << 30
+
+
+def test_a_set_up_is_root_and_gets_no_folder_device_or_right_of_the_machine(tmp_path: Path) -> None:
+    operators = arguments.operators(
+        "-v /data:/data --device /dev/kvm --privileged --cap-add ALL --pid host --ipc host --network isolated "
+        "--security-opt seccomp=unconfined --group-add docker --env SECRET=x --pids-limit 9"
+    )
+    set_up = SetUp(
+        engine=ENGINE, image=IMAGE, wanted=Container(setup_script="id"), task="t", run="t.1", folder=tmp_path,
+        bundle=None, options=operators, proxies={}, log=print, cancelled=threading.Event(),
+    )  # fmt: skip
+
+    made = set_up._options(tmp_path)
+
+    assert (made["user"], made["network_mode"], made["pids_limit"]) == ("0:0", "isolated", 9)
+    assert made["security_opt"] == ["no-new-privileges"]
+    assert [(mount["Target"], mount["ReadOnly"]) for mount in made["mounts"]] == [("/run/taskyard/setup.sh", True)]
+    assert not {"volumes", "devices", "privileged", "cap_add", "pid_mode", "ipc_mode", "group_add"} & made.keys()
+
+
+def test_no_registry_can_give_an_image_that_poses_as_one_of_a_set_up() -> None:
+    host, _, _ = REPOSITORY.partition("/")
+
+    assert host.endswith(".invalid")  # RFC 6761: never resolved
+    assert NAME.fullmatch(f"{REPOSITORY}:{'0' * 32}")
 
 
 def test_labels_user_and_protection_hold_by_default() -> None:
