@@ -57,7 +57,7 @@ def provision(
     installer = Installer(
         log=log,
         cancelled=cancelled,
-        downloads=settings.root / "downloads",
+        downloads=_downloads(request, settings),
         variables=visible_variables(settings.variables, inside=request.place is not None),
         place=request.place,
         git=request.git,
@@ -68,6 +68,12 @@ def provision(
         return _build_or_reuse(request, settings, installer)
     except OSError as error:
         raise _machine_failure(error) from error
+
+
+def _downloads(request: EnvironmentRequest, settings: EnvironmentSettings) -> Path:
+    """Each image has its own: what runs in it may change them, and the image is the task's choice."""
+    shared = settings.root / "downloads"
+    return shared if request.place is None else shared / "images" / request.place.key.replace(":", "-")
 
 
 def _build_or_reuse(
@@ -110,7 +116,7 @@ def _hold(manager: Manager, recipe: Recipe, settings: EnvironmentSettings, insta
     def build(folder: Path, lock: int) -> Built:
         cache.prune(limits_of(settings))
         here = dataclasses.replace(installer.building(folder, lock), reads=local_folders(recipe.indexes))
-        return build_environment(manager, recipe, folder, here)
+        return build_environment(manager, recipe, folder, here, cache)
 
     held = cache.hold(recipe.key, build, log=installer.log, cancelled=installer.cancelled)
     if not held.reused:

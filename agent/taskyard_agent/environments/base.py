@@ -93,7 +93,8 @@ class Manager(Protocol):
         """Makes a virtual environment at `prefix`, which does not exist yet. Raises RunFailed or RunStopped.
 
         `installer` runs the tool: logged, masked, cancellable, with the variables that a tool may see. Nothing
-        in `prefix` may be a hardlink to a file elsewhere, and bytecode must be compiled.
+        in `prefix` may be a hardlink to a file elsewhere. What it installs is compiled afterwards, but for what
+        conda brings: that is compiled already, and has records of it.
         """
 
     def check(self, recipe: Recipe, prefix: Path, installer: Installer) -> None:

@@ -7,20 +7,24 @@ import zipfile
 from pathlib import Path
 
 from taskyard_agent.environments.base import Manager, Recipe
-from taskyard_agent.environments.cache import PREFIX, Built
+from taskyard_agent.environments.bytecode import compile_modules, copy_compiled
+from taskyard_agent.environments.cache import PREFIX, Built, Cache
 from taskyard_agent.environments.git_requirements import with_repositories
 from taskyard_agent.environments.image_python import with_lent
 from taskyard_agent.environments.installer import Installer
 from taskyard_agent.environments.interpreters import minor_of
 from taskyard_agent.environments.overlay import entry_point, write_launcher
+from taskyard_agent.environments.venvs import site_packages
 
 
-def build_environment(manager: Manager, recipe: Recipe, folder: Path, installer: Installer) -> Built:
-    """Installs and checks what the recipe says. Raises RunFailed or RunStopped."""
+def build_environment(manager: Manager, recipe: Recipe, folder: Path, installer: Installer, cache: Cache) -> Built:
+    """Installs, compiles and checks what the recipe says. Raises RunFailed or RunStopped."""
     begun = time.monotonic()
     prefix = folder / PREFIX
     installer.log(f"building an environment: {recipe.manager}, Python {recipe.interpreter.version}")
     manager.install(recipe, prefix, with_repositories(recipe, installer))
+    if recipe.conda is None:
+        _compile(recipe, prefix, installer, cache)
     manager.check(recipe, prefix, installer)
     made = manager.describe(recipe, prefix, installer)
     packages = with_lent(made.packages, recipe.interpreter)
@@ -39,7 +43,15 @@ def build_environment(manager: Manager, recipe: Recipe, folder: Path, installer:
         bins=made.bins,
         variables=dict(made.variables),
         pip=str(pip) if pip else None,
+        lends_bytecode=recipe.conda is None,
     )
+
+
+def _compile(recipe: Recipe, prefix: Path, installer: Installer, cache: Cache) -> None:
+    python = recipe.interpreter
+    with cache.compiled_by(python.home, python.version, python.image) as others:
+        modules = copy_compiled(site_packages(recipe, prefix), others, python)
+    compile_modules(modules, python, prefix.parent, installer)
 
 
 def _add_pip(minor: str, folder: Path, prefix: Path) -> Path | None:

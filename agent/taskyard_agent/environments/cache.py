@@ -53,6 +53,8 @@ class Built:
     """When each of `site_paths` got its last entry, in nanoseconds: nobody may add one."""
     pip: str | None = None
     """Folder with a pip for an environment that has none."""
+    lends_bytecode: bool = False
+    """Whether its bytecode was compiled here, so that the same modules in another environment can have it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +138,24 @@ class Cache:
         found = (self._describe(marker) for marker in self.folder.glob(f"*/{MARKER}"))
         return tuple(sorted((entry for entry in found if entry is not None), key=lambda entry: entry.used_at))
 
+    @contextlib.contextmanager
+    def compiled_by(self, home: str, version: str, image: str) -> Iterator[tuple[Path, ...]]:
+        """Yields the site-packages of environments that lend an interpreter's bytecode, the latest used first.
+
+        They stay until the context is left.
+        """
+        with contextlib.ExitStack() as stack:
+            found = []
+            for entry in reversed(self.entries()):
+                built = self._hold_for_reading(entry.key, stack)
+                if (
+                    built
+                    and built.lends_bytecode
+                    and (built.home, built.python, built.image) == (home, version, image)
+                ):
+                    found.append(Path(built.site_paths[0]))
+            yield tuple(found)
+
     def prune(self, limits: Limits) -> tuple[CachedEnvironment, ...]:
         """Removes unfinished builds, then environments until the limits hold; never one in use.
 
@@ -164,6 +184,14 @@ class Cache:
                 gone = bool(repair and verdict.problems) and self._remove(verdict.key)
                 verdicts.append(dataclasses.replace(verdict, removed=gone))
         return tuple(verdicts)
+
+    def _hold_for_reading(self, key: str, stack: contextlib.ExitStack) -> Built | None:
+        lock = self._lock(key, fcntl.LOCK_SH)
+        if lock is None:
+            return None
+        stack.callback(os.close, lock)
+        built = self._read(key)
+        return built if built and self._looks_whole(key, built) else None
 
     def _judge(self, key: str) -> Verdict | None:
         lock = self._lock(key, fcntl.LOCK_SH)

@@ -64,7 +64,10 @@ def _starts(prefix: Path, home: str) -> bool:
     program = str(python) if python.exists() else home
     try:
         done = subprocess.run(
-            [program, "-I", "-c", "import encodings"], capture_output=True, check=False, timeout=_START_SECONDS
+            [program, "-I", "-S", "-c", "import encodings"],
+            capture_output=True,
+            check=False,
+            timeout=_START_SECONDS,
         )
     except (OSError, subprocess.TimeoutExpired):
         return False

@@ -113,7 +113,7 @@ def _options(requirements: Requirements) -> list[str]:
     }
     named = [f"--no-binary={name}" for name in requirements.no_binary]
     named += [f"--only-binary={name}" for name in requirements.only_binary]
-    return ["--progress-bar", "off", *(flag for flag, given in flags.items() if given), *named]
+    return ["--progress-bar", "off", "--no-compile", *(flag for flag, given in flags.items() if given), *named]
 
 
 def _variables(recipe: Recipe, installer: Installer) -> dict[str, str]:

@@ -45,6 +45,8 @@ _TORCH_LABEL = re.compile(
 )
 _TORCH = re.compile(rf"(?m)^(?:{'|'.join(TORCH_PACKAGES)})\b")
 _QUIET = ("--color", "never", "--no-progress")
+_LINKING = ("--link-mode", "copy")
+"""A copy is a clone where the file system can; a hardlink would let an edit reach uv's cache."""
 
 check = check_environment
 describe = describe_environment
@@ -98,8 +100,8 @@ def install(recipe: Recipe, prefix: Path, installer: Installer) -> None:
 
 
 def add_packages(recipe: Recipe, prefix: Path, installer: Installer) -> None:
-    """Installs the recipe's lines into an environment that another manager has made."""
-    _pip_install(recipe, prefix, _variables(recipe, installer), installer)
+    """Installs the recipe's lines into an environment that another manager has made, and compiles them."""
+    _pip_install(recipe, prefix, _variables(recipe, installer), installer, "--compile-bytecode")
 
 
 def _fill(recipe: Recipe, prefix: Path, variables: dict[str, str], installer: Installer) -> None:
@@ -234,15 +236,17 @@ def _digest(source: Path) -> str:
 
 def _sync(lock: Path, prefix: Path, variables: dict[str, str], installer: Installer) -> None:
     options = ["--frozen", "--no-install-project", "--no-install-workspace", "--no-install-local"]
-    argv = [installer.uv, "sync", *_QUIET, "--no-config", *options, *_linking(), "--no-python-downloads"]
+    argv = [installer.uv, "sync", *_QUIET, "--no-config", *options, *_LINKING, "--no-python-downloads"]
     python = ["--python", str(prefix / "bin" / "python")]
     where = {"UV_PROJECT_ENVIRONMENT": str(prefix)}
     installer.run([*argv, *python], cwd=lock.parent, variables={**variables, **where})
 
 
-def _pip_install(recipe: Recipe, prefix: Path, variables: dict[str, str], installer: Installer) -> None:
+def _pip_install(
+    recipe: Recipe, prefix: Path, variables: dict[str, str], installer: Installer, *options: str
+) -> None:
     requirements = recipe.requirements
-    argv = [installer.uv, "pip", "install", *_QUIET, "--no-config", *_linking()]
+    argv = [installer.uv, "pip", "install", *_QUIET, "--no-config", *_LINKING, *options]
     argv += ["--python", str(prefix / "bin" / "python"), "--break-system-packages"]
     argv += write_lines(recipe, prefix.parent)
     argv += ["--requirement", str(recipe.source)] if recipe.source else []
@@ -257,11 +261,6 @@ def _pip_install(recipe: Recipe, prefix: Path, variables: dict[str, str], instal
     argv += [part for name in requirements.only_binary for part in ("--only-binary", name)]
     with naming_lines(requirements):
         installer.run(argv, cwd=recipe.source.parent if recipe.source else prefix.parent, variables=variables)
-
-
-def _linking() -> tuple[str, ...]:
-    """A copy is a clone where the file system can; a hardlink would let an edit reach uv's cache."""
-    return "--link-mode", "copy", "--compile-bytecode"
 
 
 def _variables(recipe: Recipe, installer: Installer) -> dict[str, str]:

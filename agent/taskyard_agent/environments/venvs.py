@@ -145,7 +145,7 @@ def installed(site: Path) -> tuple[str, ...]:
 def check_environment(recipe: Recipe, prefix: Path, installer: Installer) -> None:
     """Raises RunFailed unless the environment starts as the right Python and holds every package named."""
     words = "import sys; print(sys.prefix, '.'.join(map(str, sys.version_info[:3])))"
-    output = installer.run([prefix / "bin" / "python", "-I", "-c", words], cwd=prefix, quiet=True)
+    output = installer.run([prefix / "bin" / "python", "-I", "-S", "-c", words], cwd=prefix, quiet=True)
     if recipe.interpreter.version.rstrip("+") not in output[-1]:
         raise failed(
             f"the environment runs Python {output[-1]}, not {recipe.interpreter.version}", infrastructure=True
