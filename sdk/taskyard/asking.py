@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -70,7 +71,10 @@ def _with_memory(base: Resources, text: str) -> Resources:
         part = 2.0
     if 0 < part <= 1:
         return dataclasses.replace(base, memory_bytes=None, memory_fraction=part)
-    return dataclasses.replace(base, memory_bytes=size(text, "--memory"), memory_fraction=None)
+    try:
+        return dataclasses.replace(base, memory_bytes=size(text, "--memory"), memory_fraction=None)
+    except UsageError as error:
+        raise UsageError(f"{error}, a part like 0.5, auto or none") from None
 
 
 def _amount(name: str, value: Any) -> float:
@@ -78,7 +82,7 @@ def _amount(name: str, value: Any) -> float:
         amount = float(value)
     except ValueError:
         amount = -1.0
-    if amount < 0:
+    if not (math.isfinite(amount) and amount >= 0):
         raise UsageError(f"--resource {name}={value}: an amount is a number, 0 or more")
     return amount
 
@@ -136,21 +140,21 @@ def seconds(given: str | float, flag: str) -> float:
 
 
 def size(given: str | int, flag: str) -> int:
-    """Reads 10GB, 500M or a number of bytes; powers of 1024. Raises UsageError."""
+    """Reads 10GB, 500M or a whole number of bytes; powers of 1024. Raises UsageError."""
     match = _SIZE.fullmatch(str(given).strip())
-    found = int(float(match[1]) * 1024 ** _POWERS[match[2].upper()]) if match else 0
-    if not found:
+    found = float(match[1]) * 1024 ** _POWERS[match[2].upper()] if match else 0.0
+    if found < 1 or (match and not match[2] and found % 1):
         raise UsageError(f"{flag} {given}: write a size like 8GB or 500M")
-    return found
+    return int(found)
 
 
 def in_words(resources: Resources) -> str:
     """What is asked of the worker, for people; empty where nothing is."""
     parts = [f"{resources.gpus} GPU{'s' * (resources.gpus != 1)}"] if resources.gpus is not None else []
     if resources.gpu_memory_bytes is not None:
-        parts.append(f"{_gigabytes(resources.gpu_memory_bytes)} of one GPU")
+        parts.append(f"{gigabytes(resources.gpu_memory_bytes)} of one GPU")
     if resources.memory_bytes is not None:
-        amount = _gigabytes(resources.memory_bytes) + " of memory"
+        amount = gigabytes(resources.memory_bytes) + " of memory"
         parts.append(amount if resources.memory_bytes else "memory without a limit")
     if resources.memory_fraction is not None:
         parts.append(f"{resources.memory_fraction:g} of the memory")
@@ -159,7 +163,8 @@ def in_words(resources: Resources) -> str:
     return ", ".join([*parts, *([f"on worker {resources.worker}"] if resources.worker else [])])
 
 
-def _gigabytes(amount: int) -> str:
+def gigabytes(amount: int) -> str:
+    """As it is asked for: powers of 1024."""
     return f"{amount / 1024**3:.4g} GB"
 
 
