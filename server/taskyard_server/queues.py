@@ -204,7 +204,7 @@ class Queues:
         held = [self._clock() - started[run] for worker in watching for run in worker.runs if run in started]
         estimate = estimated_wait(
             waiting=waiting,
-            idle_workers=sum(min(max(0, worker.free.slots), waiting + 1) for worker in watching),
+            idle_workers=0 if waiting else sum(map(_free_places, watching)),  # what waits fits nothing free
             busy_seconds=held,
             run_seconds=await self._recent_run_seconds(record.id) if waiting or held else [],
         )
@@ -225,6 +225,12 @@ class Queues:
 def serves(worker: Worker, queue: str) -> bool:
     """Whether the worker takes tasks of the queue of that name; the place of one running task takes none."""
     return worker.state in SERVING_STATES and queue in worker.queues and worker.parent is None
+
+
+def _free_places(worker: Worker) -> int:
+    """How many tasks it could take just now, if each takes a GPU where there are any."""
+    alone_on_gpus = worker.total.gpus and not worker.total.gpu_memory_bytes
+    return max(0, min(worker.free.slots, worker.free.gpus) if alone_on_gpus else worker.free.slots)
 
 
 def estimated_wait(

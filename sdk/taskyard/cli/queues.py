@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from taskyard.client import Client
     from taskyard.wire import Entry, Queue, QueueChanges
 
-COLUMNS = ("NAME", "KIND", "WAITING", "RUNNING", "WORKERS", "STATE", "DESCRIPTION", "ID")
+COLUMNS = ("NAME", "KIND", "WAITING", "RUNNING", "WORKERS", "EST. WAIT", "STATE", "DESCRIPTION", "ID")
 ENTRY_COLUMNS = ("POSITION", "TASK", "NAME", "GPUS", "BY", "QUEUED")
 PAGE = 500
 
@@ -176,7 +176,13 @@ def _print(namespace: argparse.Namespace, queues: list[Queue], *, many: bool = F
 def _row(queue: Queue) -> tuple[object, ...]:
     state = "paused" if queue.paused else "open"
     counts = (queue.waiting, queue.running, len(queue.workers))
-    return (queue.name, queue.kind, *counts, state, queue.description, queue.id[:8])
+    return (queue.name, queue.kind, *counts, _wait(queue), state, queue.description, queue.id[:8])
+
+
+def _wait(queue: Queue) -> str:
+    """Of a task enqueued now; empty where nobody knows."""
+    seconds = queue.estimated_wait_seconds
+    return "none" if seconds == 0 else output.duration(seconds)
 
 
 def _entry_row(entry: Entry) -> tuple[object, ...]:

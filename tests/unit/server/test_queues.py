@@ -5,11 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from taskyard.wire import NewQueue, Outcome, OutcomeKind, Phase, Queue, QueueChanges, Reason, TaskState
+from taskyard.wire import (
+    Capacity,
+    NewQueue,
+    Outcome,
+    OutcomeKind,
+    Phase,
+    Queue,
+    QueueChanges,
+    Reason,
+    Resources,
+    TaskState,
+    WorkerReport,
+    WorkerState,
+)
 from taskyard_server.errors import Conflict, Invalid, NotFound
 from taskyard_server.queues import estimated_wait
 
-from tests.support.services import ADA, FAILED, Services
+from tests.support.services import ADA, FAILED, FakeAgent, Services
 
 ID = "ab" * 16
 INTERRUPTED = Outcome(kind=OutcomeKind.LOST, reason=Reason.AGENT_STOPPED, phase=Phase.RUNNING)
@@ -200,6 +213,38 @@ async def test_the_wait_is_estimated_from_recent_runs(services: Services) -> Non
     queue = await named(services)
 
     assert queue.estimated_wait_seconds == pytest.approx(260, rel=0.05)
+
+
+async def test_free_slots_without_a_free_gpu_shorten_no_wait(services: Services) -> None:
+    agent, whole = services.agent(), Capacity(slots=4, gpus=4)
+    await services.enqueue(resources=Resources(gpus=2))
+    run = await agent.start(await agent.take(free=whole, total=whole))
+    services.clock.move(100)
+    await agent.finish_and_forget(run, FAILED)
+    for _ in range(3):
+        await services.enqueue(resources=Resources(gpus=2))
+    for _ in range(2):
+        await agent.start(await agent.take(free=whole, total=whole))
+
+    full = report(agent, runs=tuple(agent.held), total=whole, free=Capacity(slots=2))
+    await agent.beat(workers=(full,))
+
+    queue = await named(services)
+    assert queue.waiting == 1
+    assert queue.estimated_wait_seconds == pytest.approx(100, rel=0.05)
+
+
+async def test_what_waits_beside_a_free_worker_waits_for_another(services: Services) -> None:
+    agent = services.agent()
+    await services.enqueue(resources=Resources(gpus=2))
+
+    await agent.beat(workers=(report(agent, total=Capacity(slots=3), free=Capacity(slots=3)),))
+
+    assert (await named(services)).estimated_wait_seconds is None
+
+
+def report(agent: FakeAgent, **fields: Any) -> WorkerReport:
+    return WorkerReport(name=agent.name, state=WorkerState.BUSY, queues=agent.queues, **fields)
 
 
 @pytest.mark.parametrize(
