@@ -177,9 +177,8 @@ class Lease:
 
     def _obey_for(self, worker: Worker, directive: WorkerDirective) -> None:
         if directive.paused and not worker.paused:
-            logger.error(
-                "the server paused %s: %s; `taskyard workers resume %s` when it is mended",
-                worker.name, directive.reason, worker.name,
+            logger.warning(
+                "nothing is taken until `taskyard workers resume %s`: %s", worker.name, directive.reason,
                 extra={"action": "worker_paused"},
             )  # fmt: skip
         if directive.paused != worker.held_by(SERVER):

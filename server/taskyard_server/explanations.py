@@ -13,6 +13,8 @@ from taskyard_server.store.base import Front, QueueRecord, TaskRecord
 MOST_VERDICTS = 200
 SILENT_SECONDS = 30.0
 """Three beats missed: worth a word."""
+SHORT_ID = 8
+MOST_RUNS = 4
 _AWAY = {
     WorkerState.LOST: "its machine fell silent",
     WorkerState.DRAINING: "its agent is draining: it takes nothing more",
@@ -88,13 +90,16 @@ def _summary(
     if not able:
         reasons = "; ".join(f"{verdict.worker}: {verdict.reason}" for verdict in watching[:3])
         nobody = _nobody_has(record, queue, workers)
-        return nobody or f"none of the {len(watching)} workers of queue {queue.name!r} can take it ({reasons})"
+        none = f"none of the {len(watching)} workers" if len(watching) > 1 else "the only worker"
+        negation = "can" if len(watching) > 1 else "cannot"
+        return nobody or f"{none} of queue {queue.name!r} {negation} take it ({reasons})"
     if record.reserved_for in [verdict.worker for verdict in able]:
         return f"worker {record.reserved_for} is kept for it, and takes it when enough of its runs have ended"
-    ahead = "it is the next" if position == 0 else f"{position} stand before it"
+    ahead = "it is the next" if position == 0 else f"{position} stand{'s' * (position == 1)} before it"
     if any(verdict.reason == _IDLE for verdict in able):
         return f"{ahead} in queue {queue.name!r}; a worker is idle and takes it as soon as it asks"
-    return f"{ahead} in queue {queue.name!r}; its {len(able)} fitting workers are busy"
+    busy = f"all {len(able)} workers that fit are busy" if len(able) > 1 else "the only worker that fits is busy"
+    return f"{ahead} in queue {queue.name!r}; {busy}"
 
 
 def _nobody_has(record: TaskRecord, queue: QueueRecord, workers: Sequence[Worker]) -> str | None:
@@ -143,7 +148,7 @@ def _occupation(record: TaskRecord, queue: QueueRecord, worker: Worker, kept_for
     """What keeps a worker that could take the task from doing so now."""
     if not worker.runs and kept_for is None:
         return _IDLE
-    words = [f"busy with {', '.join(run.partition('.')[0] for run in worker.runs)}"] if worker.runs else []
+    words = [f"busy with {_tasks_of(worker)}"] if worker.runs else []
     if record.reserved_for == worker.name:
         words.append("kept for this task")
     elif kept_for is not None:
@@ -152,6 +157,12 @@ def _occupation(record: TaskRecord, queue: QueueRecord, worker: Worker, kept_for
     if lacking is not None and worker.total.slots > 1:
         words.append(lacking)
     return "; ".join(words)
+
+
+def _tasks_of(worker: Worker) -> str:
+    named = ", ".join(run.partition(".")[0][:SHORT_ID] for run in worker.runs[:MOST_RUNS])
+    more = len(worker.runs) - MOST_RUNS
+    return f"{named} and {more} more" if more > 0 else named
 
 
 # --- Tasks in no queue

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _UNITS = ("B", "KB", "MB", "GB", "TB")
 UNCUT = ("ID", "TASK", "STATE", "POSITION", "FITS")
 """Columns that are of no use when they are cut: a narrow terminal takes from the others."""
+WRAPPED = ("REASON",)
+"""Columns of sentences, which go on in the next line."""
 LEAST_CELLS = 2
 GAP_CELLS = 2
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
@@ -157,7 +159,8 @@ def _table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> Any:
 
     made = Table(box=None, pad_edge=False, padding=(0, GAP_CELLS, 0, 0), header_style="bold")
     for column, width in zip(columns, _widths(columns, cells), strict=True):
-        made.add_column(column, overflow="ellipsis", no_wrap=True, width=width)
+        wrapped = column in WRAPPED
+        made.add_column(column, overflow="fold" if wrapped else "ellipsis", no_wrap=not wrapped, width=width)
     for row in cells:
         made.add_row(*(_styled(cell) for cell in row))
     return made

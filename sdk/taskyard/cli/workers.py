@@ -6,15 +6,19 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from taskyard.asking import gigabytes
 from taskyard.cli import output
 from taskyard.cli.session import add_command, open_client
 from taskyard.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from taskyard.client import Client
-    from taskyard.wire import Worker
+    from taskyard.wire import GpuRange, Worker
 
 COLUMNS = ("NAME", "STATE", "QUEUES", "GPUS", "RUN", "SEEN", "DONE", "FAILED", "NOTE")
+SHOWN_RUNS = 2
+MANY_SLOTS = 10_000
+"""So many that nobody counts them: services mode without a number."""
 VERBS = ("list", "show", "drain", "pause", "resume", "delete")
 
 
@@ -86,7 +90,7 @@ def _row(worker: Worker) -> tuple[object, ...]:
         worker.state,
         " ".join(worker.queues),
         len(worker.gpus) or "",
-        " ".join(run[:8] for run in worker.runs[:3]),
+        _runs(worker),
         output.ago(worker.last_seen_at),
         worker.completed,
         worker.failed,
@@ -94,8 +98,14 @@ def _row(worker: Worker) -> tuple[object, ...]:
     )
 
 
+def _runs(worker: Worker) -> str:
+    more = len(worker.runs) - SHOWN_RUNS
+    named = " ".join(run[:8] for run in worker.runs[:SHOWN_RUNS])
+    return f"{named} +{more}" if more > 0 else named
+
+
 def _about(worker: Worker) -> list[tuple[str, object]]:
-    gpus = [f"{gpu.index}: {gpu.name} {output.size(gpu.memory_bytes)}" for gpu in worker.gpus]
+    gpus = [f"{gpu.index}: {gpu.name} {gigabytes(gpu.memory_bytes)}" for gpu in worker.gpus]
     counters = worker.counters
     return [
         ("name", worker.name),
@@ -106,6 +116,8 @@ def _about(worker: Worker) -> list[tuple[str, object]]:
         ("host", worker.host),
         ("queues", " ".join(worker.queues)),
         *(("gpu", gpu) for gpu in gpus),
+        *(("free", part) for part in _free(worker)),
+        ("gives", " ".join(f"{queue}={_range(given)}" for queue, given in worker.queue_gpus.items())),
         ("labels", " ".join(f"{name}={value}" for name, value in worker.labels.items())),
         ("runs", " ".join(worker.runs)),
         *(dataclasses.asdict(counters).items() if counters else ()),
@@ -116,3 +128,23 @@ def _about(worker: Worker) -> list[tuple[str, object]]:
         ("failed", worker.failed),
         ("machine's failures in a row", worker.infrastructure_failures or None),
     ]
+
+
+def _free(worker: Worker) -> list[str]:
+    """What a task could have now, in the words in which it is asked for."""
+    total, free = worker.total, worker.free
+    if worker.parent is not None:
+        return []
+    found = [f"{free.slots} of {total.slots} slots"] if total.slots < MANY_SLOTS else []
+    found += [f"{free.gpus} of {total.gpus} GPUs"] if total.gpus else []
+    found += [
+        f"{gigabytes(part)} of GPU {gpu.index}"
+        for gpu, part in zip(worker.gpus, free.gpu_memory_bytes, strict=False)
+    ]
+    if total.memory_bytes is not None and free.memory_bytes is not None:
+        found.append(f"{gigabytes(free.memory_bytes)} of {gigabytes(total.memory_bytes)} of memory")
+    return found + [f"{free.custom.get(name, 0):g} of {amount:g} {name}" for name, amount in total.custom.items()]
+
+
+def _range(given: GpuRange) -> str:
+    return str(given.least) if given.least == given.most else f"{given.least}-{given.most}"

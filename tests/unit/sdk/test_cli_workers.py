@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from taskyard.cli.workers import _below_their_parents, _row
-from taskyard.wire import Worker, WorkerState
+from typing import Any
+
+from taskyard.cli.workers import _about, _below_their_parents, _row
+from taskyard.wire import Capacity, Gpu, GpuRange, Worker, WorkerState
+
+GB = 1024**3
 
 
-def worker(name: str, parent: str | None = None) -> Worker:
-    return Worker(name=name, agent="agent", host="host", state=WorkerState.BUSY, parent=parent)
+def worker(name: str, parent: str | None = None, **fields: Any) -> Worker:
+    return Worker(name=name, agent="agent", host="host", state=WorkerState.BUSY, parent=parent, **fields)
 
 
 def test_places_stand_indented_below_the_worker_that_they_belong_to() -> None:
@@ -16,3 +20,31 @@ def test_places_stand_indented_below_the_worker_that_they_belong_to() -> None:
     names = [_row(one)[0] for one in _below_their_parents(found)]
 
     assert names == ["a:b", "s", "  s:1", "  s:2", "  t:1"]
+
+
+def test_runs_that_are_not_named_are_counted() -> None:
+    runs = tuple(f"{number}{'0' * 31}.1" for number in range(5))
+
+    assert _row(worker("s", runs=runs))[4] == "00000000 10000000 +3"
+
+
+def test_one_worker_says_what_is_free_as_it_is_asked_for() -> None:
+    shared = worker(
+        "w",
+        gpus=(Gpu(index=4, uuid="GPU-4", name="A100", memory_bytes=80 * GB),),
+        total=Capacity(slots=3, gpus=1, gpu_memory_bytes=(80 * GB,), memory_bytes=8 * GB, custom={"LICENSE": 2}),
+        free=Capacity(slots=1, gpus=0, gpu_memory_bytes=(30 * GB,), memory_bytes=2 * GB, custom={"LICENSE": 0.5}),
+        queue_gpus={"one": GpuRange(least=1, most=1), "two": GpuRange(least=1, most=2)},
+    )
+
+    about = _about(shared)
+
+    assert ("gpu", "4: A100 80 GB") in about
+    assert [value for name, value in about if name == "free"] == [
+        "1 of 3 slots",
+        "0 of 1 GPUs",
+        "30 GB of GPU 4",
+        "2 GB of 8 GB of memory",
+        "0.5 of 2 LICENSE",
+    ]
+    assert ("gives", "one=1 two=1-2") in about

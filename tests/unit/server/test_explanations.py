@@ -66,6 +66,23 @@ def test_a_busy_worker_says_with_what_and_what_is_not_free() -> None:
     assert (verdict.fits, verdict.reason) == (True, "busy with a; needs 2 GPUs, 1 of 2 are free")
 
 
+def test_of_many_runs_some_are_named() -> None:
+    busy = place(runs=tuple(f"{number:032x}.1" for number in range(6)), free=Capacity(slots=0))
+
+    verdict = explained(Resources(gpus=2), busy).workers[0]
+
+    assert (
+        verdict.reason
+        == "busy with 00000000, 00000000, 00000000, 00000000 and 2 more; needs 2 GPUs, 0 of 2 are free"
+    )
+
+
+def test_one_worker_is_not_counted() -> None:
+    too_small = explained(Resources(gpus=1, memory_bytes=2), place(total=Capacity(gpus=1, memory_bytes=1)))
+
+    assert too_small.summary.startswith("the only worker of queue 'q' cannot take it (w: needs 2 bytes of memory")
+
+
 def test_a_worker_that_gives_gpus_by_queue_says_what_it_gives() -> None:
     giving = place(queue_gpus={"q": GpuRange(least=1, most=2)})
 

@@ -586,8 +586,8 @@ async def test_it_says_who_is_busy_and_how_many_stand_before(services: Services)
     explanation = await services.tasks.explain(third.id, ADA)
 
     assert explanation.position == 1
-    assert explanation.summary == "1 stand before it in queue 'default'; its 1 fitting workers are busy"
-    assert explanation.workers[0].reason == f"busy with {first.id}"
+    assert explanation.summary == "1 stands before it in queue 'default'; the only worker that fits is busy"
+    assert explanation.workers[0].reason == f"busy with {first.id[:8]}"
 
 
 @pytest.mark.parametrize(
