@@ -21,6 +21,7 @@ from taskyard.client import Client
 from taskyard.config import Credentials
 from taskyard.transport import Transport
 
+from tests.support.certificates import self_made_certificate
 from tests.support.servers import ServerProcess, free_port
 
 Typed = Callable[..., "Result"]
@@ -505,10 +506,7 @@ def test_up_says_how_others_get_in(tmp_path: Path) -> None:
 
 
 def test_a_certificate_is_trusted_by_name_and_remembered_by_the_login(type_in: Typed, tmp_path: Path) -> None:
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
-    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
-    subprocess.run([*made, *names], check=True, capture_output=True)
+    cert, key = self_made_certificate(tmp_path, "DNS:localhost", "IP:127.0.0.1")
     with ServerProcess("--tls-cert", str(cert), "--tls-key", str(key)) as server:
         (tmp_path / "token").write_text(server.admin_token)
 

@@ -18,6 +18,7 @@ import pytest
 from taskyard.config import Credentials
 
 from tests.support.agents import AgentProcess, wait_until
+from tests.support.certificates import self_made_certificate
 from tests.support.repositories import Repository
 from tests.support.servers import ServerProcess, free_port
 
@@ -362,12 +363,12 @@ def test_an_execution_that_is_refused_leaves_no_worker_behind(type_in, tmp_path:
 
 
 @contextlib.contextmanager
-def up(variables: dict[str, str], folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+def up(variables: dict[str, str], folder: Path, port: int, *flags: str) -> Iterator[subprocess.Popen[bytes]]:
     """`taskyard up` with a worker that is ready, ended by Ctrl-C."""
     folders = ["--data", str(folder / "data"), "--local-dir", str(folder / "local")]
     with (folder / "up.log").open("ab") as log:
         process = subprocess.Popen(
-            [*TASKYARD, "up", "--port", str(port), "--cpu-only", *folders],
+            [*TASKYARD, "up", "--port", str(port), "--cpu-only", *folders, *flags],
             cwd=folder,
             env=variables,
             stdout=log,
@@ -424,6 +425,25 @@ def test_a_killed_up_takes_its_children_along_but_not_the_run(
 
     assert followed.stdout.count("lr is") == 1
     assert (task["state"], task["run_count"]) == ("completed", 1)
+
+
+def test_up_under_a_certificate_of_ones_own_is_the_server_that_is_meant_from_then_on(
+    variables: dict[str, str], type_in, tmp_path: Path
+) -> None:
+    port = free_port()
+    cert, key = self_made_certificate(tmp_path, "DNS:yard.example.org", "DNS:localhost")
+    (tmp_path / "config" / "taskyard" / "credentials.json").unlink()
+    with up(variables, tmp_path, port, "--no-services"):
+        wait_until(lambda: type_in("workers").stdout, what="a worker without a certificate")
+
+    tls = ("--host", "0.0.0.0", "--tls-cert", str(cert), "--tls-key", str(key), "--ca-file", str(cert))
+    with up(variables, tmp_path, port, "--no-services", *tls) as process:
+        wait_until(lambda: "idle" in type_in("workers").stdout, what="a worker under the certificate")
+        result = type_in("run", "--wait", "--", "python", "train.py", "--code", "4")
+
+    assert result.returncode == 4, result.stderr
+    assert process.returncode == 0
+    assert f"taskyard agent join https://yard.example.org:{port}" in (tmp_path / "up.log").read_text()
 
 
 def test_up_on_a_port_that_is_taken_ends_with_the_servers_words(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.certificates import self_made_certificate
 from tests.support.servers import ServerProcess, free_port
 from tests.support.waiting import becomes_true
 
@@ -87,7 +88,7 @@ def test_token_over_its_rate_is_told_when_to_come_back() -> None:
 
 
 def test_server_speaks_tls_itself(tmp_path: Path) -> None:
-    cert, key = self_made_certificate(tmp_path)
+    cert, key = self_made_certificate(tmp_path, "IP:127.0.0.1")
 
     with ServerProcess("--tls-cert", str(cert), "--tls-key", str(key)) as server:
         with server.client(verify=ssl.create_default_context(cafile=str(cert))) as root:
@@ -150,12 +151,3 @@ def test_command_line_keeps_the_token_of_a_server_that_it_starts(tmp_path: Path)
 def start(*flags: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "taskyard_server", *flags]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-
-def self_made_certificate(folder: Path) -> tuple[Path, Path]:
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
-    files = ["-keyout", str(key), "-out", str(cert)]
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *subject, *files]
-    subprocess.run(command, check=True, capture_output=True)
-    return cert, key

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from taskyard.config import Credentials, Setting, add_settings, resolve, user_file
+from taskyard.cli import certificate
+from taskyard.config import CA_FILE, Credentials, Setting, add_settings, is_loopback, resolve, user_file
 
 
 def add_parser(subparsers: Any) -> None:
@@ -16,7 +20,7 @@ def add_parser(subparsers: Any) -> None:
         help="run the server",
         description="Runs the server: queues, tasks, logs. The first start lets this account in as administrator.",
     )
-    add_settings(parser, server_settings())
+    add_settings(parser, (*server_settings(), CA_FILE))
     parser.set_defaults(handler=serve)
 
 
@@ -28,20 +32,37 @@ def server_settings() -> list[Setting]:
 
 def serve(namespace: argparse.Namespace) -> int:
     """Serves until it is told to stop."""
-    values = resolve(server_settings(), namespace, user_file=user_file())
-    config = importlib.import_module("taskyard_server.config")
-    chosen = config.ServerConfig(**{value.setting.name: value.value for value in values})
-    code: int = importlib.import_module("taskyard_server.main").serve(chosen, started=keep_token)
+    values = resolve((*server_settings(), CA_FILE), namespace, user_file=user_file())
+    told = {value.setting.name: value.value for value in values if value.setting is not CA_FILE}
+    chosen = importlib.import_module("taskyard_server.config").ServerConfig(**told)
+    keep = functools.partial(keep_token, cert=chosen.tls_cert, key=chosen.tls_key, ca_file=values["ca_file"])
+    code: int = importlib.import_module("taskyard_server.main").serve(chosen, started=keep)
     return code
 
 
-def keep_token(started: Any) -> None:
+def keep_token(started: Any, *, cert: Path | None, key: Path | None, ca_file: Path | None) -> None:
     """Keeps the administrator's token where this account's command line finds it.
 
-    A login that is there already stays, unless this is the first start of a new store.
+    A login that is there already stays, unless this is the first start of a new store. The server becomes the one
+    that is meant unless another one is; one whose port it has now is gone.
     """
-    credentials = Credentials()
-    held = credentials.token(started.local_url)
-    if started.administrator_created or (held is None and started.admin_token_file.is_file()):
+    server, credentials = started.local_url, Credentials()
+    if cert and key:
+        server = under_name(server, certificate.local_name(cert, key))
+    meant = credentials.default_server
+    default = meant is None or (is_loopback(meant) and urlsplit(meant).port == urlsplit(server).port)
+    token = None if started.administrator_created else credentials.token(server)
+    if token is None and started.admin_token_file.is_file():
         token = started.admin_token_file.read_text(encoding="utf-8").strip()
-        credentials.save(started.local_url, token, default=credentials.default_server is None)
+    if token is not None:
+        credentials.save(server, token, ca_file=ca_file or _trusted(credentials, server), default=default)
+
+
+def under_name(server: str, name: str) -> str:
+    """The same address with another host."""
+    return f"{urlsplit(server).scheme}://{f'[{name}]' if ':' in name else name}:{urlsplit(server).port}"
+
+
+def _trusted(credentials: Credentials, server: str) -> Path | None:
+    login = credentials.login(server)
+    return Path(login.ca_file) if login and login.ca_file else None

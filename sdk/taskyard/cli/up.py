@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from taskyard.cli import output
+from taskyard.cli import certificate, output
 from taskyard.config import CA_FILE, INSECURE, Setting, add_settings, connection, is_loopback, resolve, user_file
 from taskyard.errors import TaskyardError, Unavailable, UsageError
 from taskyard.wire import DEFAULT_PORT, DEFAULT_QUEUES, SERVICES_QUEUE
@@ -60,18 +60,23 @@ def add_parser(subparsers: Any) -> None:
 
 def up(namespace: argparse.Namespace) -> int:
     """Runs them until Ctrl-C or until one of them ends."""
-    settings = resolve((*SERVER_SETTINGS, *AGENT_SETTINGS, SERVICES), namespace, user_file=user_file())
+    settings = resolve((*SERVER_SETTINGS, *AGENT_SETTINGS, SERVICES, CA_FILE), namespace, user_file=user_file())
     settings.refuse_together("gpus", "cpu_only")
     _check_installed()
     _check_free(settings["host"], settings["port"])
-    namespace.server = _address(settings, "localhost" if settings["tls_cert"] else "127.0.0.1")
+    namespace.server = _address(settings, _inside_name(settings["host"]))
+    if _certified(settings):
+        name = certificate.local_name(settings["tls_cert"], settings["tls_key"])
+        namespace.server = _address(settings, name)
     insecure = connection(namespace).insecure
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.default_int_handler)
     children = _Children({STORE.variable: settings["store"]} if settings["store"] else {})
     try:
-        children.start("server", *_flags(settings, SERVER_SETTINGS), *(["--insecure"] if insecure else []))
+        children.start(
+            "server", *_flags(settings, (*SERVER_SETTINGS, CA_FILE)), *(["--insecure"] if insecure else [])
+        )
         code = children.until(lambda: _healthy(namespace), HEALTH_SECONDS)
         if code is not None:
             return code
@@ -87,9 +92,9 @@ def up(namespace: argparse.Namespace) -> int:
 
 def _start_agents(children: _Children, settings: Any, server: str) -> None:
     """One for the machine and its GPUs, and one beside it for services, which names itself `HOST:services`."""
-    children.start("agent", "daemon", "--server", server, *_flags(settings, AGENT_SETTINGS))
+    children.start("agent", "daemon", "--server", server, *_flags(settings, (*AGENT_SETTINGS, CA_FILE)))
     if settings["services"]:
-        beside = _flags(settings, (LOCAL_DIR,))
+        beside = _flags(settings, (LOCAL_DIR, CA_FILE))
         services = ("--services-mode", "--queue", SERVICES_QUEUE)
         children.start("agent", "daemon", "--server", server, *services, *beside, called="services agent")
 
@@ -208,7 +213,7 @@ def _address(settings: Any, host: str) -> str:
 
 def _welcome(settings: Any, server: str, *, insecure: bool) -> None:
     output.note(f"\nTaskyard is up at {server}. In another terminal:  taskyard run -- python train.py")
-    outside = _address(settings, _outside_name(settings["host"]))
+    outside = _address(settings, _outside_name(settings))
     if is_loopback(_address(settings, settings["host"])):
         return
     flag = " --insecure" if insecure and not settings["tls_cert"] else ""
@@ -224,8 +229,16 @@ def _inside_name(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
 
 
-def _outside_name(host: str) -> str:
-    """The address by which others reach this machine, where it listens on all."""
+def _certified(settings: Any) -> bool:
+    return bool(settings["tls_cert"] and settings["tls_key"])
+
+
+def _outside_name(settings: Any) -> str:
+    """By which others reach this machine: the certificate's name, else its address where it listens on all."""
+    host: str = settings["host"]
+    named = certificate.outside_name(settings["tls_cert"], settings["tls_key"]) if _certified(settings) else None
+    if named:
+        return named
     if _inside_name(host) == host:
         return host
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
