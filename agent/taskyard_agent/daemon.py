@@ -455,6 +455,7 @@ def environment_settings(settings: AgentSettings) -> EnvironmentSettings:
     return EnvironmentSettings(
         root=settings.local_dir,
         variables=settings.environ if settings.run_as is None else {**settings.environ, **BUILDS_NOTHING},
+        builds=settings.run_as is None,
         inherit=settings.inherit,
         python=settings.python,
         python_downloads=settings.python_downloads,

@@ -35,6 +35,7 @@ from taskyard_agent.environments.request import (
     failed,
 )
 from taskyard_agent.environments.sdk_path import OLDEST_PYTHON, sdk_folder
+from taskyard_agent.environments.unbuilt import refuse_builds
 from taskyard_agent.errors import RunFailed
 
 __all__ = ["EnvironmentRequest", "EnvironmentSettings", "ReadyEnvironment", "provision"]
@@ -85,7 +86,10 @@ def _build_or_reuse(
         return _without_python(request)
     if interpreter.image:
         installer = dataclasses.replace(installer, uv=uv_for(interpreter, settings, installer))
-    recipe = pin_repositories(manager.resolve(request, interpreter, settings), request.git)
+    recipe = manager.resolve(request, interpreter, settings)
+    if not settings.builds:
+        refuse_builds(recipe)
+    recipe = pin_repositories(recipe, request.git)
     for remark in recipe.remarks:
         installer.log(remark)
     held = _hold(manager, recipe, settings, installer)

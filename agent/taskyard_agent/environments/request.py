@@ -39,6 +39,8 @@ class EnvironmentSettings:
     """Conda channels that tasks may name beyond the public ones: `NAME`, an address or `NAME=ADDRESS`."""
     conda_binary: str | None = None
     """The conda, mamba or micromamba to use, or `none`; None: one on the PATH, else py-rattler."""
+    builds: bool = True
+    """Whether programs of packages may run as they are installed, with the agent's rights."""
     index_strategy: str | None = None
     """uv's `--index-strategy`; None: pip's way among public indexes, the safe one once a private one is in."""
     max_environments: int = 20
