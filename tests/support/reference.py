@@ -1,6 +1,6 @@
-"""Writes docs/reference/agent.md from the one place where the agent's settings are declared.
+"""Writes docs/reference/agent.md and server.md from the places where their settings are declared.
 
-`python -m tests.support.reference` rewrites the page; a test holds it against the code.
+`python -m tests.support.reference` rewrites the pages; a test holds them against the code.
 """
 
 from __future__ import annotations
@@ -8,11 +8,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from taskyard.config import Setting
-from taskyard_agent.config import DAEMON_ALONE, GROUPS, LOCAL_DIR
+from taskyard.cli.server import server_settings
+from taskyard.config import CA_FILE, Setting
+from taskyard_agent.config import DAEMON_ALONE, GROUPS
 
-PAGE = Path(__file__).resolve().parents[2] / "docs/reference/agent.md"
-HEAD = """# The agent's commands and settings
+FOLDER = Path(__file__).resolve().parents[2] / "docs/reference"
+FOLDERS = {"local_dir": "the user's cache folder", "data": "the user's data folder"}
+"""Defaults that differ from machine to machine."""
+SERVER = """# The server's settings
+
+`taskyard server`. Made from the code by `python -m tests.support.reference`. A setting is looked for as a flag, then
+as its variable, then in `~/.config/taskyard/config.toml`; a project's file has no say. Switches have a `--no-…`
+form. `taskyard up` takes those for address, data, store and certificate; the others as variables. A store's address
+with a password belongs in `TASKYARD_STORE`: arguments can be read by every account of the machine.
+
+| flag | variable | default | meaning |
+|---|---|---|---|
+"""
+AGENT = """# The agent's commands and settings
 
 `taskyard agent …`, also installed as `agent …`. Made from the code by `python -m tests.support.reference`.
 
@@ -36,29 +49,38 @@ setting, `execute` and `doctor` those with a ●, `agent cache` those of the fol
 """
 
 
-def page() -> str:
-    """The whole page."""
-    return HEAD + "".join(_section(title, settings) for title, settings in GROUPS.items())
+def pages() -> dict[Path, str]:
+    """The text of each page."""
+    sections = "".join(_section(title, settings) for title, settings in GROUPS.items())
+    rows = "".join(_row(*_cells(setting), setting.help) for setting in (*server_settings(), CA_FILE))
+    return {FOLDER / "agent.md": AGENT + sections, FOLDER / "server.md": SERVER + rows}
 
 
 def _section(title: str, settings: Iterable[Setting]) -> str:
-    rows = "".join(f"| {' | '.join(_cells(setting))} |\n" for setting in settings)
+    rows = "".join(_row(*_cells(setting), _executes(setting), setting.help) for setting in settings)
     return (
         f"\n## {title[:1].upper()}{title[1:]}\n\n"
         f"| flag | variable | default | execute | meaning |\n|---|---|---|:-:|---|\n{rows}"
     )
 
 
-def _cells(setting: Setting) -> tuple[str, ...]:
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _cells(setting: Setting) -> tuple[str, str, str]:
     default = f"`{setting.shown_default}`" if setting.shown_default else ""
     return (
         f"`{'`, `'.join(setting.all_flags)}`",
         f"`{setting.variable}`",
-        "the user's cache folder" if setting is LOCAL_DIR else default,
-        "" if setting in DAEMON_ALONE else "●",
-        setting.help,
+        FOLDERS.get(setting.name, default),
     )
 
 
+def _executes(setting: Setting) -> str:
+    return "" if setting in DAEMON_ALONE else "●"
+
+
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    for path, text in pages().items():
+        path.write_text(text, encoding="utf-8")
