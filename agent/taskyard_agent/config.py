@@ -215,7 +215,7 @@ LABEL = Setting(
     many=True,
     default=(),
     metavar="KEY=VALUE",
-    help="labels that tasks may require, beside `host`, `arch` and `gpu`",
+    help="labels that tasks may require, beside `host`, `arch`, `gpu` and `container`",
 )
 MEMORY = Setting(
     name="memory",
@@ -403,6 +403,14 @@ CACHE_BYTES = Setting(
     metavar="SIZE",
     help="largest size of the environment cache",
 )
+CACHE_MIRROR_BYTES = Setting(
+    name="cache_mirror_bytes",
+    kind=size,
+    default=50 * 2**30,
+    default_text="50GB",
+    metavar="SIZE",
+    help="largest size of the mirrors of repositories",
+)
 MIN_FREE_DISK = Setting(
     name="min_free_disk",
     kind=size,
@@ -435,7 +443,7 @@ LOG_LEVEL = Setting(
     name="log_level", choices=("debug", "info", "warning", "error"), default="info", help="how much the agent says"
 )
 
-CACHE_SETTINGS = (LOCAL_DIR, CACHE_ENVIRONMENTS, CACHE_BYTES, MIN_FREE_DISK)
+CACHE_SETTINGS = (LOCAL_DIR, CACHE_ENVIRONMENTS, CACHE_BYTES, CACHE_MIRROR_BYTES, MIN_FREE_DISK)
 GROUPS: Mapping[str, tuple[Setting, ...]] = {
     "connection": (*CONNECTION_SETTINGS, TOKEN_FILE),
     "queues": (QUEUE, ORDER_FAIRNESS, CREATE_QUEUE),
@@ -560,6 +568,7 @@ class AgentSettings:
     docker_allow: tuple[str, ...]
     cache_environments: int
     cache_bytes: int
+    cache_mirror_bytes: int
     min_free_disk: int
     pause_at: float | None
     idle_gpu_percent: float

@@ -7,11 +7,12 @@ import re
 from collections.abc import Mapping, Sequence
 
 import psutil
-from taskyard.wire import Gpu, GpuRange
+from taskyard.wire import CONTAINER_LABEL, Gpu, GpuRange
 
 from . import gpus, group_memory
 from .allotment import Means
 from .config import AgentSettings
+from .containers.engine import engine_name
 from .errors import RunFailed, SettingsError
 from .gpus import GpuLock
 
@@ -92,9 +93,11 @@ def default_name(settings: AgentSettings, devices: Sequence[Gpu]) -> str:
 
 
 def labels(settings: AgentSettings, devices: Sequence[Gpu]) -> dict[str, str]:
-    """What tasks may require: host, architecture and GPU model by themselves, the operator's words over them."""
+    """What tasks may require: host, architecture, engine, GPU model by themselves, the operator's words over them."""
     models = {_slug(gpu.name) for gpu in devices}
     own = {"host": settings.host, "arch": platform.machine()}
+    if settings.docker is not None:
+        own[CONTAINER_LABEL] = engine_name(settings.environ)
     if len(models) == 1:
         own["gpu"] = models.pop()
     return {**own, **settings.labels}

@@ -21,6 +21,8 @@ API_PREFIX = f"/api/{API_VERSION}"
 DEFAULT_PORT = 8420
 SERVICES_QUEUE = "services"
 DEFAULT_QUEUES = ("default", SERVICES_QUEUE)
+CONTAINER_LABEL = "container"
+"""Label of a worker that runs tasks in containers; its value is the engine."""
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 
 T = TypeVar("T")

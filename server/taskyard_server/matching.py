@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from taskyard import wire
-from taskyard.wire import Capacity, GpuRange, QueueKind, Resources
+from taskyard.wire import CONTAINER_LABEL, Capacity, GpuRange, QueueKind, Resources
 
 from taskyard_server.store.base import Candidate, Front, QueueRecord, TaskRecord
 
@@ -155,6 +155,12 @@ def _lacks_labels(candidate: Candidate, offer: Offer, given: GpuRange | None) ->
     return f"needs the label {wanted}, the worker has {has or 'none of that name'}"
 
 
+def _runs_no_containers(candidate: Candidate, offer: Offer, given: GpuRange | None) -> str | None:
+    if not candidate.container or CONTAINER_LABEL in offer.labels:
+        return None
+    return "the task asks for a container, the worker runs none; `agent daemon --docker` does"
+
+
 def _outside_the_queues_range(candidate: Candidate, offer: Offer, given: GpuRange | None) -> str | None:
     wanted = candidate.resources.gpus
     if given is None or wanted is None or given.least <= wanted <= given.most:
@@ -174,6 +180,7 @@ _RULES: tuple[Callable[[Candidate, Offer, GpuRange | None], str | None], ...] = 
     _avoided,
     _pinned_elsewhere,
     _lacks_labels,
+    _runs_no_containers,
     _outside_the_queues_range,
     _may_not_share,
 )

@@ -422,16 +422,21 @@ def test_containers_that_a_killed_agent_left_are_removed_at_its_start(
     assert left.id not in {container.id for container in engine.containers.list(all=True)}
 
 
-def test_an_agent_without_docker_runs_no_containers(yard: Yard) -> None:
+def test_a_task_with_a_container_waits_for_an_agent_that_runs_containers(
+    yard: Yard, engine: docker.DockerClient
+) -> None:
     task = yard.submit("true", container=Container(image=IMAGE))
 
-    with yard.agent():
-        yard.wait_for_end(task)
-    outcome = yard.run(task).outcome
+    with yard.agent(name="plain"):
+        wait_until(lambda: yard.client.explain(task.id).workers, what="the worker's verdict")
+        (verdict,) = yard.client.explain(task.id).workers
+        with yard.agent("--docker", name="able"):
+            (ended,) = yard.wait_for_end(task, seconds=SLOW)
+    (able,) = (worker for worker in yard.client.workers() if worker.name == "able")
 
-    assert outcome is not None
-    assert (outcome.phase, outcome.reason) == (Phase.CONTAINER, Reason.CONTAINER)
-    assert "agent daemon --docker" in outcome.message
+    assert "agent daemon --docker" in verdict.reason
+    assert (ended.state, yard.run(task).worker) == (TaskState.COMPLETED, "able")
+    assert able.labels["container"] == "docker"
 
 
 def test_without_an_engine_the_failure_is_the_machines(yard: Yard, tmp_path: Path) -> None:

@@ -40,6 +40,11 @@ def find_socket(environ: Mapping[str, str]) -> Path | None:
     return next((place for place in _usual_places(environ) if place.exists()), None)
 
 
+def engine_name(environ: Mapping[str, str]) -> str:
+    """`docker` or `podman`, by its socket: the engine itself may not be up yet. Raises SettingsError."""
+    return "podman" if "podman" in str(find_socket(environ)) else "docker"
+
+
 def _usual_places(environ: Mapping[str, str]) -> Iterator[Path]:
     own = environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
     yield Path("/var/run/docker.sock")

@@ -20,7 +20,7 @@ from taskyard.errors import TaskyardError, UsageError
 if TYPE_CHECKING:
     from taskyard.client import Client
     from taskyard.submission import Prepared, Wanted
-    from taskyard.wire import Command, Container, Outcome, Queue, Resources, Task, TaskSpec, Worker
+    from taskyard.wire import Command, Container, Outcome, Queue, Task, TaskSpec, Worker
 
 EXIT_TIMEOUT = 124
 EXIT_TASKYARD = 125
@@ -167,7 +167,7 @@ def unusual(prepared: Prepared, queue: Queue, workers: list[Worker]) -> list[str
         found.append(f"{count} untracked file{'s' * (count > 1)} ({size}) will be uploaded for the first time")
     if summary.upload_bytes > LARGE_UPLOAD_BYTES:
         found.append(f"{output.size(summary.upload_bytes)} will be uploaded")
-    if not any(_misfit(worker, queue, prepared.spec.resources) is None for worker in workers):
+    if not any(_misfit(worker, queue, prepared.spec) is None for worker in workers):
         found.append(f"no worker can take it from {queue.name!r} now")
     return found
 
@@ -236,13 +236,12 @@ def _place(queue: Queue) -> str:
 
 def _fitting(prepared: Prepared, queue: Queue, workers: list[Worker]) -> Iterator[str]:
     """The workers that can take it, and why the other ones of its queue cannot."""
-    asks = prepared.spec.resources
     workers = [worker for worker in workers if worker.parent is None]
-    fitting = [worker for worker in workers if _misfit(worker, queue, asks) is None]
+    fitting = [worker for worker in workers if _misfit(worker, queue, prepared.spec) is None]
     names = ", ".join(output.clean(worker.name) for worker in fitting)
     yield f"workers       {names or 'none that can take it now'}"
     for worker in workers:
-        reason = _misfit(worker, queue, asks)
+        reason = _misfit(worker, queue, prepared.spec)
         if reason and queue.name in worker.queues:
             yield f"              {output.clean(worker.name)} cannot: {reason}"
     if not any(queue.name in worker.queues for worker in workers):
@@ -250,18 +249,22 @@ def _fitting(prepared: Prepared, queue: Queue, workers: list[Worker]) -> Iterato
         yield f"              start one with: taskyard agent daemon --queue {name}"
 
 
-def _misfit(worker: Worker, queue: Queue, asks: Resources) -> str | None:
+def _misfit(worker: Worker, queue: Queue, spec: TaskSpec) -> str | None:
     """Why the worker cannot take it; None when it can."""
     if queue.name not in worker.queues or worker.parent is not None:
         return f"does not watch {queue.name}"
     if worker.state in ("stopped", "lost", "draining", "paused"):
         return f"{worker.state} {worker.paused_reason}".strip()
-    return _lacking(worker, asks)
+    return _lacking(worker, spec)
 
 
-def _lacking(worker: Worker, asks: Resources) -> str | None:
+def _lacking(worker: Worker, spec: TaskSpec) -> str | None:
     """What it will never have; what is only taken just now, `taskyard explain` says."""
-    total = worker.total
+    from taskyard.wire import CONTAINER_LABEL
+
+    asks, total = spec.resources, worker.total
+    if spec.container is not None and CONTAINER_LABEL not in worker.labels:
+        return "runs no containers"
     if asks.worker not in (None, worker.name):
         return f"it is for {asks.worker}"
     for name, value in asks.requires.items():

@@ -53,6 +53,8 @@ def story(namespace: argparse.Namespace) -> None:
     print(f"{found.task.id}  {output.clean(found.task.spec.name)}  {found.task.state}")
     for run in found.runs:
         print(f"\nattempt {run.number} on {output.clean(run.worker)}: {_ending(run)}")
+        if run.image_digest:
+            print(f"  in the image {output.clean(run.image_digest)}")
         for line in picture(run.phases, time.time()):
             print(f"  {line}")
     print()

@@ -88,6 +88,7 @@ class TaskRecord:
             avoid=tuple(sorted(self.avoid)),
             lasts_seconds=longest_seconds(policy),
             reserved_for=self.reserved_for,
+            container=self.spec.container is not None,
         )
 
 
@@ -173,6 +174,8 @@ class Candidate:
     lasts_seconds: float | None = None
     """The longest that its command runs, rounded up; None: as long as it likes."""
     reserved_for: str | None = None
+    container: bool = False
+    """Whether it asks to be run in one."""
 
 
 def longest_seconds(policy: Policy) -> float | None:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from taskyard.wire import Container, Gpu, OutcomeKind, Reason
+from taskyard.wire import Container, Gpu, OutcomeKind, Reason, TaskSpec
 from taskyard_agent import endings
-from taskyard_agent.containers import arguments
+from taskyard_agent.containers import Containers, ContainerSettings, arguments
 from taskyard_agent.containers.attach import Frames, exit_code
 from taskyard_agent.containers.box import Box
 from taskyard_agent.containers.engine import Engine, find_socket
@@ -20,7 +20,7 @@ from taskyard_agent.containers.images import NAME, Image
 from taskyard_agent.containers.prepared import REPOSITORY, SetUp
 from taskyard_agent.containers.records import Ended, Inside
 from taskyard_agent.containers.workshop import Workshop
-from taskyard_agent.errors import SettingsError
+from taskyard_agent.errors import RunFailed, SettingsError
 from taskyard_agent.held import Cause, ExitRecord
 
 IMAGE = Image(name="image:1", id="sha256:1", digest="image@sha256:1", architecture="amd64")
@@ -38,6 +38,15 @@ def options(given_options: dict[str, Any] | None = None, **command: Any) -> dict
         "writes": (), "gpus": (), "memory_bytes": None, "grace_seconds": 10.0,
     }  # fmt: skip
     return box.options_of(Inside(**{**wanted, **command}))
+
+
+def test_an_agent_without_docker_refuses_a_task_that_reached_it_all_the_same() -> None:
+    containers = Containers(settings=ContainerSettings())
+
+    with pytest.raises(RunFailed, match="agent daemon --docker"):
+        containers.wanted(TaskSpec(container=Container(image="a")))
+
+    assert containers.wanted(TaskSpec()) is None
 
 
 def test_gpus_are_asked_for_by_id() -> None:

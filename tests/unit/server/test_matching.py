@@ -46,6 +46,15 @@ def test_a_worker_needs_as_many_free_gpus_as_the_task_wants(
     assert misfit(Resources(gpus=gpus), Capacity(gpus=free), Capacity(gpus=2)) == reason
 
 
+def test_a_task_with_a_container_needs_a_worker_that_runs_containers() -> None:
+    candidate = Candidate(resources=Resources(gpus=0), container=True)
+    plain = Offer(worker="w", free=Capacity(), total=Capacity())
+    able = replace(plain, labels={"container": "podman"})
+
+    assert matching.fits(candidate, able, "queue")
+    assert "agent daemon --docker" in (matching.misfit(candidate, plain, "queue") or "")
+
+
 @pytest.mark.parametrize(
     ("gpus", "slots", "reason"),
     [
