@@ -13,7 +13,7 @@ from taskyard.wire import Reason
 from taskyard_agent.environments import conda, inherit, pip, poetry, uv
 from taskyard_agent.environments.base import Manager, Recipe
 from taskyard_agent.environments.building import build_environment
-from taskyard_agent.environments.cache import Built, Held, cache_of, limits_of
+from taskyard_agent.environments.cache import PREFIX, Built, Held, cache_of, limits_of
 from taskyard_agent.environments.git_requirements import pin_repositories
 from taskyard_agent.environments.image_python import (
     find_in_image,
@@ -119,7 +119,11 @@ def _hold(manager: Manager, recipe: Recipe, settings: EnvironmentSettings, insta
 
     def build(folder: Path, lock: int) -> Built:
         cache.prune(limits_of(settings))
-        here = dataclasses.replace(installer.building(folder, lock), reads=local_folders(recipe.indexes))
+        prefix = folder / PREFIX
+        if installer.place is not None:
+            prefix.mkdir()
+        here = installer.building(folder, prefix, lock)
+        here = dataclasses.replace(here, reads=(*here.reads, *local_folders(recipe.indexes)))
         return build_environment(manager, recipe, folder, here, cache)
 
     held = cache.hold(recipe.key, build, log=installer.log, cancelled=installer.cancelled)

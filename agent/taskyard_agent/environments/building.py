@@ -15,6 +15,7 @@ from taskyard_agent.environments.installer import Installer
 from taskyard_agent.environments.interpreters import minor_of
 from taskyard_agent.environments.overlay import entry_point, write_launcher
 from taskyard_agent.environments.venvs import site_packages
+from taskyard_agent.environments.written import require_inside
 
 
 def build_environment(manager: Manager, recipe: Recipe, folder: Path, installer: Installer, cache: Cache) -> Built:
@@ -22,10 +23,13 @@ def build_environment(manager: Manager, recipe: Recipe, folder: Path, installer:
     begun = time.monotonic()
     prefix = folder / PREFIX
     installer.log(f"building an environment: {recipe.manager}, Python {recipe.interpreter.version}")
-    manager.install(recipe, prefix, with_repositories(recipe, installer))
+    with with_repositories(recipe, installer) as here:
+        manager.install(recipe, prefix, here)
+    _look_at(recipe, prefix)
     if recipe.conda is None:
         _compile(recipe, prefix, installer, cache)
     manager.check(recipe, prefix, installer)
+    _look_at(recipe, prefix)
     made = manager.describe(recipe, prefix, installer)
     packages = with_lent(made.packages, recipe.interpreter)
     lacks_pip = made.site_paths and not any(package.startswith("pip==") for package in made.packages)
@@ -45,6 +49,11 @@ def build_environment(manager: Manager, recipe: Recipe, folder: Path, installer:
         pip=str(pip) if pip else None,
         lends_bytecode=recipe.conda is None,
     )
+
+
+def _look_at(recipe: Recipe, prefix: Path) -> None:
+    if recipe.interpreter.image:
+        require_inside(prefix)
 
 
 def _compile(recipe: Recipe, prefix: Path, installer: Installer, cache: Cache) -> None:

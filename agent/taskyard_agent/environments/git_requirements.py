@@ -46,17 +46,20 @@ def pin_repositories(recipe: Recipe, source: GitSource | None) -> Recipe:
     return dataclasses.replace(recipe, requirements=pinned, remarks=(*recipe.remarks, *remarks))
 
 
-def with_repositories(recipe: Recipe, installer: Installer) -> Installer:
-    """Brings the repositories here, and returns an installer whose programs take them for their addresses."""
+@contextlib.contextmanager
+def with_repositories(recipe: Recipe, installer: Installer) -> Iterator[Installer]:
+    """Brings the repositories here, and yields an installer whose programs take them for their addresses."""
     wanted, source = recipe.requirements.repositories, installer.git
     if not wanted or source is None:
-        return installer
-    places = {}
-    for item in wanted:
-        with _of_environment(item.origin):
-            places[item.url] = source.bring(item.url, item.commit)
-    variables = {**installer.variables, **_git_variables(places)}
-    return dataclasses.replace(installer, variables=variables, reads=(*installer.reads, *places.values()))
+        yield installer
+        return
+    with contextlib.ExitStack() as stack:
+        places = {}
+        for item in wanted:
+            with _of_environment(item.origin):
+                places[item.url] = stack.enter_context(source.bringing(item.url, item.commit))
+        variables = {**installer.variables, **_git_variables(places)}
+        yield dataclasses.replace(installer, variables=variables, reads=(*installer.reads, *places.values()))
 
 
 def _git_variables(places: dict[str, Path]) -> dict[str, str]:

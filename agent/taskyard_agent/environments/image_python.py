@@ -34,6 +34,10 @@ _NOT_STARTED = 125
 TRIPLES = {"x86_64": "x86_64-unknown-linux", "aarch64": "aarch64-unknown-linux"}
 
 
+_WORD = re.compile(r"[^/\\\x00-\x1f]+")
+"""What may be a part of a file's name."""
+
+
 def find_in_image(
     place: Place, wanted: str | None, settings: EnvironmentSettings, installer: Installer
 ) -> Interpreter | None:
@@ -50,9 +54,23 @@ def find_in_image(
     if not record:
         return None
     found = interpreter_from({**record, "image": place.key})
+    if not _is_plausible(found):
+        raise failed(f"the Python of the image {place.name} does not say what it is", reason=Reason.IMAGE)
     if wanted and _MINOR.match(wanted) and not f"{found.version}.".startswith(f"{wanted}."):
         installer.log(f"the image {place.name} has Python {found.version}, not {wanted}; using what it has")
     return found
+
+
+def _is_plausible(found: Interpreter) -> bool:
+    """An image may answer anything, and what it says becomes paths in which the agent writes."""
+    library = Path(found.library)
+    words = [found.version, *(word for lent in found.lends for word in (lent.name, lent.version))]
+    return (
+        not library.is_absolute()
+        and ".." not in library.parts
+        and found.home.startswith("/")
+        and all(_WORD.fullmatch(word) for word in words)
+    )
 
 
 def without_python(place: Place) -> RunFailed:

@@ -79,9 +79,13 @@ class Installer:
     git: GitSource | None = None
     """Brings the repositories that requirements name."""
 
-    def building(self, folder: Path, lock: int) -> Installer:
-        """Returns this installer for a build in `folder`, with one more descriptor for its programs to inherit."""
-        return replace(self, held_fds=(*self.held_fds, lock), writes=(*self.writes, folder))
+    def building(self, folder: Path, prefix: Path, lock: int) -> Installer:
+        """Returns this installer for a build in `folder`, of which its programs write `prefix` alone.
+
+        They inherit one more descriptor, of the build's lock.
+        """
+        reads, writes = (*self.reads, folder), (*self.writes, prefix)
+        return replace(self, held_fds=(*self.held_fds, lock), reads=reads, writes=writes)
 
     def run(
         self,

@@ -56,6 +56,7 @@ def make_overlay(folder: Path, base: Base, *, projects: Iterable[Project] = (), 
 
 def write_launcher(file: Path, python: Path, body: bytes) -> None:
     """Writes a script that `python` runs, however long or odd that path is."""
+    file.unlink(missing_ok=True)  # what stands there may be a link
     file.write_bytes(_head(python) + body)
     file.chmod(0o755)
 

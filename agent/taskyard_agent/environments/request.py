@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -54,8 +55,8 @@ class GitSource(Protocol):
     def pin(self, url: str, revision: str | None) -> str:
         """Returns the commit that a revision names now; None: the remote's head. Raises RunFailed."""
 
-    def bring(self, url: str, commit: str) -> Path:
-        """Returns a repository on this machine that holds the commit. Raises RunFailed."""
+    def bringing(self, url: str, commit: str) -> AbstractContextManager[Path]:
+        """Yields a repository on this machine that holds the commit, and stays for so long. Raises RunFailed."""
 
 
 @dataclass(frozen=True, kw_only=True)

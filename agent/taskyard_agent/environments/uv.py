@@ -38,6 +38,7 @@ from taskyard_agent.environments.venvs import (
     site_packages,
     write_lines,
 )
+from taskyard_agent.environments.written import require_inside
 
 TORCH_PACKAGES = ("torch", "torchvision", "torchaudio", "torchtext", "torchdata", "pytorch-triton")
 _TORCH_LABEL = re.compile(
@@ -95,6 +96,8 @@ def install(recipe: Recipe, prefix: Path, installer: Installer) -> None:
         prefix,
     ]
     installer.run(make, cwd=prefix.parent, variables=variables, quiet=True)
+    if recipe.interpreter.image:
+        require_inside(prefix)
     with lent_to(site_packages(recipe, prefix), recipe.interpreter):
         _fill(recipe, prefix, variables, installer)
 
