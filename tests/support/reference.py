@@ -17,10 +17,10 @@ FOLDERS = {"local_dir": "the user's cache folder", "data": "the user's data fold
 """Defaults that differ from machine to machine."""
 SERVER = """# The server's settings
 
-`taskyard server`. Made from the code by `python -m tests.support.reference`. A setting is looked for as a flag, then
-as its variable, then in `~/.config/taskyard/config.toml`; a project's file has no say. Switches have a `--no-…`
-form. `taskyard up` takes those for address, data, store and certificate; the others as variables. A store's address
-with a password belongs in `TASKYARD_STORE`: arguments can be read by every account of the machine.
+`taskyard server`. Made from the code by `python -m tests.support.reference`. A setting is looked for as a flag, as
+its variable, then in `~/.config/taskyard/config.toml`; a project's file has no say. Switches have a `--no-…` form.
+`taskyard up` takes those for address, data, store and certificate, the others as variables. A store's address with
+a password belongs in `TASKYARD_STORE`: arguments can be read by every account of the machine.
 
 | flag | variable | default | meaning |
 |---|---|---|---|

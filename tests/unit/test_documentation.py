@@ -1,4 +1,4 @@
-"""Every command line in the documentation is one that the real parser takes."""
+"""The documentation against what is there: command lines by the real parser, modules by their files."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from taskyard_agent.config import DAEMON_SETTINGS, read_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md")))
+MODULES = sorted((*ROOT.glob("agent/taskyard_agent/[!_]*.py"), *ROOT.glob("server/taskyard_server/[!_]*.py")))
 FENCED = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 TYPED = re.compile(r"(?:^(?:\$ )?|\| |&& |sudo )((?:taskyard|agent) [^\n]*)", re.MULTILINE)
 END = frozenset(("|", "||", "&&", ";", ">", "<", "&", ")"))
@@ -76,3 +77,10 @@ def test_a_command_that_is_mentioned_exists(page: str, line: str) -> None:
         except UsageError as error:
             if not OPERANDS_LACK.search(str(error)):
                 raise
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.stem)
+def test_the_architecture_has_a_place_for_every_module(module: Path) -> None:
+    page = (ROOT / "docs/explanation/architecture.md").read_text(encoding="utf-8")
+
+    assert f"`{module.stem}`" in page
