@@ -23,7 +23,7 @@ def test_a_task_goes_on_without_its_daemon_and_ends_once(patient: Faulty) -> Non
         wait_until(lambda: "carrying on" in agent.log)
         run = witness.ends_once(starts=1)
 
-    assert [time.phase for time in run.phases] == list(Phase)
+    assert [time.phase for time in run.phases] == [phase for phase in Phase if phase is not Phase.CONTAINER]
     assert all(time.seconds is not None for time in run.phases)
 
 

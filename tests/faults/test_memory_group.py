@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import KERNEL
+
 TOP = Path("/sys/fs/cgroup")
 LIMIT = 100 << 20
 RUN = """
@@ -38,12 +40,12 @@ def unit() -> Iterator[Path]:
     folder = TOP / f"taskyard-test-{os.getpid()}"
     controllers = TOP / "cgroup.controllers"
     if not (controllers.exists() and "memory" in controllers.read_text().split()):
-        pytest.skip("this machine has no control groups of version 2 with memory")
+        pytest.skip(f"{KERNEL}no control groups of version 2 with memory")
     try:
         (TOP / "cgroup.subtree_control").write_text("+memory")
         (folder / "agent").mkdir(parents=True)
     except OSError as error:
-        pytest.skip(f"no control group can be made here: {error}")
+        pytest.skip(f"{KERNEL}no control group can be made here: {error}")
     yield folder
     for group in (*folder.glob("taskyard-*"), folder / "agent", folder):
         group.rmdir()

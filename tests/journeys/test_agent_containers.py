@@ -400,11 +400,11 @@ def test_what_held_a_container_is_killed_and_takes_it_along(
         (keeper,) = agent.keepers()
         os.kill(keeper if victim == "keeper" else _child_of(keeper), signal.SIGKILL)
         yard.wait_for_end(task, seconds=SLOW)
+        wait_until(lambda: not containers_of(engine, yard.run(task).id), what="the container's removal")
     outcome = yard.run(task).outcome
 
     assert outcome is not None
     assert (outcome.kind, outcome.reason) == (OutcomeKind.LOST, Reason.KEEPER)
-    assert containers_of(engine, yard.run(task).id) == []
 
 
 def test_containers_that_a_killed_agent_left_are_removed_at_its_start(

@@ -239,7 +239,7 @@ def test_a_queue_is_created_described_renamed_paused_and_deleted(type_in: Typed)
     name, other = f"a / b {uuid.uuid4().hex[:6]}", f"ärger {uuid.uuid4().hex[:6]}"
 
     assert type_in("queue", "create", name).rows[0][0] == name
-    assert type_in("queue", "describe", name, "for tests").rows[0][5] == "for tests"
+    assert type_in("queue", "describe", name, "for tests").rows[0][7] == "for tests"
     assert type_in("queue", "rename", name, other).rows[0][0] == other
     assert type_in("queue", "pause", other).rows[0][4] == "paused"
     assert type_in("queue", "resume", other).rows[0][4] == "open"
