@@ -310,13 +310,19 @@ class Runs:
         self.tell(record)
 
     async def _save_worker(self, report: WorkerReport, beat: Beat, actor: Actor) -> WorkerDirective:
+        took_nothing = False
+
+        def reported(known: WorkerRecord | None) -> WorkerRecord:
+            nonlocal took_nothing
+            took_nothing = known is not None and not workers.may_take(known)
+            return workers.reported(known, report, beat, token=actor.token, now=self._clock())
+
         try:
-            record = await self._store.save_worker(
-                report.name,
-                lambda known: workers.reported(known, report, beat, token=actor.token, now=self._clock()),
-            )
+            record = await self._store.save_worker(report.name, reported)
         except Conflict as error:
             return WorkerDirective(worker=report.name, paused=True, reason=str(error))
+        if took_nothing and workers.may_take(record):
+            self._claims.summon(report.name)  # a claim that was faster than this beat waits for nothing
         if report.state in TAKING_NOTHING:
             self._claims.worker_takes_nothing(report.name)
         else:

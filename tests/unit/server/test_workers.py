@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -143,6 +144,32 @@ async def test_a_drained_agent_that_starts_again_is_not_drained(services: Servic
 
     assert (drained.state, answer.workers[0].drain) == (WorkerState.DRAINING, False)
     assert (await services.workers.get(agent.name)).state is WorkerState.STARTING
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async def hold() -> None:
+        while not condition():  # noqa: ASYNC110 - nothing rings when a claim is parked
+            await asyncio.sleep(0.001)
+
+    await asyncio.wait_for(hold(), 5)
+
+
+async def test_a_claim_that_comes_before_the_first_beat_of_a_drained_agent_does_not_wait_for_nothing(
+    services: Services,
+) -> None:
+    agent = services.agent()
+    await agent.beat()
+    await services.workers.drain(agent.name, ADA)
+    assert (await agent.claim()).beat
+    await agent.beat(WorkerState.STOPPED)
+    waiting = asyncio.create_task(agent.claim(wait_seconds=25.0))
+    await until(lambda: services.claims.parked)
+
+    await agent.beat(WorkerState.STARTING)
+    await services.enqueue()
+
+    assert (await asyncio.wait_for(waiting, 5)).run is None
+    assert (await agent.claim(wait_seconds=25.0)).run is not None
 
 
 async def test_what_has_ended_cannot_be_drained(services: Services) -> None:
