@@ -84,3 +84,10 @@ def test_the_architecture_has_a_place_for_every_module(module: Path) -> None:
     page = (ROOT / "docs/explanation/architecture.md").read_text(encoding="utf-8")
 
     assert f"`{module.stem}`" in page
+
+
+def test_every_link_of_the_readme_leads_somewhere() -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
