@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,8 +20,9 @@ from taskyard.config import CONNECTION_SETTINGS, Connection, add_settings, conne
 from taskyard.wire import Gpu, to_json
 
 from . import account, detached, doctor, means, scaffold
+from .checkout import CachedMirror, list_mirrors, prune_mirrors
 from .config import CACHE_SETTINGS, DAEMON_SETTINGS, EXECUTE_SETTINGS, AgentSettings, add_groups, read_settings
-from .daemon import Daemon, agents_folder, environment_settings
+from .daemon import Daemon, agents_folder, checkout_settings, environment_settings
 from .environments import cache
 from .errors import SettingsError
 from .execute import execute
@@ -254,11 +256,11 @@ def _run_doctor(namespace: argparse.Namespace) -> int:
 
 
 def _add_cache(verbs: Any) -> None:
-    parser = verbs.add_parser("cache", help="the environments kept on this machine")
+    parser = verbs.add_parser("cache", help="the environments and repositories kept on this machine")
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", dest="cache_command", required=True)
-    shown = _verb(actions, "list", "list the environments kept on this machine", _list_cache)
-    pruned = _verb(actions, "prune", "remove environments beyond the limits, or all unused ones", _prune_cache)
-    pruned.add_argument("--all", action="store_true", help="remove every environment that is not in use")
+    shown = _verb(actions, "list", "list what is kept on this machine", _list_cache)
+    pruned = _verb(actions, "prune", "remove what is beyond the limits, or all that is unused", _prune_cache)
+    pruned.add_argument("--all", action="store_true", help="remove everything that is not in use")
     verified = _verb(actions, "verify", "compare each environment with what was built", _verify_cache)
     verified.add_argument("--repair", action="store_true", help="remove what is broken and not in use")
     for parser in (shown, pruned, verified):
@@ -267,13 +269,16 @@ def _add_cache(verbs: Any) -> None:
 
 
 def _list_cache(namespace: argparse.Namespace) -> int:
-    settings = environment_settings(read_settings(namespace, CACHE_SETTINGS))
-    return _show_environments(cache.list_environments(settings), as_json=namespace.json)
+    settings = read_settings(namespace, CACHE_SETTINGS)
+    environments = cache.list_environments(environment_settings(settings))
+    return _show_kept(environments, list_mirrors(checkout_settings(settings)), as_json=namespace.json)
 
 
 def _prune_cache(namespace: argparse.Namespace) -> int:
-    settings = environment_settings(read_settings(namespace, CACHE_SETTINGS))
-    return _show_environments(cache.prune(settings, everything=namespace.all), as_json=namespace.json)
+    settings = read_settings(namespace, CACHE_SETTINGS)
+    environments = cache.prune(environment_settings(settings), everything=namespace.all)
+    mirrors = prune_mirrors(checkout_settings(settings), everything=namespace.all)
+    return _show_kept(environments, mirrors, as_json=namespace.json)
 
 
 def _verify_cache(namespace: argparse.Namespace) -> int:
@@ -293,20 +298,30 @@ def _said_of(verdict: cache.Verdict) -> str:
     return f"{'removed' if verdict.removed else 'broken'}: {'; '.join(verdict.problems)}"
 
 
-def _show_environments(environments: Any, *, as_json: bool) -> int:
+def _show_kept(
+    environments: Sequence[cache.CachedEnvironment], mirrors: Sequence[CachedMirror], *, as_json: bool
+) -> int:
     if as_json:
-        print(json.dumps(to_json(list(environments)), indent=2))
+        kept = {"environments": to_json(list(environments)), "mirrors": to_json(list(mirrors))}
+        print(json.dumps(kept, indent=2))
         return 0
     rows = [
         (
-            kept.key[:12],
-            kept.manager,
-            kept.python,
-            len(kept.packages),
-            output.size(kept.size_bytes),
-            output.ago(kept.used_at),
+            one.key[:12],
+            one.manager,
+            one.python,
+            len(one.packages),
+            output.size(one.size_bytes),
+            "now" if one.in_use else output.ago(one.used_at),
         )
-        for kept in environments
+        for one in environments
     ]
-    output.print_table(("key", "manager", "python", "packages", "size", "used"), rows, empty="none")
+    output.print_table(("environment", "manager", "python", "packages", "size", "used"), rows, empty="none")
+    if mirrors:
+        print()
+        lines = [
+            (one.key, one.trees, output.size(one.size_bytes), "now" if one.in_use else output.ago(one.used_at))
+            for one in mirrors
+        ]
+        output.print_table(("repository", "trees", "size", "used"), lines, empty="none")
     return 0

@@ -446,6 +446,8 @@ def checkout_settings(settings: AgentSettings) -> CheckoutSettings:
         submodule_hosts=settings.submodule_hosts,
         tokens=settings.git_tokens,
         ssh_key=settings.git_ssh_key,
+        mirror_bytes=settings.cache_mirror_bytes,
+        min_free_bytes=settings.min_free_disk,
         environ=settings.environ,
     )
 

@@ -37,7 +37,7 @@ AGENT = """# The agent's commands and settings
 | `agent execute --id TASK` | runs one task here and now, with its log and its exit code |
 | `agent join URL` | lets this machine in, with a code of `taskyard invite agent` or a token |
 | `agent doctor [--repo URL]` | checks the machine; each failure names the command that mends it |
-| `agent cache list`, `prune [--all]`, `verify [--repair]` | the environments kept on this machine |
+| `agent cache list`, `prune [--all]`, `verify [--repair]` | the environments and repositories kept on this machine |
 | `agent init DIR` | writes a custom worker: an image with an agent and what its tasks need |
 
 The daemon's first Ctrl-C or SIGTERM drains, the second cancels with grace, the third kills; SIGUSR1 hands the runs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tempfile
@@ -22,6 +23,7 @@ from .failure import ADVICE_MARK, GitFailed, of_system, refused
 from .git import Git
 from .gitdir import Head
 from .mirror import ACCESS_ADVICE, Log, Mirror, mirror_of
+from .mirrors import CachedMirror, list_mirrors, make_room, prune_mirrors
 from .names import BRANCH_REFUSED, COMMIT
 from .pool import Slot, TreeState
 from .settings import CheckoutSettings
@@ -29,7 +31,17 @@ from .sources import GitSources
 from .submodules import DEEPEST, address_of, named_in
 from .tree import Filling, apply_patch, working_folder
 
-__all__ = ["CheckoutSettings", "GitSources", "RepositoryCheck", "Tree", "check_repository", "prepare"]
+__all__ = [
+    "CachedMirror",
+    "CheckoutSettings",
+    "GitSources",
+    "RepositoryCheck",
+    "Tree",
+    "check_repository",
+    "list_mirrors",
+    "prepare",
+    "prune_mirrors",
+]
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -81,10 +93,11 @@ def prepare(
     Raises RunFailed in phase checkout, and RunStopped within a second once `cancelled` is set.
     """
     git = Git(git_dir=settings.folder, environ=settings.environ, cancelled=cancelled)
-    order = _Order(code=code, settings=settings, fetch_blob=fetch_blob, log=log, git=git)
     _check(code)
     try:
-        return _from_repository(order) if code.repository or code.pack else _from_archive(order)
+        with contextlib.ExitStack() as stack:
+            order = _Order(code=code, settings=settings, fetch_blob=fetch_blob, log=log, git=git, stack=stack)
+            return _from_repository(order) if code.repository or code.pack else _from_archive(order)
     except GitFailed as failure:
         raise failure.translated("the code cannot be checked out", "submit again with --ship-code") from failure
     except OSError as error:
@@ -120,6 +133,8 @@ class _Order:
     fetch_blob: FetchBlob
     log: Log
     git: Git
+    stack: contextlib.ExitStack
+    """Holds what must not change before the tree is there."""
 
     @property
     def whole(self) -> bool:
@@ -150,7 +165,7 @@ def _from_repository(order: _Order) -> Tree:
     code = order.code
     address = parse(code.repository, order.settings) if code.repository and not order.whole else None
     mirror, commit = _obtain(order, address)
-    slot = pool.acquire(order.settings.folder / "trees" / mirror.key, commit)
+    slot = pool.acquire(order.settings.trees / mirror.key, commit)
     try:
         return _fill(order, slot, mirror, commit, address)
     except BaseException:
@@ -162,9 +177,10 @@ def _obtain(order: _Order, address: Address | None) -> tuple[Mirror, str]:
     """Makes sure that the mirror holds the commit to check out; a lock is taken only where it does not."""
     code, pack = order.code, order.code.pack
     commit = pack.commit if pack else code.commit
-    mirror = mirror_of(address, commit or "", order.settings, order.git, order.log)
+    mirror = _mirror_in_use(order, address, commit or "")
     if commit is not None and mirror.has(commit):
         return mirror, commit
+    order.stack.callback(make_room, order.settings)
     with mirror.changing(commit or "") as held:
         if commit is None:
             return mirror, held.tip(_known(address), code.branch)
@@ -239,10 +255,17 @@ def _fill_submodules(order: _Order, slot: Slot, top: Filling, commit: str) -> li
 
 
 def _obtain_submodule(order: _Order, address: Address, commit: str) -> Mirror:
-    mirror = mirror_of(address, commit, order.settings, order.git, order.log)
+    mirror = _mirror_in_use(order, address, commit)
     if not mirror.has(commit):
+        order.stack.callback(make_room, order.settings)
         with mirror.changing(commit) as held:
             held.fetch_commits(address, (commit,), None)
+    return mirror
+
+
+def _mirror_in_use(order: _Order, address: Address | None, commit: str) -> Mirror:
+    mirror = mirror_of(address, commit, order.settings, order.git, order.log)
+    order.stack.enter_context(mirror.in_use())
     return mirror
 
 
@@ -272,7 +295,7 @@ def _known(address: Address | None) -> Address:
 def _from_archive(order: _Order) -> Tree:
     """A task without any code, which only calls what is installed, gets an empty tree."""
     digest = order.code.archive
-    slot = pool.acquire(order.settings.folder / "trees" / "archives", digest or "none")
+    slot = pool.acquire(order.settings.trees / "archives", digest or "none")
     try:
         slot.empty()
         slot.tree.mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
@@ -64,10 +65,17 @@ class Mirror:
         return self.path.is_dir() and self.git.ask("cat-file", "-e", f"{commit}^{{commit}}")
 
     @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keeps the mirror from being removed until a tree borrows from it, and notes that it was used."""
+        lock = use_lock(self.path)
+        with locked(lock, self.git.cancelled, fcntl.LOCK_SH):
+            os.utime(lock)
+            yield
+
+    @contextlib.contextmanager
     def changing(self, commit: str) -> Iterator[Mirror]:
         """Waits for the mirror's one lock and yields the mirror to add to. `commit` tells the object format."""
-        lock = self.path.with_name(f"{self.path.name}.lock")
-        with locked(lock, self.git.cancelled) as descriptor:
+        with locked(change_lock(self.path), self.git.cancelled) as descriptor:
             held = Mirror(key=self.key, settings=self.settings, git=self._git_with(descriptor), log=self.log)
             if self.path.is_dir():
                 held._remove_leftovers()
@@ -167,7 +175,7 @@ class Mirror:
 
     def _create(self, object_format: str) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix="new-", dir=self.path.parent))
+        building = Path(tempfile.mkdtemp(prefix=".new-", dir=self.path.parent))
         self.git.at(building).run("init", "-q", "--bare", "--template=", f"--object-format={object_format}")
         building.rename(self.path)
 
@@ -197,7 +205,17 @@ def mirror_of(address: Address | None, commit: str, settings: CheckoutSettings, 
     """The mirror of a repository; None: the one for code that was shipped whole."""
     key = address.key if address else "shipped"
     key = f"{key}-sha256" if len(commit) == 64 else key
-    return Mirror(key=key, settings=settings, git=git.at(settings.folder / "mirrors" / key), log=log)
+    return Mirror(key=key, settings=settings, git=git.at(settings.mirrors / key), log=log)
+
+
+def use_lock(mirror: Path) -> Path:
+    """Shared by those who use the mirror; its time is that of the last use."""
+    return mirror.with_name(f"{mirror.name}.use")
+
+
+def change_lock(mirror: Path) -> Path:
+    """Held by the one who adds to the mirror."""
+    return mirror.with_name(f"{mirror.name}.lock")
 
 
 def _short(name: str) -> str:

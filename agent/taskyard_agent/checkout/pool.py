@@ -75,7 +75,7 @@ def acquire(pool: Path, commit: str) -> Slot:
     """Takes an unused place, best one that holds `commit` already, else makes a new one."""
     pool.mkdir(parents=True, exist_ok=True)
     for folder in sorted(_folders(pool), key=lambda folder: _read_state(folder).commit != commit):
-        lock = try_lock(_lock_file(folder))
+        lock = try_lock(lock_file(folder))
         if lock is not None:
             slot = Slot(folder, lock)
             take_back(slot.tree)
@@ -88,7 +88,7 @@ def _new(pool: Path) -> Slot:
     while True:
         folder = pool / str(number)
         number += 1
-        if folder.exists() or (lock := try_lock(_lock_file(folder))) is None:
+        if folder.exists() or (lock := try_lock(lock_file(folder))) is None:
             continue
         folder.mkdir(exist_ok=True)
         return Slot(folder, lock)
@@ -104,7 +104,7 @@ def _prune(pool: Path, spare: int) -> None:
 
 
 def _free(folder: Path, stack: contextlib.ExitStack) -> bool:
-    lock = try_lock(_lock_file(folder))
+    lock = try_lock(lock_file(folder))
     if lock is not None:
         stack.callback(os.close, lock)
     return lock is not None
@@ -114,7 +114,8 @@ def _folders(pool: Path) -> list[Path]:
     return sorted(folder for folder in pool.iterdir() if folder.is_dir())
 
 
-def _lock_file(folder: Path) -> Path:
+def lock_file(folder: Path) -> Path:
+    """Whoever holds its lock has the place."""
     return folder.with_name(f"{folder.name}.lock")
 
 

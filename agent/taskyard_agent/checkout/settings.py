@@ -34,5 +34,19 @@ class CheckoutSettings:
     archive_files: int = 20_000
     spare_trees: int = 4
     """Unused trees kept for each repository."""
+    mirror_bytes: int = 50 * 2**30
+    """What all mirrors may occupy."""
+    min_free_bytes: int = 0
+    """What mirrors leave free on the disk."""
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     """The agent's own variables, for git; its `GIT_*` are left out."""
+
+    @property
+    def mirrors(self) -> Path:
+        """One bare repository for each that tasks come from."""
+        return self.folder / "mirrors"
+
+    @property
+    def trees(self) -> Path:
+        """Checked-out trees, by the mirror that they borrow from."""
+        return self.folder / "trees"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .address import parse
+from .address import Address, parse
 from .failure import GitFailed, of_system, refused
 from .git import Git
 from .mirror import Log, Mirror, mirror_of
+from .mirrors import make_room
 from .names import BRANCH_REFUSED, COMMIT
 from .settings import CheckoutSettings
 
@@ -41,21 +44,26 @@ class GitSources:
         except OSError as error:
             raise of_system(error) from error
 
-    def bring(self, url: str, commit: str) -> Path:
-        """Returns a repository on this machine that holds the commit. Raises RunFailed."""
-        address = parse(url, self.settings)
+    @contextlib.contextmanager
+    def bringing(self, url: str, commit: str) -> Iterator[Path]:
+        """Yields a repository on this machine that holds the commit, and stays for so long. Raises RunFailed."""
         mirror = self._mirror(url, commit)
+        with mirror.in_use():
+            self._fill(mirror, parse(url, self.settings), commit)
+            yield mirror.path
+
+    def _fill(self, mirror: Mirror, address: Address, commit: str) -> None:
         try:
             if not mirror.has(commit):
                 with mirror.changing(commit) as held:
                     held.fetch_commits(address, (commit,), None)
+                make_room(self.settings)
             if not mirror.git.ask("rev-parse", "--verify", "--quiet", "HEAD"):
                 mirror.git.run("update-ref", "--no-deref", "HEAD", commit)  # pip clones nothing without one
         except GitFailed as failure:
             raise failure.translated(f"{address.url} cannot be used", ADVICE) from failure
         except OSError as error:
             raise of_system(error) from error
-        return mirror.path
 
     def _mirror(self, url: str, commit: str) -> Mirror:
         git = Git(git_dir=self.settings.folder, environ=self.settings.environ, cancelled=self.cancelled)
