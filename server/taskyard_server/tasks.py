@@ -36,6 +36,7 @@ from taskyard_server.errors import Conflict, Forbidden, Invalid, NotFound, TooLa
 from taskyard_server.names import checked_id, is_id, normalised
 from taskyard_server.queues import find_queue
 from taskyard_server.store.base import BlobStore, LogStore, QueueRecord, Store, TaskFilter, TaskRecord
+from taskyard_server.variety import Variety
 from taskyard_server.views import entry_view, task_view
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ class Tasks:
         self._blobs = blobs
         self._clock = clock
         self._disk = disk
+        self._variety = Variety(store, clock)
 
     # --- Create
 
@@ -91,6 +93,9 @@ class Tasks:
         queues = {task.queue: await find_queue(self._store, task.queue) for task in new if task.queue is not None}
         records = [self._drafted(task, queues.get(task.queue or ""), actor) for task in new]
         await self._require_blobs(record.spec for record in records)
+        for record in records:
+            if record.queue is not None:
+                (await self._variety.of(record.queue)).admit(record.shape)
         try:
             await self._store.add_tasks(records)
         except Conflict as error:
@@ -266,10 +271,12 @@ class Tasks:
 
     async def _enqueue_all(self, task_ids: Sequence[str], queue: QueueRecord, actor: Actor) -> builtins.list[Task]:
         self._require_room_and_number(len(task_ids))
+        kinds = await self._variety.of(queue.id)
 
         def enqueued(record: TaskRecord) -> TaskRecord:
             _require_allowed(record, actor, "enqueue")
             specs.check_queue(record.spec, queue)
+            kinds.admit(record.shape)
             return lifecycle.enqueue(record, queue.id, by=actor.name, now=self._clock())
 
         records = await self._store.update_all(task_ids, enqueued)
@@ -298,6 +305,7 @@ class Tasks:
         record = await self._allowed(task_id, actor, verb="retry")
         if record.queue is not None:
             await self._store.queue(record.queue)
+            (await self._variety.of(record.queue)).admit(record.shape)
         return await self._update(task_id, actor, "retry", lifecycle.retry)
 
     async def move(self, task_id: str, request: MoveRequest, actor: Actor) -> Entry:
