@@ -19,7 +19,7 @@ MODULES = sorted((*ROOT.glob("agent/taskyard_agent/[!_]*.py"), *ROOT.glob("serve
 FENCED = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 TYPED = re.compile(r"(?:^(?:\$ )?|\| |&& |sudo )((?:taskyard|agent) [^\n]*)", re.MULTILINE)
 END = frozenset(("|", "||", "&&", ";", ">", "<", "&", ")"))
-OPERANDS_LACK = re.compile("arguments are required|expected at least one argument")
+OPERANDS_LACK = re.compile("arguments are required|expected (at least )?one argument")
 EXAMPLES = {"N": "1", "PORT": "9090", "URL": "https://yard.example.org"}
 
 
