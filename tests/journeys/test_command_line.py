@@ -321,6 +321,10 @@ def test_a_code_is_exchanged_for_a_token(
     assert Credentials().token(server.url) not in (None, server.admin_token)
 
 
+def test_a_code_made_on_the_servers_own_machine_says_that_others_need_another_address(type_in: Typed) -> None:
+    assert "the one that others reach it by" in type_in("invite", "agent").err
+
+
 def test_tokens_are_made_listed_and_revoked(type_in: Typed) -> None:
     name = f"box {uuid.uuid4().hex[:6]}"
     made = json.loads(type_in("token", "create", "agent", "--name", name, "--expires", "1h", "--json").out)

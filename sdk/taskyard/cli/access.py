@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from taskyard.asking import seconds
 from taskyard.cli import output
 from taskyard.cli.session import PATIENCE_SECONDS, add_command, find_queue, open_client
-from taskyard.config import Connection, Credentials, connection, server_address
+from taskyard.config import Connection, Credentials, connection, is_loopback, server_address
 from taskyard.errors import TaskyardError, UsageError
 
 if TYPE_CHECKING:
@@ -91,6 +91,8 @@ def invite(namespace: argparse.Namespace) -> None:
     print(made.code)
     verb = "taskyard login" if namespace.kind == "user" else "taskyard agent join"
     output.note(f"Good once, until {output.moment(made.expires_at)}. On the other machine: {verb} {server}")
+    if is_loopback(server):
+        output.note("There, this server has another address: the one that others reach it by.")
 
 
 def list_tokens(namespace: argparse.Namespace) -> None:
