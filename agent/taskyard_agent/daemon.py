@@ -313,6 +313,8 @@ def open_agent(settings: AgentSettings, client: Client) -> Iterator[AgentParts]:
     """Builds and opens the parts of an agent, and closes them. Raises SettingsError."""
     account = _account(settings)
     devices = means.choose_gpus(settings)
+    if account is not None and devices:
+        gpus.guard()
     name = settings.name or means.default_name(settings, devices)
     identity = AgentIdentity(name=name, host=settings.host, boot_id=processes.boot_id(), version=__version__)
     journal = Journal(agents_folder(settings), name)
@@ -478,6 +480,7 @@ def container_settings(settings: AgentSettings, agent: Path) -> ContainerSetting
         image=settings.docker or "",
         args=settings.docker_args,
         allowed=settings.docker_allow,
+        kept_images=settings.cache_environments,
         folder=settings.local_dir,
         agent=str(agent),
         environ=settings.environ,

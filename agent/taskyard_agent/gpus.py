@@ -8,6 +8,7 @@ import functools
 import logging
 import os
 import re
+import stat
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -194,23 +195,71 @@ def held(gpus: Sequence[Gpu], *, folder: Path = LOCK_FOLDER) -> dict[str, str]:
     return holders
 
 
+def guard(folder: Path = LOCK_FOLDER) -> None:
+    """Takes the locks from everybody but root, for as long as the machine runs.
+
+    Another user could hold one, or sign it with the run of somebody else, which would then be swept.
+    """
+    for place in (folder, folder / "agents"):
+        _make_shared(place)
+        inside = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            os.fchown(inside, 0, 0)
+            os.fchmod(inside, 0o755)
+            for name in os.listdir(inside):
+                _give_to_root(name, inside)
+        finally:
+            os.close(inside)
+
+
+def _give_to_root(name: str, folder: int) -> None:
+    with contextlib.suppress(OSError):  # not a file: none of ours
+        file = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+        try:
+            os.fchown(file, 0, 0)
+            os.fchmod(file, 0o600)
+        finally:
+            os.close(file)
+
+
 def _open_lock(folder: Path, uuid: str) -> int:
     """Opens a lock file that agents of other users open too, and that nobody can make a link to another file."""
     _make_shared(folder)
-    path = folder / f"{uuid}.lock"
+    try:
+        inside = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise _locks_unusable(folder, "they are no folder") from error
+    try:
+        return _open_in(inside, f"{uuid}.lock")
+    except PermissionError as error:
+        why = "they are root's, because an agent here runs tasks as another user (--run-as)"
+        raise _locks_unusable(folder, why) from error
+    finally:
+        os.close(inside)
+
+
+def _open_in(folder: int, name: str) -> int:
+    shared = os.fstat(folder).st_mode & stat.S_IWOTH
     while True:
         with contextlib.suppress(FileNotFoundError):
-            return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+            return os.open(name, os.O_RDWR | os.O_NOFOLLOW, dir_fd=folder)
         with contextlib.suppress(FileExistsError):
-            fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CREAT | os.O_EXCL)
-            os.fchmod(fd, 0o666)
+            fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
+            os.fchmod(fd, 0o666 if shared else 0o600)
             return fd
+
+
+def _locks_unusable(folder: Path, why: str) -> RunFailed:
+    message = f"the locks of this machine's GPUs in {folder} cannot be used: {why}; start the agent as root"
+    return RunFailed(Phase.ENVIRONMENT, Reason.GPU, message, infrastructure=True)
 
 
 def _make_shared(folder: Path) -> None:
     """Like /tmp: whoever makes it first, everybody may add to it and nobody may remove another's file."""
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(parents=True)
+    if not folder.parent.exists():
+        _make_shared(folder.parent)
+    with contextlib.suppress(FileExistsError, PermissionError):
+        folder.mkdir()
         folder.chmod(0o1777)
 
 

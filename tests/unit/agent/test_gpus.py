@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 from taskyard.wire import Gpu
@@ -192,3 +195,42 @@ def test_who_shared_a_gpu_is_swept_once_nobody_does(tmp_path):
     assert beside.left_by == ()
     assert after.left_by == ("task.1", "task.2", "task.3")
     after.close()
+
+
+def test_a_folder_of_locks_that_is_a_link_is_refused(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "locks").symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(RunFailed, match="cannot be used"):
+        gpus.lock(FOUR[:1], "task.1", folder=tmp_path / "locks")
+
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_whoever_comes_first_shares_the_locks_with_everybody(tmp_path):
+    gpus.lock(FOUR[:1], "agent", folder=tmp_path / "locks/agents").close()
+
+    modes = [stat.S_IMODE(place.stat().st_mode) for place in (tmp_path / "locks", tmp_path / "locks/agents")]
+
+    assert modes == [0o1777, 0o1777]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root takes the locks from others")
+def test_where_tasks_run_as_another_user_the_locks_are_roots_alone():
+    with tempfile.TemporaryDirectory(prefix="taskyard-locks-") as place:
+        os.chmod(place, 0o755)
+        folder = Path(place, "locks")
+        gpus.lock(FOUR[:1], "task.1", folder=folder).close()
+
+        gpus.guard(folder)
+
+        held = gpus.lock(FOUR[:2], "task.2", folder=folder)
+        held.close()
+        assert held.left_by == ("task.1",)
+        assert {stat.S_IMODE(file.stat().st_mode) for file in folder.glob("*.lock")} == {0o600}
+        for file in (f"{nvml.uuid(0)}.lock", "new.lock"):
+            script = f"exec 9>>{folder / file}"
+            refused = subprocess.run(
+                ["sh", "-c", script], user="nobody", extra_groups=[], capture_output=True, check=False
+            )
+            assert b"ermission denied" in refused.stderr
