@@ -405,6 +405,18 @@ def test_up_is_server_and_agents_and_ctrl_c_ends_them(variables: dict[str, str],
     assert not listening(port)
 
 
+def test_up_without_services_is_a_server_and_one_agent(variables: dict[str, str], type_in, tmp_path: Path) -> None:
+    port = free_port()
+    at = ("--server", f"http://127.0.0.1:{port}")
+    with up(variables, tmp_path, port, "--no-services"):
+        wait_until(lambda: "idle" in type_in("workers", *at).stdout, what="a worker")
+        type_in("run", *at, "--wait", "--", "python", "train.py")  # by now a second one would be there, too
+
+        (worker,) = json.loads(type_in("workers", *at, "--json").stdout)
+
+    assert worker["queues"] == ["default"]
+
+
 def test_a_killed_up_takes_its_children_along_but_not_the_run(
     variables: dict[str, str], type_in, tmp_path: Path
 ) -> None:
