@@ -32,6 +32,24 @@ def build_wheel(folder, settings=None, metadata=None):
     return name
 """
 PROJECT = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+LOCK = """
+version = 1
+requires-python = ">=3.10"
+
+[[package]]
+name = "gitted"
+version = "1.0"
+source = {{ git = "{url}#{commit}" }}
+
+[[package]]
+name = "study"
+version = "1"
+source = {{ virtual = "." }}
+dependencies = [{{ name = "gitted" }}]
+
+[package.metadata]
+requires-dist = [{{ name = "gitted", git = "{url}" }}]
+"""
 PASSWORD = "robot:s3cret-token"
 
 
@@ -99,6 +117,66 @@ def test_branch_is_pinned_so_that_a_push_makes_another_environment(
     assert (first.packages[0], second.packages[0]) == ("gitted==1.0", "gitted==2.0")
     assert any(f"main of {(hosted / 'gitted.git').as_uri()} is commit {head} now" in line for line in bench.log)
     assert first.key != second.key
+
+
+@pytest.mark.parametrize("revision", [', branch = "main"', ', tag = "v1"', ""])
+def test_source_of_a_project_file_is_pinned_like_a_line(
+    bench: Bench, hosted: Path, package: Repository, revision: str
+) -> None:
+    bench = with_sources(bench, allow_file=True)
+    text = project_with_sources(f'gitted = {{ git = "{(hosted / "gitted.git").as_uri()}"{revision} }}')
+    first = bench.from_file("pyproject.toml", text)
+    push(package, hosted, "2.0")
+
+    second = bench.from_file("pyproject.toml", text)
+
+    assert "gitted==1.0" in first.packages
+    assert ("gitted==1.0" if "tag" in revision else "gitted==2.0") in second.packages
+
+
+def test_source_in_the_tree_is_used_from_there_with_what_it_takes_from_git(bench: Bench, hosted: Path) -> None:
+    bench = with_sources(bench, allow_file=True)
+    library = bench.tree / "libs" / "ours"
+    library.mkdir(parents=True)
+    (library / "ours.py").write_text("import gitted")
+    needs = project_with_sources(f'gitted = {{ git = "{(hosted / "gitted.git").as_uri()}" }}', name="ours")
+    (library / "pyproject.toml").write_text(needs)
+
+    ready = bench.from_file("pyproject.toml", project_with_sources('ours = { path = "libs/ours" }', needs="ours"))
+
+    assert run(ready, "python", "-c", "import ours; print(ours.gitted.version, ours.__file__)") == (
+        f"1.0 {library / 'ours.py'}"
+    )
+
+
+def test_lock_of_uv_takes_what_it_pins_from_the_mirror(
+    tmp_path: Path, host: GitHost, package: Repository, hosted: Path
+) -> None:
+    (tmp_path / "token").write_text(PASSWORD)
+    with bench_for(Manager.UV, tmp_path, "http://127.0.0.1:9/simple") as plain:
+        bench = with_sources(plain, tokens={f"localhost:{host.port}": tmp_path / "token"}, environ=host.environ)
+        url = f"{host.address}/gitted.git"
+        (bench.tree / "pyproject.toml").write_text(project_with_sources(f'gitted = {{ git = "{url}" }}'))
+        lock = LOCK.format(url=url, commit=package.head)
+        push(package, hosted, "2.0")
+
+        ready = bench.from_file("uv.lock", lock)
+
+    assert "gitted==1.0" in ready.packages
+
+
+def test_git_beside_what_only_uv_can_follow_is_refused_with_what_to_do(tmp_path: Path, hosted: Path) -> None:
+    with bench_for(Manager.UV, tmp_path, "http://127.0.0.1:9/simple") as plain:
+        bench = with_sources(plain, allow_file=True)
+        sources = f'gitted = {{ git = "{(hosted / "gitted.git").as_uri()}" }}\nother = {{ workspace = true }}'
+
+        with pytest.raises(RunFailed, match="which pins them"):
+            bench.from_file("pyproject.toml", project_with_sources(sources))
+
+
+def project_with_sources(sources: str, *, name: str = "study", needs: str = "gitted") -> str:
+    project = f'[project]\nname = "{name}"\nversion = "1"\ndependencies = ["{needs}"]\n'
+    return f"{project}[tool.uv.sources]\n{sources}\n"
 
 
 @pytest.mark.parametrize("how", ["tag", "commit", "short", "head"])

@@ -9,6 +9,7 @@ from typing import Any
 
 from taskyard_agent.environments.request import failed
 from taskyard_agent.environments.task_files import read_toml, shown
+from taskyard_agent.environments.uv_sources import with_sources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ def read_project(folder: Path, *, tree: Path, extras: Collection[str] = ()) -> P
 
         return read_poetry(folder, where, extras)
     if "project" in table:
-        return _described(folder, table["project"], extras, where)
+        return _described(folder, table, extras, where)
     if not table and not (folder / "setup.py").is_file():
         raise failed(f"{shown(folder, tree)} is no Python project: it has no pyproject.toml and no setup.py")
     return Project(folder=folder, name=folder.name, version="0", dynamic=(folder / "setup.py").is_file())
@@ -74,7 +75,8 @@ def _has_project(file: Path) -> bool:
     return "project" in read_toml(file, file.name)
 
 
-def _described(folder: Path, project: Mapping[str, Any], extras: Collection[str], where: str) -> Project:
+def _described(folder: Path, table: Mapping[str, Any], extras: Collection[str], where: str) -> Project:
+    project = table["project"]
     optional = project.get("optional-dependencies", {})
     dynamic = {"dependencies", "optional-dependencies"}.intersection(project.get("dynamic", []))
     missing = [extra for extra in extras if extra not in optional]
@@ -86,6 +88,6 @@ def _described(folder: Path, project: Mapping[str, Any], extras: Collection[str]
         name=project.get("name", folder.name),
         version=project.get("version", "0"),
         scripts=dict(project.get("scripts", {})),
-        dependencies=(*project.get("dependencies", []), *chosen),
+        dependencies=with_sources((*project.get("dependencies", []), *chosen), table, where),
         dynamic=bool(dynamic),
     )

@@ -24,6 +24,7 @@ from taskyard_agent.environments.requirements import (
 )
 from taskyard_agent.environments.task_files import inside, read_toml
 from taskyard_agent.environments.torch_builds import build_for_this_machine
+from taskyard_agent.environments.uv_sources import UVS_OWN, kinds_of
 from taskyard_agent.environments.venvs import (
     LISTED,
     READERS,
@@ -135,7 +136,13 @@ def _read_pyproject(file: Path, tree: Path, policy: IndexPolicy) -> tuple[Requir
     table = read_toml(file, file.name)
     packaged = (project,) if _is_package(table) else ()
     _vet_uv_table(table.get("tool", {}).get("uv", {}), file, tree, policy)
-    if table.get("tool", {}).get("uv", {}).get("sources"):
+    kinds = kinds_of(table)
+    if "git" in kinds and (project.dynamic or kinds.intersection(UVS_OWN)):
+        raise failed(
+            f"{file.name} takes packages from git in [tool.uv.sources], beside what only uv can follow; run "
+            "`uv lock` and commit the uv.lock, which pins them"
+        )
+    if kinds.intersection(UVS_OWN) or (kinds and project.dynamic):
         return Requirements(projects=packaged), file
     if project.dynamic:
         return Requirements(projects=packaged, dynamic=(project,)), None
