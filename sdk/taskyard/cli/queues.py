@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from taskyard.client import Client
     from taskyard.wire import Entry, Queue, QueueChanges
 
-COLUMNS = ("NAME", "KIND", "WAITING", "RUNNING", "WORKERS", "EST. WAIT", "STATE", "DESCRIPTION", "ID")
+COLUMNS = ("NAME", "KIND", "WAITING", "RUNNING", "WORKERS", "WAIT", "STATE", "DESCRIPTION", "ID")
 ENTRY_COLUMNS = ("POSITION", "TASK", "NAME", "GPUS", "BY", "QUEUED")
 PAGE = 500
 

@@ -117,7 +117,10 @@ def _about(worker: Worker) -> list[tuple[str, object]]:
         ("queues", " ".join(worker.queues)),
         *(("gpu", gpu) for gpu in gpus),
         *(("free", part) for part in _free(worker)),
-        ("gives", " ".join(f"{queue}={_range(given)}" for queue, given in worker.queue_gpus.items())),
+        (
+            "gives",
+            " ".join(f"{queue}={_range(given)}" for queue, given in worker.queue_gpus.items() if given.most),
+        ),
         ("labels", " ".join(f"{name}={value}" for name, value in worker.labels.items())),
         ("runs", " ".join(worker.runs)),
         *(dataclasses.asdict(counters).items() if counters else ()),
