@@ -241,8 +241,8 @@ def test_a_queue_is_created_described_renamed_paused_and_deleted(type_in: Typed)
     assert type_in("queue", "create", name).rows[0][0] == name
     assert type_in("queue", "describe", name, "for tests").rows[0][7] == "for tests"
     assert type_in("queue", "rename", name, other).rows[0][0] == other
-    assert type_in("queue", "pause", other).rows[0][4] == "paused"
-    assert type_in("queue", "resume", other).rows[0][4] == "open"
+    assert type_in("queue", "pause", other).rows[0][6] == "paused"
+    assert type_in("queue", "resume", other).rows[0][6] == "open"
     assert other in {row[0] for row in type_in("queue", "list").rows}
     assert type_in("queue", "delete", other).code == 0
     assert other not in type_in("queue", "list").out
