@@ -120,11 +120,15 @@ class Cache:
     def hold(self, key: str, build: Build, *, log: Log, cancelled: threading.Event) -> Held:
         """Returns the environment `key`, building it unless it is there or somebody else is at it.
 
+        Where a run still uses one that something has changed since, another is built beside it.
         Raises what `build` raises, and RunStopped when cancelled while it waits.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         for attempt in itertools.count():
-            held = self._use(key) or self._build(key, build)
+            held = self._use(key)
+            if held is None:
+                name = self._name(key, log)
+                held = self._use(name) or self._build(name, build)
             if held is not None:
                 return held
             if attempt == _TRIES_BEFORE_SAYING:
@@ -137,6 +141,10 @@ class Cache:
         """Returns the finished environments, the least recently used first."""
         found = (self._describe(marker) for marker in self.folder.glob(f"*/{MARKER}"))
         return tuple(sorted((entry for entry in found if entry is not None), key=lambda entry: entry.used_at))
+
+    def built(self, key: str) -> Built | None:
+        """What is known of the environment `key`; None when it is not there. Hold it while the answer is used."""
+        return self._read(key)
 
     @contextlib.contextmanager
     def compiled_by(self, home: str, version: str, image: str) -> Iterator[tuple[Path, ...]]:
@@ -209,6 +217,25 @@ class Cache:
             return Verdict(key=key, manager=built.manager, problems=tuple(found))
         finally:
             os.close(lock)
+
+    def _name(self, key: str, log: Log) -> str:
+        """Returns the folder's name: the key, with a number behind while those before are broken and in use."""
+        name, number = key, 0
+        while self._is_broken_in_use(name):
+            number += 1
+            name = f"{key}-{number}"
+            if not (self.folder / name).exists():
+                log("the environment was changed, and another run still uses it; building one beside it")
+        return name
+
+    def _is_broken_in_use(self, key: str) -> bool:
+        lock = self._lock(key, fcntl.LOCK_SH)
+        if lock is None:
+            return False  # it is being built
+        built = self._read(key)
+        broken = built is not None and not self._looks_whole(key, built)
+        os.close(lock)
+        return broken and not self._is_free(key)
 
     def _use(self, key: str) -> Held | None:
         lock = self._lock(key, fcntl.LOCK_SH)

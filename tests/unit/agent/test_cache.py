@@ -279,3 +279,29 @@ def test_environment_that_something_was_added_to_is_not_used_again(cache: Cache)
 
     assert not held.reused
     os.close(held.lock_fd)
+
+
+def test_run_does_not_wait_for_another_that_uses_an_environment_which_was_changed(cache: Cache) -> None:
+    def build(folder: Path, _: int) -> Built:
+        (folder / PREFIX / "site").mkdir(parents=True)
+        return dataclasses.replace(built(folder), site_paths=(str(folder / PREFIX / "site"),))
+
+    first = hold(cache, "a", build)
+    (cache.folder / "a" / PREFIX / "site" / "more.py").touch()
+    words: list[str] = []
+
+    second = cache.hold("a", build, log=words.append, cancelled=threading.Event())
+    third = hold(cache, "a", build)
+    for held in (first, second, third):
+        os.close(held.lock_fd)
+    fourth = hold(cache, "a", build)
+
+    assert [Path(held.built.prefix).parent.name for held in (first, second, third, fourth)] == [
+        "a",
+        "a-1",
+        "a-1",
+        "a",
+    ]
+    assert (second.reused, third.reused, fourth.reused) == (False, True, False)
+    assert words == ["the environment was changed, and another run still uses it; building one beside it"]
+    os.close(fourth.lock_fd)
