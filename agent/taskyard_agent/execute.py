@@ -62,7 +62,8 @@ def exit_code(outcome: Outcome | None) -> int:
 
 @contextlib.contextmanager
 def _registered(parts: AgentParts) -> Iterator[None]:
-    """The server knows the worker as long as this lasts, and does not wait for it afterwards."""
+    """The server knows the worker as long as this lasts: it watches no queue, and is there for one run."""
+    parts.workers[0].queues = ()
     parts.lease.send()
     try:
         yield

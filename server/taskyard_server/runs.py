@@ -327,8 +327,8 @@ class Runs:
             self._claims.worker_takes_nothing(report.name)
         else:
             self._claims.worker_offers(report.name, report.free)
-        if report.parent is not None and report.state is WorkerState.STOPPED:
-            await self._store.delete_worker(report.name)  # the place of one run, which has ended
+        if not report.queues and report.state is WorkerState.STOPPED:
+            await self._store.delete_worker(report.name)  # it was there for one run, which has ended
         return WorkerDirective(
             worker=report.name,
             paused=bool(record.held),

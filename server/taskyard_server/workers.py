@@ -270,9 +270,9 @@ def drained(record: WorkerRecord) -> WorkerRecord:
     return replace(record, worker=replace(worker, state=WorkerState.DRAINING, drain_requested=True))
 
 
-def outlived(place: Worker) -> bool:
-    """Whether it is the place of a run of which nothing is heard any more: a place is listed while its run is."""
-    return place.parent is not None and place.state not in LIVE_WORKER_STATES
+def outlived(worker: Worker) -> bool:
+    """Whether it was there for one run alone, watching no queue, and nothing is heard of it any more."""
+    return not worker.queues and worker.state not in LIVE_WORKER_STATES
 
 
 def lost(record: WorkerRecord | None, *, last_seen_at: float) -> WorkerRecord:

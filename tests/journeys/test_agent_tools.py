@@ -53,6 +53,16 @@ def test_one_task_is_run_here_and_now_and_its_exit_code_returned(
     assert yard.text(task) == "here\n"
 
 
+def test_no_worker_is_left_of_what_was_executed(person: Person, yard: Yard) -> None:
+    task = yard.python("print()", queue=None)
+
+    person.types("agent", "execute", "--cpu-only", "--id", task.id)
+    person.types("agent", "execute", "--cpu-only", "--id", task.id)  # which has ended, and is refused
+
+    assert yard.run(task).outcome is not None
+    assert yard.client.workers() == []
+
+
 def test_one_task_is_found_by_its_name(person: Person, yard: Yard) -> None:
     yard.python("print('found')", queue=yard.queue("names"), name="by name")
 

@@ -237,7 +237,7 @@ async def test_a_place_goes_away_when_its_agent_says_that_its_run_has_ended(serv
 
 async def test_of_an_agent_that_fell_silent_the_worker_alone_stays_listed(services: Services) -> None:
     agent = services.agent()
-    own = WorkerReport(name=agent.name, state=WorkerState.BUSY, runs=("a.1",))
+    own = WorkerReport(name=agent.name, state=WorkerState.BUSY, queues=("default",), runs=("a.1",))
     await agent.beat(workers=(own, place(agent, "a")))
 
     await services.tick(70)
@@ -245,6 +245,17 @@ async def test_of_an_agent_that_fell_silent_the_worker_alone_stays_listed(servic
 
     (lost,) = await services.workers.list()
     assert (lost.name, lost.state, lost.runs) == (agent.name, WorkerState.LOST, ("a.1",))
+
+
+async def test_a_worker_for_one_run_is_listed_as_long_as_that(services: Services) -> None:
+    agent = services.agent()
+    await agent.beat(workers=(WorkerReport(name=agent.name, state=WorkerState.BUSY, runs=("a.1",)),))
+    listed = await services.workers.list()
+
+    await agent.beat(workers=(WorkerReport(name=agent.name, state=WorkerState.STOPPED),))
+
+    assert [worker.name for worker in listed] == [agent.name]
+    assert await services.workers.list() == []
 
 
 async def test_the_places_are_back_with_their_agent(services: Services) -> None:
