@@ -83,7 +83,7 @@ def connect(settings: AgentSettings) -> Client:
 def task_id(ref: str, settings: AgentSettings) -> str:
     """The whole id of a task that is named by a prefix or its name, found with the right of the person here.
 
-    An agent's own token opens the tasks that it claims and no others. Raises SettingsError.
+    An agent's own token opens no tasks by their names. Raises SettingsError.
     """
     if WHOLE_ID.fullmatch(ref):
         return ref
@@ -94,6 +94,13 @@ def task_id(ref: str, settings: AgentSettings) -> str:
             return person.resolve_task(ref).id
     except Refused as error:
         raise SettingsError(f"{error}; give the task's whole id") from error
+
+
+def reader(settings: AgentSettings) -> Client:
+    """A client that may read tasks: that of the person who is logged in here, else the agent's own, which reads
+    what waits in its queues. Raises NotLoggedIn, SettingsError."""
+    link = settings.connection
+    return Client.of(link) if link.token is not None else connect(settings)
 
 
 def join(link: Connection, token_or_code: str, *, is_code: bool, name: str) -> Client:

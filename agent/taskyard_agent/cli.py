@@ -1,4 +1,4 @@
-"""`taskyard agent …`: the daemon, one task here and now, joining a server, the doctor and the cache."""
+"""`taskyard agent …`: the daemon, one task run or made ready here, joining a server, the doctor, the cache."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ from taskyard.config import CONNECTION_SETTINGS, Connection, add_settings, conne
 from taskyard.wire import Gpu, to_json
 
 from . import account, detached, doctor, means, scaffold
+from .build import build, exit_code
 from .checkout import CachedMirror, list_mirrors, prune_mirrors
 from .config import CACHE_SETTINGS, DAEMON_SETTINGS, EXECUTE_SETTINGS, AgentSettings, add_groups, read_settings
+from .containers import ContainerSettings, kept
 from .daemon import Daemon, agents_folder, checkout_settings, environment_settings
 from .environments import cache
-from .errors import SettingsError
+from .errors import RunFailed, RunStopped, SettingsError
 from .execute import execute
 from .journal import Journal
 from .pool import Member, Pool, places
@@ -44,6 +46,7 @@ def add_parser(subparsers: Any) -> None:
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", dest="agent_command", required=True)
     _add_daemon(verbs)
     _add_execute(verbs)
+    _add_build(verbs)
     _add_join(verbs)
     _add_doctor(verbs)
     _add_cache(verbs)
@@ -141,6 +144,32 @@ def _add_execute(verbs: Any) -> None:
 def _run_execute(namespace: argparse.Namespace) -> int:
     settings = _started(namespace, EXECUTE_SETTINGS)
     return execute(account.task_id(namespace.id, settings), settings, account.connect(settings))
+
+
+def _add_build(verbs: Any) -> None:
+    parser = _verb(verbs, "build", "make the environment or image of a task before it runs", _run_build)
+    parser.add_argument("--id", required=True, metavar="TASK", help="the task's id, unique prefix or unique name")
+    parser.add_argument("--target", metavar="NAME", help="make an image of this name with all that the task needs")
+    parser.add_argument("--json", action="store_true", help="print a record")
+    add_groups(parser, EXECUTE_SETTINGS)
+
+
+def _run_build(namespace: argparse.Namespace) -> int:
+    settings = _started(namespace, EXECUTE_SETTINGS)
+    task = account.task_id(namespace.id, settings)
+    try:
+        with account.reader(settings) as client:
+            made = build(task, settings, client, target=namespace.target, say=output.note)
+    except (RunFailed, RunStopped) as error:
+        output.note(f"taskyard: {error}")
+        return exit_code(error)
+    if namespace.json:
+        print(json.dumps(to_json(made), indent=2))
+        return 0
+    image = f", in image {made.target or made.image}" if made.image else ""
+    found = "was here already" if made.reused else "made"
+    print(f"environment {made.key}{image}: {found}, {made.seconds:.1f} s")
+    return 0
 
 
 def _started(namespace: argparse.Namespace, settings: Any) -> AgentSettings:
@@ -256,7 +285,7 @@ def _run_doctor(namespace: argparse.Namespace) -> int:
 
 
 def _add_cache(verbs: Any) -> None:
-    parser = verbs.add_parser("cache", help="the environments and repositories kept on this machine")
+    parser = verbs.add_parser("cache", help="the environments, repositories and images kept on this machine")
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", dest="cache_command", required=True)
     shown = _verb(actions, "list", "list what is kept on this machine", _list_cache)
     pruned = _verb(actions, "prune", "remove what is beyond the limits, or all that is unused", _prune_cache)
@@ -271,14 +300,23 @@ def _add_cache(verbs: Any) -> None:
 def _list_cache(namespace: argparse.Namespace) -> int:
     settings = read_settings(namespace, CACHE_SETTINGS)
     environments = cache.list_environments(environment_settings(settings))
-    return _show_kept(environments, list_mirrors(checkout_settings(settings)), as_json=namespace.json)
+    mirrors = list_mirrors(checkout_settings(settings))
+    images = kept.list_images(_images(settings))
+    return _show_kept(environments, mirrors, images, as_json=namespace.json)
 
 
 def _prune_cache(namespace: argparse.Namespace) -> int:
     settings = read_settings(namespace, CACHE_SETTINGS)
     environments = cache.prune(environment_settings(settings), everything=namespace.all)
     mirrors = prune_mirrors(checkout_settings(settings), everything=namespace.all)
-    return _show_kept(environments, mirrors, as_json=namespace.json)
+    images = kept.prune(_images(settings), everything=namespace.all)
+    return _show_kept(environments, mirrors, images, as_json=namespace.json)
+
+
+def _images(settings: AgentSettings) -> ContainerSettings:
+    return ContainerSettings(
+        kept_images=settings.cache_environments, folder=settings.local_dir, environ=settings.environ
+    )
 
 
 def _verify_cache(namespace: argparse.Namespace) -> int:
@@ -299,29 +337,31 @@ def _said_of(verdict: cache.Verdict) -> str:
 
 
 def _show_kept(
-    environments: Sequence[cache.CachedEnvironment], mirrors: Sequence[CachedMirror], *, as_json: bool
+    environments: Sequence[cache.CachedEnvironment],
+    mirrors: Sequence[CachedMirror],
+    images: Sequence[kept.PreparedImage],
+    *,
+    as_json: bool,
 ) -> int:
     if as_json:
-        kept = {"environments": to_json(list(environments)), "mirrors": to_json(list(mirrors))}
-        print(json.dumps(kept, indent=2))
+        records = {"environments": environments, "mirrors": mirrors, "images": images}
+        print(json.dumps({noun: to_json(list(found)) for noun, found in records.items()}, indent=2))
         return 0
-    rows = [
-        (
-            one.key[:12],
-            one.manager,
-            one.python,
-            len(one.packages),
-            output.size(one.size_bytes),
-            "now" if one.in_use else output.ago(one.used_at),
-        )
+    rows: list[tuple[Any, ...]] = [
+        (one.key[:12], one.manager, one.python, len(one.packages), output.size(one.size_bytes), _used(one))
         for one in environments
     ]
     output.print_table(("environment", "manager", "python", "packages", "size", "used"), rows, empty="none")
     if mirrors:
         print()
-        lines = [
-            (one.key, one.trees, output.size(one.size_bytes), "now" if one.in_use else output.ago(one.used_at))
-            for one in mirrors
-        ]
-        output.print_table(("repository", "trees", "size", "used"), lines, empty="none")
+        rows = [(one.key, one.trees, output.size(one.size_bytes), _used(one)) for one in mirrors]
+        output.print_table(("repository", "trees", "size", "used"), rows)
+    if images:
+        print()
+        rows = [(one.image, output.size(one.size_bytes), _used(one)) for one in images]
+        output.print_table(("image with its set-up", "size", "used"), rows)
     return 0
+
+
+def _used(one: cache.CachedEnvironment | CachedMirror | kept.PreparedImage) -> str:
+    return "now" if one.in_use else output.ago(one.used_at)

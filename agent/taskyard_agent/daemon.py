@@ -426,7 +426,7 @@ def _pressure(settings: AgentSettings) -> Pressure | None:
 def _measure(monitor: Monitor, workers: Sequence[Worker]) -> list[Sample]:
     watched = [WatchedWorker(name=worker.name, gpus=worker.devices) for worker in workers]
     runs = [
-        WatchedRun(id=job.id, keeper_pid=job.keeper_pid, gpus=job.devices)
+        WatchedRun(id=job.id, keeper_pid=job.keeper_pid, container_pid=job.container_pid, gpus=job.devices)
         for job in jobs_of(workers)
         if job.keeper_pid is not None
     ]

@@ -93,7 +93,7 @@ def default_name(settings: AgentSettings, devices: Sequence[Gpu]) -> str:
 
 
 def labels(settings: AgentSettings, devices: Sequence[Gpu]) -> dict[str, str]:
-    """What tasks may require: host, architecture, engine, GPU model by themselves, the operator's words over them."""
+    """What tasks may require: host, architecture, engine, GPU model by themselves; the operator's words win."""
     models = {_slug(gpu.name) for gpu in devices}
     own = {"host": settings.host, "arch": platform.machine()}
     if settings.docker is not None:

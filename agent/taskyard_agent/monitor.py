@@ -26,6 +26,8 @@ class WatchedRun:
 
     id: str
     keeper_pid: int
+    container_pid: int | None = None
+    """The first process of the container that it runs in: the engine's child, not the keeper's."""
     gpus: tuple[Gpu, ...] = ()
 
 
@@ -73,7 +75,7 @@ class Monitor:
         """The run's processes together; what it sends over the network cannot be told from the machine's."""
         memory = 0.0
         rates: dict[str, float] = {}
-        for process in _tree(run.keeper_pid):
+        for process in _processes(run):
             usage = _usage(process)
             if usage is None:
                 continue
@@ -144,10 +146,18 @@ def _machine_traffic() -> dict[str, float]:
     return traffic
 
 
-def _tree(keeper_pid: int) -> list[psutil.Process]:
-    """Everything below the keeper: it is the parent of orphans, so nothing of a run is elsewhere."""
+def _processes(run: WatchedRun) -> Iterator[psutil.Process]:
+    """Keeper and a container's first process are the parents of orphans, so nothing of a run is elsewhere."""
+    yield from _below(run.keeper_pid)
+    if run.container_pid is not None:
+        with contextlib.suppress(psutil.Error):
+            yield psutil.Process(run.container_pid)
+        yield from _below(run.container_pid)
+
+
+def _below(pid: int) -> list[psutil.Process]:
     try:
-        return list(psutil.Process(keeper_pid).children(recursive=True))
+        return list(psutil.Process(pid).children(recursive=True))
     except psutil.Error:
         return []
 

@@ -122,6 +122,7 @@ class RunJob:
         self._cause: Cause | None = None
         self._stale = False
         self._held: HeldRun | None = None
+        self._container_pid: int | None = None
         self._last_notes: tuple[str, ...] = ()
         self._lease_at: float | None = None
         """When the start was sent that the server acknowledged, on `boot_clock()`: the lease counts from there."""
@@ -161,6 +162,13 @@ class RunJob:
     def keeper_pid(self) -> int | None:
         """The process whose tree is this run's, while there is one."""
         return self._held.keeper.pid if self._held else None
+
+    @property
+    def container_pid(self) -> int | None:
+        """The first process of its container, while there is one."""
+        if self._container_pid is None and self._held is not None:
+            self._container_pid = containers.pid_of(self._held.run_dir)
+        return self._container_pid
 
     def obey(self, directive: RunDirective) -> None:
         """Does what the server wants of this run; repeating it is harmless."""
@@ -276,6 +284,8 @@ class RunJob:
     def _prepare(self, stack: ExitStack) -> tuple[Launch, tuple[int, ...]]:
         """Reproduces code and environment, and gets the server's word that user code may start."""
         box = self._open_box()
+        if box is not None:
+            stack.callback(box.release)
         with self._phase(Phase.CHECKOUT):
             self._run_hook(Hook.BEFORE_CHECKOUT)
             tree = self._check_out()

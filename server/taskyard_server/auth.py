@@ -45,6 +45,7 @@ class Right(enum.Enum):
     """What a route asks of its caller; the value ends the sentence `this token may not …`."""
 
     READ = "read"
+    READ_TASK = "read tasks"
     USE_TASKS = "read or change tasks"
     WRITE_BLOBS = "upload code"
     READ_EVENTS = "read the events of all tasks"
@@ -62,6 +63,7 @@ _A, _U, _G, _R = TokenKind.ADMINISTRATOR, TokenKind.USER, TokenKind.AGENT, Token
 
 RIGHTS: dict[Right, frozenset[TokenKind]] = {
     Right.READ: frozenset({_A, _U, _G, _R}),
+    Right.READ_TASK: frozenset({_A, _U, _G, _R}),
     Right.USE_TASKS: frozenset({_A, _U, _R}),
     Right.WRITE_BLOBS: frozenset({_A, _U, _R}),
     Right.READ_EVENTS: frozenset({_A, _U}),
@@ -74,7 +76,8 @@ RIGHTS: dict[Right, frozenset[TokenKind]] = {
     Right.INVITE: frozenset({_A, _U}),
     Right.MANAGE_TOKENS: frozenset({_A, _U}),
 }
-"""The whole table. The services narrow it further: a run to its project, a user to its own tokens."""
+"""The whole table. The services narrow it further: a run to its project, a user to its own tokens, an
+agent to what waits in its queues."""
 
 
 def require(actor: Actor, right: Right) -> None:

@@ -166,8 +166,11 @@ class Tasks:
     # --- Read
 
     async def get(self, task_id: str, actor: Actor) -> Task:
-        """Raises NotFound, Forbidden."""
-        return await self._view(await self._allowed(task_id, actor))
+        """Raises NotFound, Forbidden. An agent reads what it could claim: it builds environments ahead of time."""
+        view = await self._view(await self._allowed(task_id, actor))
+        if actor.kind is TokenKind.AGENT and not _waits_for(actor, view):
+            raise Forbidden(f"an agent's token reads tasks in its queues alone; task {task_id} is in none of them")
+        return view
 
     async def list(self, wanted: TaskFilter, *, before: str | None, limit: int, actor: Actor) -> TaskPage:
         """Newest first; the cursor is the last task of the page."""
@@ -352,6 +355,10 @@ class Tasks:
             return task_view(record, (await self._store.queue(record.queue)).name)
         except NotFound:
             return task_view(record, None)
+
+
+def _waits_for(actor: Actor, task: Task) -> bool:
+    return task.queue is not None and (not actor.queues or normalised(task.queue) in actor.queues)
 
 
 _VERBS_OF_RUNS = frozenset({"read", "create", "enqueue", "stop"})

@@ -202,6 +202,14 @@ def test_what_a_task_writes_belongs_to_the_agents_user(boxes: Boxes, engine: doc
     assert boxes.text(task).splitlines() == [agents_user(), "/tmp"]
 
 
+def test_what_runs_in_a_container_is_measured(boxes: Boxes) -> None:
+    task = boxes.inside("block = bytearray(200_000_000); print('ready')\nimport time; time.sleep(100)")
+
+    boxes.wait_for_output(task, "ready", seconds=SLOW)
+    wait_until(lambda: _largest(boxes, task) > 200_000_000, seconds=SLOW, what="the container's memory")
+    boxes.client.stop_task(task.id)
+
+
 # --- images and set-ups
 
 
@@ -481,6 +489,12 @@ def test_wrong_arguments_of_the_operator_are_refused_at_the_start(yard: Yard) ->
 
     assert code == 2
     assert "--no-such-argument" in agent.log
+
+
+def _largest(boxes: Boxes, task: Task) -> float:
+    series = boxes.client.run_metrics(boxes.run(task).id)
+    values = [point.maximum for one in series if one.name == "memory_bytes" for point in one.points]
+    return max(values, default=0.0)
 
 
 def next_folder(agent: AgentProcess) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from taskyard_agent.containers.box import Box
     from taskyard_agent.containers.preparation import Preparation
 
-__all__ = ["ContainerSettings", "Containers", "Ended", "Inside", "Order", "conclude", "look_at"]
+__all__ = ["ContainerSettings", "Containers", "Ended", "Inside", "Order", "conclude", "look_at", "pid_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +87,19 @@ def look_at(run_dir: Path) -> Ended | None:
             return engine.ended(record["id"])
     except RunFailed as failure:
         logger.warning("how a container ended is not known: %s", failure, extra={"action": "container_unknown"})
+        return None
+
+
+def pid_of(run_dir: Path) -> int | None:
+    """The first process of a run's container, for who measures it; None when there is none to be seen."""
+    record = _record(run_dir)
+    if record is None:
+        return None
+    try:
+        with contextlib.closing(_engine_in(record)) as engine:
+            return engine.first_process(record["id"])
+    except RunFailed as failure:
+        logger.debug("a container is not measured: %s", failure, extra={"action": "container_unseen"})
         return None
 
 

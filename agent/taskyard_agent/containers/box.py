@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,6 +38,13 @@ class Box:
     options: Created
     """The operator's and the task's."""
     workshop: Workshop
+    lock: int | None = None
+    """Keeps the image from being pruned until it has a container."""
+
+    def release(self) -> None:
+        """Lets go of the image, once it has its container or is not needed any more."""
+        if self.lock is not None:
+            os.close(self.lock)
 
     @property
     def path(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Iterator, Mapping
@@ -109,6 +110,15 @@ class Engine:
             out_of_memory=bool(state.get("OOMKilled")),
             error=str(state.get("Error") or ""),
         )
+
+    def first_process(self, container: str) -> int | None:
+        """A running container's first process, as this machine counts them; None when it cannot be seen from here:
+        an engine in a machine of its own counts differently."""
+        with translated("the container cannot be looked at"), without_status(404):
+            pid = int(self.client.api.inspect_container(container)["State"]["Pid"])
+            with contextlib.suppress(OSError):
+                return pid if pid and container in Path(f"/proc/{pid}/cgroup").read_text() else None
+        return None
 
     def has_file(self, container: str, path: str) -> bool:
         """Whether a container has a file, be it started or not."""

@@ -40,6 +40,8 @@ class Image:
     """What its registry calls it, `name@sha256:…`; its id where it came from none."""
     architecture: str
     variables: Mapping[str, str] = field(default_factory=dict)
+    start: Mapping[str, Any] = field(default_factory=dict)
+    """What it does of itself: the engine's `Entrypoint`, `Cmd`, `User` and `WorkingDir`."""
 
 
 def obtain(engine: Engine, name: str, *, platform: str | None, log: Log, cancelled: threading.Event) -> Image:
@@ -71,13 +73,18 @@ def _read(name: str, record: Mapping[str, Any]) -> Image:
     digests = record.get("RepoDigests") or ()
     repository = name.partition("@")[0].rpartition(":")[0] if ":" in name.rpartition("/")[2] else name
     named = [digest for digest in digests if digest.partition("@")[0].endswith(repository.partition("@")[0])]
-    lines = (record.get("Config") or {}).get("Env") or ()
+    config = record.get("Config") or {}
+    lines = config.get("Env") or ()
     return Image(
         name=name,
         id=str(record["Id"]),
         digest=str((named or digests or [record["Id"]])[0]),
         architecture=str(record.get("Architecture", "")),
         variables=dict(line.split("=", 1) for line in lines if "=" in line),
+        start={
+            "Entrypoint": config.get("Entrypoint") or [],
+            **{name: config[name] for name in ("Cmd", "User", "WorkingDir") if config.get(name)},
+        },
     )
 
 

@@ -11,6 +11,7 @@ from taskyard_agent.containers import arguments, authorities
 from taskyard_agent.containers.box import Box
 from taskyard_agent.containers.engine import Engine
 from taskyard_agent.containers.images import Image, obtain
+from taskyard_agent.containers.kept import prune_with, uses_of
 from taskyard_agent.containers.prepared import SetUp
 from taskyard_agent.containers.records import Order
 from taskyard_agent.containers.settings import ContainerSettings
@@ -39,7 +40,7 @@ class Preparation:
         order.log(f"image {image.name} ({image.digest})")
         shell = self._has_shell(image)
         bundle = authorities.bundle_of(self.settings.environ)
-        ready = self._set_up(image, wanted, operators, bundle, order)
+        ready, lock = self._set_up(image, wanted, operators, bundle, order)
         workshop = Workshop(
             engine=self.engine,
             image=ready,
@@ -57,13 +58,14 @@ class Preparation:
             run=order.run,
             options=options,
             workshop=workshop,
+            lock=lock,
         )
 
     def _set_up(
         self, image: Image, wanted: Container, operators: arguments.Created, bundle: Path | None, order: Order
-    ) -> Image:
+    ) -> tuple[Image, int | None]:
         if not (wanted.setup_script or wanted.apt):
-            return image
+            return image, None
         environ = self.settings.environ
         set_up = SetUp(
             engine=self.engine,
@@ -71,14 +73,16 @@ class Preparation:
             wanted=wanted,
             task=order.task,
             run=order.run,
-            folder=self.settings.folder / "images",
+            uses=uses_of(self.settings),
             bundle=bundle,
             options=operators,
             proxies={name: environ[name] for name in PROXIES if name in environ},
             log=order.log,
             cancelled=order.cancelled,
         )
-        return set_up.image_ready()
+        ready = set_up.image_ready()
+        prune_with(self.engine, self.settings, self.settings.kept_images)
+        return ready
 
     def _has_shell(self, image: Image) -> bool:
         """Looked up in a container that is never started, once for each image."""

@@ -23,13 +23,13 @@ from taskyard_agent.containers.arguments import Created
 from taskyard_agent.containers.engine import PREPARED, Engine
 from taskyard_agent.containers.failure import engine_failed, refused, translated
 from taskyard_agent.containers.images import Image, Log, find
+from taskyard_agent.containers.kept import REPOSITORY, Uses
 from taskyard_agent.containers.workshop import attach_command, defaults, lent
 from taskyard_agent.errors import RunFailed, RunStopped
 from taskyard_agent.programs import Lines, Program
 
-FORMAT = 1
-REPOSITORY = "taskyard.invalid/prepared"
-"""No registry can give an image of this name: the top-level domain is reserved for what does not exist."""
+FORMAT = 2
+"""Raised when images are made differently: those of an older agent are then left to be pruned."""
 OF_THE_OPERATOR = (
     "network_mode", "dns", "extra_hosts", "runtime", "platform", "userns_mode", "cgroup_parent",
     "mem_limit", "memswap_limit", "mem_reservation", "nano_cpus", "cpuset_cpus", "cpu_shares", "pids_limit",
@@ -60,8 +60,7 @@ class SetUp:
     wanted: Container
     task: str
     run: str
-    folder: Path
-    """Holds locks."""
+    uses: Uses
     bundle: Path | None
     options: Created
     """Of the operator."""
@@ -80,23 +79,28 @@ class SetUp:
         """What the finished image is called on this machine."""
         return f"{REPOSITORY}:{self.key}"
 
-    def image_ready(self) -> Image:
-        """Returns the finished image, made unless it is there. Raises RunFailed or RunStopped."""
+    def image_ready(self) -> tuple[Image, int]:
+        """Returns the finished image, made unless it is there, and a lock that keeps it from being pruned.
+
+        Raises RunFailed or RunStopped.
+        """
         wrong = [package for package in self.wanted.apt if PACKAGE.fullmatch(package) is None]
         if wrong:
             raise refused(
                 f"{wrong[0]!r} is not the name of a Debian package; write name, name=version or name/suite"
             )
-        with self._alone():
-            found = find(self.engine, self.tag)
-            if found is None:
+        with self._locked(fcntl.LOCK_EX):
+            if find(self.engine, self.tag) is None:
                 self._make()
-                found = find(self.engine, self.tag)
             else:
                 self.log(f"using the image that the same set-up made before, {self.tag}")
-        if found is None:
-            raise engine_failed(f"the image {self.tag} was made, but is not here")
-        return found
+        with contextlib.ExitStack() as stack:
+            lock = stack.enter_context(self._locked(fcntl.LOCK_SH))
+            found = find(self.engine, self.tag)
+            if found is None:
+                raise engine_failed(f"the image {self.tag} was made, but is not here")
+            stack.pop_all()  # whoever gets the lock closes it
+        return found, lock
 
     def _make(self) -> None:
         with tempfile.TemporaryDirectory(prefix="taskyard-setup-") as folder:
@@ -152,28 +156,17 @@ class SetUp:
             raise RunFailed(Phase.CONTAINER, Reason.CONTAINER, message)
 
     def _commit(self, container: str) -> None:
+        conf = {**self.image.start, "Labels": {PREPARED: self.key}}
         with translated("the image that the set-up made cannot be kept"):
-            self.engine.client.api.commit(
-                container, repository=REPOSITORY, tag=self.key, conf={"Labels": {PREPARED: self.key}}
-            )
+            self.engine.client.api.commit(container, repository=REPOSITORY, tag=self.key, conf=conf)
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self.folder / f"{self.key}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def _locked(self, mode: int) -> Iterator[int]:
+        while (lock := self.uses.lock(self.key, mode)) is None:
+            if self.cancelled.wait(0.05):
+                raise RunStopped("the run was ended while its image was prepared")
         try:
-            while not _locked(lock):
-                if self.cancelled.wait(0.05):
-                    raise RunStopped("the run was ended while its image was prepared")
-            os.utime(self.folder / f"{self.key}.lock")
-            yield
+            self.uses.note(self.key)
+            yield lock
         finally:
             os.close(lock)
-
-
-def _locked(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -23,6 +23,8 @@ class ContainerSettings:
     """`--docker-args`: added to every container, as the operator wrote them."""
     allowed: tuple[str, ...] = ()
     """`--docker-allow`: arguments that tasks may use beyond the list."""
+    kept_images: int = 20
+    """How many images with a set-up are kept."""
     folder: Path = Path()
     """The agent's folder."""
     agent: str = ""

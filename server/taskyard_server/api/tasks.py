@@ -78,7 +78,7 @@ async def resolve_task(ref: str, services: InServices, actor: InActor) -> Task:
 
 
 @router.get("/tasks/{task_id}")
-@allow(Right.USE_TASKS)
+@allow(Right.READ_TASK)
 async def read_task(task_id: str, services: InServices, actor: InActor) -> Task:
     """The task with its latest run."""
     return await services.tasks.get(task_id, actor)

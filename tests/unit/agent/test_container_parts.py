@@ -17,7 +17,8 @@ from taskyard_agent.containers.attach import Frames, exit_code
 from taskyard_agent.containers.box import Box
 from taskyard_agent.containers.engine import Engine, find_socket
 from taskyard_agent.containers.images import NAME, Image
-from taskyard_agent.containers.prepared import REPOSITORY, SetUp
+from taskyard_agent.containers.kept import REPOSITORY, Uses
+from taskyard_agent.containers.prepared import SetUp
 from taskyard_agent.containers.records import Ended, Inside
 from taskyard_agent.containers.workshop import Workshop
 from taskyard_agent.errors import RunFailed, SettingsError
@@ -86,7 +87,7 @@ def test_a_set_up_is_root_and_gets_no_folder_device_or_right_of_the_machine(tmp_
         "--security-opt seccomp=unconfined --group-add docker --env SECRET=x --pids-limit 9"
     )
     set_up = SetUp(
-        engine=ENGINE, image=IMAGE, wanted=Container(setup_script="id"), task="t", run="t.1", folder=tmp_path,
+        engine=ENGINE, image=IMAGE, wanted=Container(setup_script="id"), task="t", run="t.1", uses=Uses(tmp_path),
         bundle=None, options=operators, proxies={}, log=print, cancelled=threading.Event(),
     )  # fmt: skip
 

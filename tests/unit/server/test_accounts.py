@@ -170,9 +170,9 @@ async def test_users_make_no_administrators_and_nobody_makes_runs(door: Door) ->
         await door.accounts.issue(NewToken(kind=TokenKind.RUN), door.root)
 
 
-def test_only_agents_claim_and_no_agent_touches_tasks_or_tokens() -> None:
+def test_only_agents_claim_and_no_agent_changes_tasks_or_tokens() -> None:
     agents = {right for right, kinds in RIGHTS.items() if TokenKind.AGENT in kinds}
 
-    assert agents == {Right.READ, Right.CREATE_QUEUES, Right.CLAIM, Right.REPORT}
+    assert agents == {Right.READ, Right.READ_TASK, Right.CREATE_QUEUES, Right.CLAIM, Right.REPORT}
     assert set(RIGHTS) == set(Right)
     assert all(RIGHTS[right] == {TokenKind.AGENT} for right in (Right.CLAIM, Right.REPORT))
