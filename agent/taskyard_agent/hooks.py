@@ -74,9 +74,9 @@ class Hooks:
 
     def _refuse_unsafe(self, hook: Hook) -> None:
         """What others may write, others may run as this user."""
-        for path in (self.folder, self.folder / hook.value):
-            found = path.stat()
-            if found.st_uid not in (0, os.geteuid()) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        program = (self.folder / hook.value).resolve()
+        for path in (self.folder.resolve(), program, *program.parents):
+            if _may_be_changed(path.stat()):
                 raise HookFailed(
                     f"the hook {hook.value!r} is not run: others may change {path}; "
                     f"give it to this user or root, and run: chmod go-w {path}"
@@ -108,6 +108,14 @@ class Hooks:
                     raise HookFailed(
                         f"the hook {hook.value!r} took more than {self.timeout_seconds:.0f} s and was ended"
                     ) from None
+
+
+def _may_be_changed(found: os.stat_result) -> bool:
+    """By others than this user and root. In a folder like /tmp nobody removes what is another's."""
+    kept = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX
+    return found.st_uid not in (0, os.geteuid()) or bool(
+        found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not kept
+    )
 
 
 class _Output:

@@ -86,7 +86,11 @@ def _build_or_reuse(
         return _without_python(request)
     if interpreter.image:
         installer = dataclasses.replace(installer, uv=uv_for(interpreter, settings, installer))
-    recipe = manager.resolve(request, interpreter, settings)
+    try:
+        recipe = manager.resolve(request, interpreter, settings)
+    except (TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        # A file of the task's is not built as its format says: each place in it would need a check of its own.
+        raise failed(f"{request.environment.path or 'the list of packages'} cannot be read: {error!r}") from error
     if not settings.builds:
         refuse_builds(recipe)
     recipe = pin_repositories(recipe, request.git)

@@ -73,8 +73,10 @@ def _parse(text: str, where: str) -> dict[str, Any]:
     import yaml
 
     try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise failed(f"{where} repeats a part of itself by `*name`, which may grow for ever: write it out")
         table = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise failed(f"{where} is not valid YAML: {error}") from error
     if not isinstance(table, dict):
         raise failed(f"{where} is no environment: it has no `dependencies`")
