@@ -31,7 +31,7 @@ def channel(tmp_path_factory: pytest.TempPathFactory) -> Channel:
     channel = Channel(tmp_path_factory.mktemp("channel"))
     channel.add_python()
     channel.add("alpha", "1.0", depends=["python"], python=True)
-    channel.add("alpha", "2.0", depends=["python", "beta"], python=True)
+    channel.add("alpha", "2.0", depends=["python", "beta"], python=True, ending=".conda")
     channel.add("beta", "1.0", depends=["python"], python=True)
     channel.add("tool", files={"bin/tool": f"#!/bin/sh\n{SCRIPT}", "share/tool/data": "x"})
     channel.add(
@@ -51,13 +51,13 @@ def index(tmp_path: Path) -> Iterator[PackageIndex]:
         yield served
 
 
-@pytest.fixture(params=["py-rattler", "program"])
+@pytest.fixture(params=["py-rattler", "micromamba", "conda"])
 def bench(
     request: pytest.FixtureRequest, tmp_path: Path, channel: Channel, index: PackageIndex
 ) -> Iterator[Bench]:
     """The operator has conda-forge elsewhere: in a folder."""
     with bench_for(Manager.CONDA, tmp_path, index.url) as ready:
-        binary = str(stand_in(tmp_path / "bin" / "micromamba")) if request.param == "program" else "none"
+        binary = "none" if request.param == "py-rattler" else str(stand_in(tmp_path / "bin" / request.param))
         ready.settings = dataclasses.replace(
             ready.settings, allowed_channels=(f"conda-forge={channel.url}",), conda_binary=binary
         )
@@ -305,10 +305,11 @@ class _Private(http.server.SimpleHTTPRequestHandler):
 # --- Tools -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("name", "verb"), [("mamba", "create"), ("conda", "env create")])
 def test_program_on_the_path_is_used_with_no_secret_in_its_arguments_and_nobodys_settings(
-    tmp_path: Path, channel: Channel, index: PackageIndex
+    tmp_path: Path, channel: Channel, index: PackageIndex, name: str, verb: str
 ) -> None:
-    program = stand_in(tmp_path / "bin" / "mamba")
+    program = stand_in(tmp_path / "bin" / name)
     with bench_for(Manager.CONDA, tmp_path, index.url) as bench:
         path = {**bench.settings.variables, "PATH": f"{program.parent}:{os.environ['PATH']}"}
         allowed = (f"conda-forge={channel.url}",)
@@ -316,10 +317,10 @@ def test_program_on_the_path_is_used_with_no_secret_in_its_arguments_and_nobodys
 
         ready = bench.provision("tool")
 
-    calls = program.with_name("mamba.calls").read_text()
+    calls = program.with_name(f"{name}.calls").read_text()
     assert "tool==1.0" in ready.packages
     assert any(line == f"conda: {program}; channels: {channel.url}" for line in bench.log)
-    assert calls.startswith("create --yes --quiet --prefix ")
+    assert calls.startswith(f"{verb} --yes --quiet --prefix ")
     assert channel.url not in calls
     assert calls.endswith("true /dev/null\n")
     assert not list((bench.settings.root / "environments" / ready.key).glob("order.*"))

@@ -11,7 +11,7 @@ from tests.faults.conftest import Faulty
 from tests.support.agents import wait_until
 from tests.support.relay import Relay
 from tests.support.waiting import becomes_true
-from tests.support.wheels import PackageIndex, package_index
+from tests.support.wheels import PackageIndex, make_wheel, package_index
 
 
 def test_a_task_goes_on_without_its_daemon_and_ends_once(patient: Faulty) -> None:
@@ -107,6 +107,28 @@ def test_a_daemon_killed_while_it_provisions_begins_again(patient: Faulty, tmp_p
             wait_until(lambda: "carrying on" in agent.log)
             index.stuck.clear()
             witness.ends_once(starts=1)
+
+
+def test_a_daemon_killed_in_the_middle_of_a_build_leaves_nothing_that_is_used(
+    patient: Faulty, tmp_path: Path
+) -> None:
+    """Its packages lie there and are being compiled: nothing but the marker is absent."""
+    wanted = Environment(requirements=RequirementsKind.PACKAGES, packages=("alpha",))
+    with package_index(tmp_path / "wheels") as index:
+        make_wheel(index.folder, "alpha", files={"alpha/slow.py": "x = [\n" + "f(1, 2, 3),\n" * 200_000 + "]\n"})
+        witness = patient.witness(environment=wanted)
+        with patient.agent(variables=pip_of(index)) as agent:
+            wait_until(lambda: list(agent.cache.glob("environments/*/modules")), what="a build under way")
+            agent.kill()
+            assert not list(agent.cache.glob("environments/*/ready.json"))
+            agent.start()
+            run = witness.ends_once(starts=1)
+            compiled = list(
+                agent.cache.glob("environments/*/venv/lib/*/site-packages/alpha/__pycache__/slow.*.pyc")
+            )
+
+    assert run.environment_reused is False
+    assert len(compiled) == 1
 
 
 def test_a_daemon_killed_before_it_hears_that_it_may_start_starts_once(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import bz2
 import hashlib
 import io
 import json
@@ -10,6 +11,7 @@ import sys
 import sysconfig
 import tarfile
 import textwrap
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,8 +43,12 @@ class Channel:
         files: Mapping[str, str] | None = None,
         links: Mapping[str, str] | None = None,
         python: bool = False,
+        ending: str = ".tar.bz2",
     ) -> Path:
-        """Adds a package of texts and links by their places; with `python`, it holds a module of its name."""
+        """Adds a package of texts and links by their places; with `python`, it holds a module of its name.
+
+        `ending` is that of conda's older format or of the newer one, `.conda`.
+        """
         files = dict(files or {})
         if python:
             files[f"{SITE}/{name}/__init__.py"] = f"version = {version!r}\n"
@@ -50,7 +56,7 @@ class Channel:
             files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
         index = {"name": name, "version": version, "build": "0", "build_number": 0, "depends": list(depends)}
         noarch = {"noarch": "python", "subdir": "noarch"} if python else {"subdir": PLATFORM}
-        package = self.folder / noarch["subdir"] / f"{name}-{version}-0.tar.bz2"
+        package = self.folder / noarch["subdir"] / f"{name}-{version}-0{ending}"
         _write(package, {**index, **noarch}, files, dict(links or {}))
         self.pins[package.name] = hashlib.sha256(package.read_bytes()).hexdigest()
         self._index()
@@ -100,13 +106,40 @@ def _write(
         ),
     }
     package.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(package, "w:bz2", compresslevel=1) as archive:
-        for path, content in {**{path: text.encode() for path, text in about.items()}, **data}.items():
-            _add(archive, path, content, 0o755 if path.startswith("bin/") else 0o644)
-        for path, target in links.items():
-            entry = tarfile.TarInfo(path)
-            entry.type, entry.linkname = tarfile.SYMTYPE, target
-            archive.addfile(entry)
+    info = {path: text.encode() for path, text in about.items()}
+    if package.suffix == ".conda":
+        _write_newer(package, info=_tar(info, {}), content=_tar(data, links))
+    else:
+        package.write_bytes(bz2.compress(_tar({**info, **data}, links), compresslevel=1))
+
+
+def _write_newer(package: Path, *, info: bytes, content: bytes) -> None:
+    """https://docs.conda.io/projects/conda/en/stable/user-guide/concepts/packages.html#conda-file-format."""
+    with zipfile.ZipFile(package, "w") as archive:
+        archive.writestr("metadata.json", '{"conda_pkg_format_version": 2}')
+        archive.writestr(f"pkg-{package.stem}.tar.zst", _zstandard(content))
+        archive.writestr(f"info-{package.stem}.tar.zst", _zstandard(info))
+
+
+def _zstandard(content: bytes) -> bytes:
+    """A frame whose blocks are not compressed (RFC 8878, 3.1.1)."""
+    size = 1 << 17
+    blocks = [content[at : at + size] for at in range(0, len(content), size)]
+    headers = [len(block) << 3 | (number == len(blocks)) for number, block in enumerate(blocks, start=1)]
+    framed = [header.to_bytes(3, "little") + block for header, block in zip(headers, blocks, strict=True)]
+    return b"\x28\xb5\x2f\xfd\xe0" + len(content).to_bytes(8, "little") + b"".join(framed)
+
+
+def _tar(files: Mapping[str, bytes], links: Mapping[str, str]) -> bytes:
+    with io.BytesIO() as buffer:
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            for path, content in files.items():
+                _add(archive, path, content, 0o755 if path.startswith("bin/") else 0o644)
+            for path, target in links.items():
+                entry = tarfile.TarInfo(path)
+                entry.type, entry.linkname = tarfile.SYMTYPE, target
+                archive.addfile(entry)
+        return buffer.getvalue()
 
 
 def _described(path: str, content: bytes) -> dict[str, object]:
