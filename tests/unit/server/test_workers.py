@@ -91,6 +91,19 @@ async def test_what_is_not_there_is_not_found(services: Services) -> None:
         await services.workers.resume("nobody", ADA)
 
 
+async def test_a_name_belongs_to_one_machine_as_long_as_its_agent_lives(services: Services) -> None:
+    first, second = services.agent("w"), services.agent("w", host="elsewhere")
+    await first.beat()
+
+    refused = (await second.beat()).workers[0]
+    await first.beat(WorkerState.STOPPED)
+    taken = (await second.beat()).workers[0]
+
+    assert refused.paused
+    assert refused.reason.endswith("from the machine host: start this agent with another --name")
+    assert not taken.paused
+
+
 # --- Pauses and drains
 
 
