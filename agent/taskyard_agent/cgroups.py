@@ -13,6 +13,8 @@ import signal
 from taskyard_agent.processes import signal_all
 
 PREFIX = "taskyard-"
+PROCESSES = 16_384
+"""Processes and threads of one run: far more than training takes, far less than a machine has."""
 AGENT = "agent"
 """The unit's `DelegateSubgroup`: with the daemon out of the way, groups beside it can have limits of their own."""
 
@@ -59,6 +61,15 @@ def limit_memory(folder: str, limit: int) -> int | None:
         return None
     _write(folder, "memory.swap.max", "0")  # not there without swap
     return os.open(os.path.join(folder, "memory.events"), os.O_RDONLY)
+
+
+def limit_processes(folder: str) -> bool:
+    """Has the kernel refuse the group more than PROCESSES, so that a fork bomb ends with it; whether it could."""
+    return (
+        bool(folder)
+        and _write(os.path.dirname(folder), "cgroup.subtree_control", "+pids")
+        and _write(folder, "pids.max", str(PROCESSES))
+    )
 
 
 def memory_kills(events: int) -> int:

@@ -136,6 +136,7 @@ class Keeper:
         self._control = fifo(self._path("control"))
         processes.adopt_orphans()
         self._take_signals()
+        cgroups.limit_processes(self._cgroup)
         if self._launch.get("memory_bytes"):
             self._memory = MemoryGuard(self._launch["memory_bytes"], self._cgroup)
         env = {**self._launch["env"], processes.MARK: self._run}
