@@ -240,11 +240,13 @@ def _environment(wanted: Wanted, command: Command, root: Path) -> tuple[Environm
 
 
 def _interpreter(wanted: Wanted, root: Path, script: Path | None) -> PythonPlan:
-    """The version to ask for; an environment that is inherited has its own, whatever this project uses."""
+    """The version to ask for; what is inherited, or an image, has its own, whatever this project uses."""
     from taskyard.requirements import PythonPlan, plan_python
 
     if wanted.manager is Manager.INHERIT and wanted.python is None:
         return PythonPlan(version=None, origin="--manager inherit")
+    if wanted.container is not None and wanted.container.image and wanted.python is None:
+        return PythonPlan(version=None, origin="the image's own")
     return plan_python(root, wanted.python, script=script, start=wanted.folder.absolute())
 
 

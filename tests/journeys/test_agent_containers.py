@@ -280,6 +280,20 @@ def test_an_image_without_python_runs_programs_but_no_scripts(boxes: Boxes, engi
     assert "has no Python" in outcome.message
 
 
+def test_an_image_with_another_python_than_asked_for_is_refused(boxes: Boxes) -> None:
+    other, patch = (
+        boxes.put("true", environment=Environment(python=version, requirements=RequirementsKind.NONE))
+        for version in ("3.12", "3.11.0")
+    )
+
+    outcome = boxes.outcome(other)
+    (ended,) = boxes.wait_for_end(patch, seconds=SLOW)
+
+    assert (outcome.phase, outcome.reason, outcome.infrastructure) == (Phase.ENVIRONMENT, Reason.IMAGE, False)
+    assert "--python 3.11" in outcome.message
+    assert ended.state is TaskState.COMPLETED
+
+
 def test_an_image_for_another_processor_is_told_apart(boxes: Boxes, engine: docker.DockerClient) -> None:
     image = bare_image(engine, "taskyard-test/foreign:1", {"/bin/sh": b"\x7fELF no program of ours"})
     task = boxes.put("true", container=Container(image=image))

@@ -43,7 +43,7 @@ class Uses:
     folder: Path
 
     def lock(self, key: str, mode: int) -> int | None:
-        """Takes the lock and notes the use; None when others hold it. Closing the descriptor gives it back."""
+        """Takes the lock; None when others hold it. Closing the descriptor gives it back."""
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(self._file(key), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

@@ -89,18 +89,23 @@ class SetUp:
             raise refused(
                 f"{wrong[0]!r} is not the name of a Debian package; write name, name=version or name/suite"
             )
-        with self._locked(fcntl.LOCK_EX):
+        with self._alone():
             if find(self.engine, self.tag) is None:
                 self._make()
             else:
                 self.log(f"using the image that the same set-up made before, {self.tag}")
-        with contextlib.ExitStack() as stack:
-            lock = stack.enter_context(self._locked(fcntl.LOCK_SH))
-            found = find(self.engine, self.tag)
-            if found is None:
-                raise engine_failed(f"the image {self.tag} was made, but is not here")
-            stack.pop_all()  # whoever gets the lock closes it
-        return found, lock
+        lock = self._take_lock(fcntl.LOCK_SH)
+        try:
+            return self._made(), lock
+        except BaseException:
+            os.close(lock)
+            raise
+
+    def _made(self) -> Image:
+        found = find(self.engine, self.tag)
+        if found is None:
+            raise engine_failed(f"the image {self.tag} was made, but is not here")
+        return found
 
     def _make(self) -> None:
         with tempfile.TemporaryDirectory(prefix="taskyard-setup-") as folder:
@@ -161,12 +166,16 @@ class SetUp:
             self.engine.client.api.commit(container, repository=REPOSITORY, tag=self.key, conf=conf)
 
     @contextlib.contextmanager
-    def _locked(self, mode: int) -> Iterator[int]:
+    def _alone(self) -> Iterator[None]:
+        lock = self._take_lock(fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            os.close(lock)
+
+    def _take_lock(self, mode: int) -> int:
         while (lock := self.uses.lock(self.key, mode)) is None:
             if self.cancelled.wait(0.05):
                 raise RunStopped("the run was ended while its image was prepared")
-        try:
-            self.uses.note(self.key)
-            yield lock
-        finally:
-            os.close(lock)
+        self.uses.note(self.key)
+        return lock

@@ -56,6 +56,11 @@ class Built:
     lends_bytecode: bool = False
     """Whether its bytecode was compiled here, so that the same modules in another environment can have it."""
 
+    @property
+    def sites_here(self) -> tuple[str, ...]:
+        """Those of `site_paths` that are on this machine: an image's own are not, whatever lies at their paths."""
+        return tuple(path for path in self.site_paths if not self.image or Path(path).is_relative_to(self.prefix))
+
 
 @dataclass(frozen=True, kw_only=True)
 class CachedEnvironment:
@@ -213,7 +218,7 @@ class Cache:
             if listed is None:
                 return Verdict(key=key, manager=built.manager, problems=(f"its {LISTING} cannot be read",))
             home = "" if built.image else built.home
-            found = problems_of(Path(built.prefix), listed, home, built.site_paths)
+            found = problems_of(Path(built.prefix), listed, home, built.sites_here)
             return Verdict(key=key, manager=built.manager, problems=tuple(found))
         finally:
             os.close(lock)
@@ -250,7 +255,7 @@ class Cache:
 
     def _looks_whole(self, key: str, built: Built) -> bool:
         """What a few looks at the disk can tell before each run; `verify` tells the rest."""
-        places = [*built.site_paths, *([] if built.image else [built.home]), *([built.pip] if built.pip else [])]
+        places = [*built.sites_here, *([] if built.image else [built.home]), *([built.pip] if built.pip else [])]
         kept = all(_time_of(path) == time for path, time in built.site_times.items())
         return kept and all(os.path.exists(place) for place in places) and (self.folder / key / LISTING).exists()
 
@@ -274,7 +279,7 @@ class Cache:
             built = build(folder, lock)
             size = _seal(folder / PREFIX)
             _write_durably(folder / LISTING, json.dumps(list_contents(folder / PREFIX)))
-            built = dataclasses.replace(built, site_times={path: _time_of(path) for path in built.site_paths})
+            built = dataclasses.replace(built, site_times={path: _time_of(path) for path in built.sites_here})
         except BaseException:
             wipe(folder)
             raise

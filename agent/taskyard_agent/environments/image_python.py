@@ -43,7 +43,8 @@ def find_in_image(
 ) -> Interpreter | None:
     """Returns the image's own Python, best of the version that is wanted; None when it has none.
 
-    The answer is kept for as long as the image is the same. Raises RunFailed when no program runs in it.
+    The answer is kept for as long as the image is the same. Raises RunFailed when no program runs in it, and
+    when its Python is of another minor version.
     """
     names = _names(wanted)
     memory = settings.root / "images" / f"{_digest(place.key, *names)}.json"
@@ -56,9 +57,23 @@ def find_in_image(
     found = interpreter_from({**record, "image": place.key})
     if not _is_plausible(found):
         raise failed(f"the Python of the image {place.name} does not say what it is", reason=Reason.IMAGE)
-    if wanted and _MINOR.match(wanted) and not f"{found.version}.".startswith(f"{wanted}."):
-        installer.log(f"the image {place.name} has Python {found.version}, not {wanted}; using what it has")
+    _compare(found, wanted, place, installer)
     return found
+
+
+def _compare(found: Interpreter, wanted: str | None, place: Place, installer: Installer) -> None:
+    """As on a machine: another patch will do, another minor version never."""
+    minor = None if not wanted or wanted.startswith("/") else _MINOR.search(wanted)
+    if minor is None:
+        return
+    if minor[0] != found.minor:
+        raise failed(
+            f"the image {place.name} has Python {found.version}, and the task asks for {wanted}: take an image that "
+            f"has it, like python:{minor[0]}, or ask for `--python {found.minor}`",
+            reason=Reason.IMAGE,
+        )
+    if wanted not in (found.version, found.minor):
+        installer.log(f"the image {place.name} has Python {found.version}; using it for {wanted}")
 
 
 def _is_plausible(found: Interpreter) -> bool:
