@@ -486,6 +486,12 @@ def container_settings(settings: AgentSettings, agent: Path) -> ContainerSetting
         environ=settings.environ,
     )
     found.check()
+    if found.enabled and os.geteuid() == 0 and settings.run_as is None:
+        logger.warning(
+            "tasks in containers run as root inside, and what they write is root's: start the agent as another user, "
+            "or name one with --run-as",
+            extra={"action": "containers_as_root"},
+        )
     server = settings.connection.server
     if found.enabled and urlsplit(server).hostname in LOOPBACK and "host" not in settings.docker_args:
         logger.warning(

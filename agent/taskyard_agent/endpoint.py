@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -19,9 +23,15 @@ from .lease import Lease
 from .tally import Tally
 from .worker import Worker
 
+logger = logging.getLogger(__name__)
+
 SILENT_SECONDS = 60.0
 """A server that was heard within this time is in reach: as long as a lease lasts."""
 LOOK_SECONDS = 0.5
+MOST_AT_ONCE = 32
+"""Connections that are served; each takes a thread."""
+ANSWER_SECONDS = 10.0
+"""A connection that asks more slowly is closed, whatever it sends meanwhile."""
 
 
 class Vitals(Collector):
@@ -122,12 +132,36 @@ class _Server(ThreadingHTTPServer):
         self.vitals = vitals
         self.registry = CollectorRegistry()
         self.registry.register(vitals)
+        self._begun: dict[socket.socket, float] = {}
         super().__init__(address, _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if len(self._begun) >= MOST_AT_ONCE:
+            self.shutdown_request(request)
+            return
+        self._begun[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._begun.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Called at every look: hangs up on who takes too long, which ends its thread."""
+        for request, begun in list(self._begun.items()):
+            if time.monotonic() - begun > ANSWER_SECONDS:
+                with contextlib.suppress(OSError):
+                    request.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says nothing of those that hang up; anything else is logged."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            logger.exception("monitoring was not answered", extra={"action": "http_failed"})
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
-    timeout = 10.0
+    timeout = ANSWER_SECONDS
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
