@@ -488,8 +488,8 @@ def container_settings(settings: AgentSettings, agent: Path) -> ContainerSetting
     found.check()
     if found.enabled and os.geteuid() == 0 and settings.run_as is None:
         logger.warning(
-            "tasks in containers run as root inside, and what they write is root's: start the agent as another user, "
-            "or name one with --run-as",
+            "tasks in containers run as root inside, and what they write is root's: start the agent as another "
+            "user, or name one with --run-as",
             extra={"action": "containers_as_root"},
         )
     server = settings.connection.server
