@@ -474,6 +474,23 @@ def test_up_on_a_port_that_is_taken_ends_with_the_servers_words(
     assert "is taken" in done.stderr
 
 
+def test_a_server_serves_also_where_no_login_can_be_kept(
+    variables: dict[str, str], type_in, tmp_path: Path
+) -> None:
+    port = free_port()
+    homeless = variables | {"XDG_CONFIG_HOME": "/proc/nowhere"}
+    words = [*TASKYARD, "server", "--port", str(port), "--data", str(tmp_path / "data")]
+    log = tmp_path / "server.log"
+
+    with log.open("w") as file, subprocess.Popen(words, env=homeless, stderr=file) as process:
+        wait_until(lambda: f"see {tmp_path / 'data' / 'admin-token'}" in log.read_text(), what="a word about it")
+        looked = type_in("doctor", "--server", f"http://127.0.0.1:{port}")
+        process.terminate()
+
+    assert "server: version" in looked.stdout
+    assert process.returncode == 0
+
+
 # --- extras
 
 

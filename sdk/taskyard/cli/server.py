@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from taskyard.cli import certificate
+from taskyard.cli import certificate, output
 from taskyard.config import CA_FILE, Credentials, Setting, add_settings, is_loopback, resolve, user_file
 
 
@@ -55,7 +55,10 @@ def keep_token(started: Any, *, cert: Path | None, key: Path | None, ca_file: Pa
     if token is None and started.admin_token_file.is_file():
         token = started.admin_token_file.read_text(encoding="utf-8").strip()
     if token is not None:
-        credentials.save(server, token, ca_file=ca_file or _trusted(credentials, server), default=default)
+        try:
+            credentials.save(server, token, ca_file=ca_file or _trusted(credentials, server), default=default)
+        except OSError as error:  # a service's account may have no home, or none that it may write
+            output.note(f"taskyard: no login is kept for this account ({error}); see {started.admin_token_file}")
 
 
 def under_name(server: str, name: str) -> str:
