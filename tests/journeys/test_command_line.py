@@ -248,6 +248,13 @@ def test_a_queue_is_created_described_renamed_paused_and_deleted(type_in: Typed)
     assert other not in type_in("queue", "list").out
 
 
+def test_the_queues_are_listed_by_their_own_word_too_with_the_time_to_wait(type_in: Typed) -> None:
+    rows = type_in("queues").rows
+
+    assert rows == type_in("queue", "list").rows
+    assert ("default", "") in {(row[0], row[5]) for row in rows}  # no worker, so nobody knows
+
+
 def test_a_queue_that_holds_tasks_is_deleted_by_force_alone(
     type_in: Typed, task: wire.Task, queue: wire.Queue
 ) -> None:

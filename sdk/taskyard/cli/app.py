@@ -44,7 +44,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "taskyard.cli.logs": ("logs",),
     "taskyard.cli.story": ("explain", "story", "events"),
     "taskyard.cli.metrics": ("metrics",),
-    "taskyard.cli.queues": ("queue",),
+    "taskyard.cli.queues": ("queue", "queues"),
     "taskyard.cli.workers": ("workers", "worker"),
     "taskyard.cli.settings": ("config", "completion"),
     "taskyard.cli.doctor": ("doctor",),

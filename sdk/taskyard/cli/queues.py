@@ -21,12 +21,13 @@ PAGE = 500
 
 
 def add_parser(subparsers: Any) -> None:
-    """Adds `queue` with its verbs."""
+    """Adds `queue` with its verbs, and `queues`, which lists them."""
     parser = subparsers.add_parser(
         "queue", help="queues and the places in them", description="Queues and their entries."
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", dest="verb", required=True, prog="taskyard queue")
     add_command(verbs, "list", "list the queues", list_queues)
+    add_command(subparsers, "queues", "the same as queue list", list_queues)
     create_parser = add_command(verbs, "create", "create a queue", create)
     create_parser.add_argument("name", metavar="NAME")
     create_parser.add_argument("--description", default="", metavar="TEXT", help="what it is for")
