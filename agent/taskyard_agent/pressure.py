@@ -27,7 +27,7 @@ class Pressure:
         return {name: self._reason(name, measure()) for name, measure in self._measures.items()}
 
     def _reason(self, name: str, used: float) -> str | None:
-        relieved_at = self._pause_at - RELIEF
+        relieved_at = max(self._pause_at - RELIEF, self._pause_at / 2)
         if used < (relieved_at if name in self._full else self._pause_at):
             self._full.discard(name)
             return None

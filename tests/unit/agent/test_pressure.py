@@ -36,6 +36,13 @@ def test_what_was_too_full_must_fall_well_below_the_mark() -> None:
     assert told == [False, True, True, True, False, False, True]
 
 
+def test_a_mark_near_nothing_can_be_fallen_below_again() -> None:
+    used = iter((0.03, 0.015, 0.009))
+    pressure = Pressure(0.02, {"disk": lambda: next(used)})
+
+    assert [pressure.reasons()["disk"] is not None for _ in range(3)] == [True, True, False]
+
+
 def test_this_machine_is_neither_empty_nor_more_than_full(tmp_path) -> None:
     assert 0 < memory_in_use() <= 1
     assert 0 <= disk_in_use(tmp_path) <= 1
