@@ -115,7 +115,7 @@ def test_every_phase_of_a_run_is_timed_in_order(yard: Yard) -> None:
         yard.wait_for_end(task)
     phases = yard.run(task).phases
 
-    assert [time.phase for time in phases] == list(Phase)
+    assert [time.phase for time in phases] == [phase for phase in Phase if phase is not Phase.CONTAINER]
     assert all(time.seconds is not None for time in phases)
 
 
