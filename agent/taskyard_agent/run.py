@@ -241,7 +241,8 @@ class RunJob:
             survivors = held.sweep()
             containers.conclude(held.run_dir, self.id)
             return endings.lost_with_keeper(survivors)
-        ended = containers.look_at(held.run_dir)
+        # After a success there is nothing to ask, and an engine that takes a network down answers late.
+        ended = None if record.exit_code == 0 else containers.look_at(held.run_dir)
         if ended is not None and ended.running:  # what was attached to it was killed
             containers.conclude(held.run_dir, self.id)
         return endings.outcome_in_container(record, ended, self._spool)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pwd
 import signal
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from taskyard.wire import (
     CommandKind,
     Container,
     Environment,
+    Manager,
     NewTask,
     Outcome,
     OutcomeKind,
@@ -31,6 +34,7 @@ from taskyard_agent.containers.workshop import agents_user
 
 from tests.support.agents import AgentProcess, wait_until
 from tests.support.docker import IMAGE, bare_image, connect, containers_of, derive, ensure_image
+from tests.support.person import Person
 from tests.support.registry import registry
 from tests.support.repositories import Repository
 from tests.support.servers import ServerProcess
@@ -44,6 +48,34 @@ OBEYS = (
     "print('ready')\n"
     "time.sleep(100)"
 )
+
+POETRY_PROJECT = """\
+[tool.poetry]
+name = "mine"
+version = "1"
+description = ""
+authors = []
+package-mode = false
+[tool.poetry.dependencies]
+python = "^3.8"
+six = "1.16.0"
+"""
+POETRY_LOCK = """\
+[[package]]
+name = "six"
+version = "1.16.0"
+description = ""
+optional = false
+python-versions = "*"
+groups = ["main"]
+[[package.files]]
+file = "six-1.16.0-py2.py3-none-any.whl"
+hash = "sha256:8abb2f1d86890a2dfb989f9a77cfcfd3e47c2a354b01111771326f8aa26e0254"
+[metadata]
+lock-version = "2.1"
+python-versions = "^3.8"
+content-hash = "0"
+"""
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +223,28 @@ def test_packages_are_installed_once_for_the_images_own_python(boxes: Boxes) -> 
     assert [boxes.text(task) for task in tasks] == ["1.16.0\n", "1.16.0\n"]
     assert (first.environment_reused, second.environment_reused) == (False, True)
     assert first.environment_key == second.environment_key
+
+
+def test_what_pip_is_asked_for_is_installed_in_a_container_too(boxes: Boxes) -> None:
+    wanted = Environment(manager=Manager.PIP, requirements=RequirementsKind.PACKAGES, packages=("six==1.16.0",))
+    task = boxes.inside("import six; print(six.__version__)", environment=wanted)
+
+    boxes.wait_for_end(task, seconds=SLOW)
+
+    assert boxes.text(task) == "1.16.0\n", boxes.said(task)
+
+
+def test_a_lock_of_poetry_is_installed_in_a_container(boxes: Boxes, tmp_path: Path) -> None:
+    repository = Repository.create(
+        tmp_path / "code", {"pyproject.toml": POETRY_PROJECT, "poetry.lock": POETRY_LOCK}
+    )
+    wanted = Environment(manager=Manager.POETRY, requirements=RequirementsKind.POETRY_LOCK, path="poetry.lock")
+    code = Code(repository=str(repository.root), commit=repository.head)
+    task = boxes.inside("import six; print(six.__version__)", environment=wanted, code=code)
+
+    boxes.wait_for_end(task, seconds=SLOW)
+
+    assert boxes.text(task) == "1.16.0\n", boxes.said(task)
 
 
 def test_what_a_task_writes_belongs_to_the_agents_user(boxes: Boxes, engine: docker.DockerClient) -> None:
@@ -495,6 +549,55 @@ def test_a_task_in_a_container_reports_to_the_server(yard: Yard, engine: docker.
         yard.wait_for_end(task, seconds=SLOW)
 
     assert yard.text(task) == "200\n"
+
+
+def test_the_sdk_in_a_container_speaks_to_the_server(yard: Yard, engine: docker.DockerClient) -> None:
+    source = (
+        "import os\nfrom taskyard import Task\ntask = Task.get(os.environ['TASKYARD_TASK'])\n"
+        "print(task.name, task.status.value)"
+    )
+    task = yard.submit("python3", "-c", source, name="reporter")
+
+    with yard.agent("--docker", IMAGE, "--docker-args", "--network host --init"):
+        yard.wait_for_end(task, seconds=SLOW)
+
+    assert yard.text(task) == "reporter running\n"
+
+
+def test_a_script_is_sent_into_a_container_from_the_command_line(
+    yard: Yard, engine: docker.DockerClient, tmp_path: Path
+) -> None:
+    repository = Repository.create(tmp_path / "project", {"train.py": "print(open('/etc/marker').read())\n"})
+    (tmp_path / "setup.sh").write_text("echo from the command line > /etc/marker\n")
+    person = Person(tmp_path / "person").log_in(yard.server)
+    asked = ("--image", IMAGE, "--setup-script", str(tmp_path / "setup.sh"), "--docker-args=--shm-size=8m")
+
+    with yard.agent("--docker"):
+        wait_until(yard.client.workers, what="the agent")
+        done = person.types("run", "--wait", *asked, "--ship-code", "--", "train.py", folder=repository.root)
+    assert done.returncode == 0, done.stdout + done.stderr
+    story = person.types("story", "@last")
+    (task,) = yard.client.tasks().tasks
+
+    assert (done.returncode, "from the command line" in done.stdout) == (0, True), done.stdout + done.stderr
+    assert "container" in story.stdout
+    assert f"in the image {yard.run(task).image_digest}" in story.stdout
+
+
+def test_in_a_container_too_tasks_run_as_the_user_that_they_are_to_run_as(
+    yard: Yard, engine: docker.DockerClient, tmp_path: Path
+) -> None:
+    if os.getuid():
+        pytest.skip("only root runs tasks as somebody else")
+    user = pwd.getpwnam("nobody")
+    task = yard.submit("sh", "-c", "id -u; touch here && stat -c %u here")
+
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        Path(folder).chmod(0o755)
+        with yard.agent("--docker", IMAGE, "--run-as", "nobody", folder=Path(folder)):
+            yard.wait_for_end(task, seconds=SLOW)
+
+    assert yard.text(task).split() == [str(user.pw_uid)] * 2
 
 
 def test_wrong_arguments_of_the_operator_are_refused_at_the_start(yard: Yard) -> None:

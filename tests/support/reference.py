@@ -35,9 +35,10 @@ AGENT = """# The agent's commands and settings
 | `agent daemon --status [NAME] [--json]` | the agents that run here; exit code 1 when none does |
 | `agent daemon --stop [NAME]`, `--stop --all` | drains them, waits for their end; exit code 1 when there is none |
 | `agent execute --id TASK` | runs one task here and now, with its log and its exit code |
+| `agent build --id TASK [--target NAME]` | makes the environment or the image of a task before it runs |
 | `agent join URL` | lets this machine in, with a code of `taskyard invite agent` or a token |
 | `agent doctor [--repo URL]` | checks the machine; each failure names the command that mends it |
-| `agent cache list`, `prune [--all]`, `verify [--repair]` | the environments and repositories kept on this machine |
+| `agent cache list`, `prune [--all]`, `verify [--repair]` | environments, repositories and images kept here |
 | `agent init DIR` | writes a custom worker: an image with an agent and what its tasks need |
 
 The daemon's first Ctrl-C or SIGTERM drains, the second cancels with grace, the third kills; SIGUSR1 hands the runs
@@ -45,7 +46,7 @@ over to the next daemon.
 
 A setting is looked for as a flag, then as its variable, then in the `--preset`, then in the project's
 `[tool.taskyard]`, then in `~/.config/taskyard/config.toml`. Switches have a `--no-…` form. The daemon takes every
-setting, `execute` and `doctor` those with a ●, `agent cache` those of the folder and the caches.
+setting, `execute`, `build` and `doctor` those with a ●, `agent cache` those of the folder and the caches.
 """
 
 
