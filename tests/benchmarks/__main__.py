@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from tests.benchmarks import (
+    builds,
     claims,
     command_line,
     environments,
@@ -30,6 +31,7 @@ BENCHMARKS: dict[str, Measure] = {
     "container": first_line.measure_container,
     "first-task": command_line.measure_first_task,
     "environment": environments.measure,
+    "build": builds.measure,
     "cancel": first_line.measure_cancel,
     "claims": claims.measure_sqlite,
     "claims-mongodb": claims.measure_mongodb,
