@@ -100,6 +100,14 @@ def fraction(text: str) -> float:
     return value
 
 
+def percentage(text: str) -> float:
+    """Reads a number from 0 to 100."""
+    value = float(text)
+    if not 0 <= value <= 100:
+        raise ValueError(f"{text!r} is not a percentage: give a number from 0 to 100")
+    return value
+
+
 def services(text: str) -> int | None:
     """Reads how many tasks at once: a number, `true` for any number, `false` for no services mode."""
     if text.lower() in ("true", "yes", "on"):
@@ -433,7 +441,7 @@ RUN_AS = Setting(
 )
 IDLE_GPU_PERCENT = Setting(
     name="idle_gpu_percent",
-    kind=float,
+    kind=percentage,
     default=5.0,
     default_text="5",
     metavar="N",

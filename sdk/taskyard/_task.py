@@ -60,7 +60,7 @@ class Task:
         image: str | None = None,
         docker_args: str | Sequence[str] | None = None,
         setup_script: str | Path | None = None,
-        apt: Iterable[str] = (),
+        apt: str | Sequence[str] = (),
         max_idle_gpu: str | float | None = None,
         python: str | None = None,
         packages: Iterable[str] = (),
@@ -71,7 +71,7 @@ class Task:
         secrets: Mapping[str, str] | None = None,
         include: Iterable[str] = (),
         ship_code: bool = False,
-        timeout_seconds: float | None = None,
+        timeout: str | float | None = None,
         retries: int = 0,
         client: Client | None = None,
     ) -> Task:
@@ -90,7 +90,7 @@ class Task:
             image=image,
             docker_args=docker_args,
             setup_script=setup_script,
-            apt=tuple(apt),
+            apt=apt,
         )
         wanted = Wanted(
             command=_command(script, module, executable, args),
@@ -110,9 +110,7 @@ class Task:
             secret_values=dict(secrets or {}),
             include=tuple(include),
             ship_code=ship_code,
-            policy=asking.limits(
-                wire.Policy(timeout_seconds=timeout_seconds, retries=retries), max_idle_gpu=max_idle_gpu
-            ),
+            policy=asking.limits(wire.Policy(retries=retries), timeout=timeout, max_idle_gpu=max_idle_gpu),
         )
         client = client or _default_client()
         return cls(submit(client, wanted, queue=queue), client)

@@ -37,7 +37,8 @@ class Asked:
     docker_args: str | Sequence[str] | None = None
     setup_script: str | Path | None = None
     """A file."""
-    apt: Sequence[str] = ()
+    apt: str | Sequence[str] = ()
+    """Packages, or their names with spaces between them."""
 
 
 def resources(asked: Asked, base: Resources) -> Resources:
@@ -97,7 +98,7 @@ def container(asked: Asked, base: Container | None) -> Container | None:
     if asked.setup_script is not None:
         parts["setup_script"] = _script(Path(asked.setup_script))
     if asked.apt:
-        parts["apt"] = tuple(asked.apt)
+        parts["apt"] = tuple(asked.apt.split() if isinstance(asked.apt, str) else asked.apt)
     if parts.get("image") == NOTHING:
         if len(parts) > 1:
             raise UsageError("--image none takes the container away; leave out what belongs in one")

@@ -104,3 +104,7 @@ def test_what_is_asked_for_is_said_in_words() -> None:
 
     assert in_words(asked) == "2 GPUs, 8 GB of memory, 1 licence, arch=a100, on worker w"
     assert in_words(Resources()) == ""
+
+
+def test_packages_are_a_list_or_words() -> None:
+    assert container(Asked(apt="git curl"), None) == container(Asked(apt=("git", "curl")), None)
