@@ -68,8 +68,8 @@ def _compare(found: Interpreter, wanted: str | None, place: Place, installer: In
         return
     if minor[0] != found.minor:
         raise failed(
-            f"the image {place.name} has Python {found.version}, and the task asks for {wanted}: take an image that "
-            f"has it, like python:{minor[0]}, or ask for `--python {found.minor}`",
+            f"the image {place.name} has Python {found.version}, and the task asks for {wanted}: take an image "
+            f"that has it, like python:{minor[0]}, or ask for `--python {found.minor}`",
             reason=Reason.IMAGE,
         )
     if wanted not in (found.version, found.minor):
