@@ -74,3 +74,9 @@ def test_what_cannot_be_read_is_refused_with_an_example(read, text):
 def test_a_range_that_runs_backwards_is_refused():
     with pytest.raises(SettingsError, match="smaller number first"):
         config.queue_with_gpus("two=2-1")
+
+
+@pytest.mark.parametrize("text", ["-1", "200", "nan", "much"])
+def test_what_is_no_percentage_is_refused(text):
+    with pytest.raises(ValueError):
+        config.percentage(text)
