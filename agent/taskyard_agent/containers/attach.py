@@ -25,6 +25,8 @@ STOPPED = 143
 READ_BYTES = 1 << 18
 FRAME_HEADER = 8
 ENGINE_SECONDS = 1.0
+DEATH_OF = "%7B%22container%22:%5B%22{}%22%5D,%22event%22:%5B%22die%22%5D%7D"
+"""Filters of the engine's events, as JSON in an address."""
 
 
 class Refused(Exception):
@@ -51,7 +53,7 @@ class Attached:
         self._grace = max(0, round(grace_seconds))
         self._told_to_stop = False
         self._frames = Frames(_write)
-        self._answer = b""
+        self._answer = self._event = b""
         self._open: list[socket.socket] = []
 
     def run(self) -> int:
@@ -74,12 +76,14 @@ class Attached:
         headers = "Connection: Upgrade\r\nUpgrade: tcp\r\n"
         self._output, early = self._ask("attach?stream=1&stdout=1&stderr=1", headers, expected=(101, 200))
         self._frames.feed(early)
+        self._event = b""
+        self._events = self._send(f"GET /events?filters={DEATH_OF.format(self._container)}")
         self._exit, self._answer = self._ask("wait?condition=next-exit", expected=(200,))
 
     def _follow(self) -> int | None:
         """Copies until the container has ended; None when the engine hung up before that."""
         poll = select.poll()
-        for fd in (self._wakeup, self._output.fileno(), self._exit.fileno()):
+        for fd in (self._wakeup, self._output.fileno(), self._exit.fileno(), self._events.fileno()):
             poll.register(fd, select.POLLIN)
         writing = True
         code: int | None = None
@@ -95,7 +99,9 @@ class Attached:
                 elif fd == self._exit.fileno() and not self._hear():
                     waiting = False
                     poll.unregister(fd)
-            code = exit_code(self._answer)
+                elif fd == self._events.fileno() and not self._overhear():
+                    poll.unregister(fd)
+            code = self._code()
             waiting = waiting and code is None
         return code
 
@@ -108,6 +114,19 @@ class Attached:
         piece = self._exit.recv(READ_BYTES)
         self._answer += piece
         return bool(piece)
+
+    def _overhear(self) -> bool:
+        piece = self._events.recv(READ_BYTES)
+        self._event += piece
+        return bool(piece)
+
+    def _code(self) -> int | None:
+        """A success is known from the event, which comes before the network is taken down, the answer after it.
+
+        With a failure, the engine's record has to be complete when somebody looks at it next.
+        """
+        code = exit_code(self._answer)
+        return 0 if code is None and exit_code(self._event) == 0 else code
 
     def _stop(self) -> None:
         """The engine counts the grace period itself, so that it is kept even when this process is killed."""
@@ -176,10 +195,10 @@ class Frames:
 
 
 def exit_code(answer: bytes) -> int | None:
-    """The code in the engine's answer to `wait`, or in its record of a container."""
-    for name in (b'"StatusCode":', b'"ExitCode":'):
+    """The code in the engine's answer to `wait`, in its record of a container, or in what it tells of its end."""
+    for name in (b'"StatusCode":', b'"ExitCode":', b'"exitCode":'):
         _, found, after = answer.partition(name)
-        digits = after.lstrip()[:12].split(b",")[0].split(b"}")[0].strip()
+        digits = after.lstrip()[:12].split(b",")[0].split(b"}")[0].strip(b' "')
         if found and digits.isdigit() and len(after) > len(digits) + 1:
             return int(digits) & 0xFF
     return None
