@@ -23,6 +23,7 @@ _SPEC = re.compile(r"(?:(?P<channel>[^\s\[]+?)::)?(?P<rest>[A-Za-z0-9_][^\x00-\x
 _ELSEWHERE = re.compile(r"\[[^\]]*\b(?:channel|url|subdir)\s*=|://")
 _PYTHON = re.compile(r"python(?=$|[\s=<>!~\[])")
 _VERSION = re.compile(r"(?:cpython|python)?[-@]?(\d+\.\d+(?:\.\d+)?)")
+_MOST_VALUES = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +74,23 @@ def _parse(text: str, where: str) -> dict[str, Any]:
     import yaml
 
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise failed(f"{where} repeats a part of itself by `*name`, which may grow for ever: write it out")
         table = yaml.safe_load(text)
+        if _written_out(table, {}) > _MOST_VALUES:
+            raise failed(f"{where} repeats parts of itself by `*name` without end: write it out")
     except (yaml.YAMLError, RecursionError) as error:
         raise failed(f"{where} is not valid YAML: {error}") from error
     if not isinstance(table, dict):
         raise failed(f"{where} is no environment: it has no `dependencies`")
     return table
+
+
+def _written_out(value: Any, known: dict[int, float]) -> float:
+    """How many values it would be with every `*name` written out: a short file can stand for billions."""
+    if id(value) not in known:
+        known[id(value)] = float("inf")  # what contains itself
+        parts = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
+        known[id(value)] = 1 + sum(_written_out(part, known) for part in parts)
+    return known[id(value)]
 
 
 def _parted(dependencies: Sequence[Any], where: str) -> tuple[list[str], list[str]]:
