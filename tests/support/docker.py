@@ -27,6 +27,8 @@ IMAGE = "taskyard-test/python:bookworm"
 BASE = "python:3.11-slim-bookworm"
 """Where the image cannot be made by debootstrap, which needs root."""
 PACKAGES = "python3,python3-venv,git,ca-certificates"
+MUSL_IMAGE = "taskyard-test/musl:bookworm"
+MUSL_PACKAGES = ("musl", "busybox-static")
 FOLDER = platformdirs.user_cache_path("taskyard-tests")
 
 
@@ -112,6 +114,30 @@ def bare_image(client: docker.DockerClient, name: str, files: Mapping[str, bytes
         repository, _, tag = name.partition(":")
         client.api.import_image_from_file(archive.name, repository, tag or "latest")
     return name
+
+
+def musl_image(client: docker.DockerClient) -> str:
+    """Makes an image of a shell and musl, without Python, of Debian's packages; returns its name."""
+    if os.getuid() or not shutil.which("dpkg-deb"):
+        pytest.skip("an image with musl is made of Debian's packages, by root")
+    with _alone():
+        kept = FOLDER / "musl.tar"
+        if not kept.exists():
+            _unpack_musl(kept)
+        client.api.import_image_from_file(str(kept), *MUSL_IMAGE.split(":"))
+    return MUSL_IMAGE
+
+
+def _unpack_musl(archive: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="taskyard-image-", dir="/var/tmp") as folder:
+        root = Path(folder, "root")
+        for command in (["update", "-qq"], ["-o", "APT::Sandbox::User=root", "download", "-qq", *MUSL_PACKAGES]):
+            subprocess.run(["apt-get", *command], check=True, capture_output=True, cwd=folder)
+        for package in Path(folder).glob("*.deb"):
+            subprocess.run(["dpkg-deb", "-x", str(package), str(root)], check=True)
+        (root / "bin/sh").symlink_to("busybox")
+        subprocess.run(["tar", "-C", str(root), "-cf", f"{archive}.new", "."], check=True)
+    os.rename(f"{archive}.new", archive)
 
 
 def containers_of(client: docker.DockerClient, run: str) -> list[Container]:

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import sys
 import sysconfig
 from collections.abc import Iterator
 from importlib import metadata
@@ -15,8 +16,8 @@ from typing import Any
 
 from taskyard.wire import Phase, Reason
 
-from taskyard_agent.environments.indexes import Indexes
-from taskyard_agent.environments.installer import Installer
+from taskyard_agent.environments.indexes import Indexes, configured_indexes
+from taskyard_agent.environments.installer import Installer, visible_variables
 from taskyard_agent.environments.interpreters import PROBE, Interpreter, Lent, interpreter_from
 from taskyard_agent.environments.place import Place
 from taskyard_agent.environments.request import EnvironmentSettings, failed
@@ -110,14 +111,22 @@ def uv_for(interpreter: Interpreter, settings: EnvironmentSettings, installer: I
     program = folder / "bin" / "uv"
     if not program.exists():
         installer.log(f"fetching uv for {triple}")
+        own = ["--python", sys.executable]  # else uv looks for one that suits the other platform, and fetches it
         options = ["--no-config", "--color", "never", "--no-progress", "--no-deps", "--target", str(folder)]
         wheel = ["--python-platform", triple, "--only-binary", "uv", f"uv=={version}"]
-        variables = {"UV_CACHE_DIR": str(settings.root / "downloads" / "uv")}  # no image can change that
-        here = dataclasses.replace(installer, place=None)
-        here.run(
-            [installer.uv, "pip", "install", *options, *wheel], cwd=Path("/"), variables=variables, quiet=True
-        )
+        argv = [installer.uv, "pip", "install", *own, *options, *wheel]
+        _on_this_machine(installer, settings).run(argv, cwd=Path("/"), quiet=True)
     return str(program)
+
+
+def _on_this_machine(installer: Installer, settings: EnvironmentSettings) -> Installer:
+    """The same for what runs here, with this machine's certificates, indexes and downloads."""
+    variables = {
+        **visible_variables(settings.variables),
+        **configured_indexes(settings.variables).for_uv(),
+        "UV_CACHE_DIR": str(settings.root / "downloads" / "uv"),  # no image can change that
+    }
+    return dataclasses.replace(installer, place=None, variables=variables)
 
 
 @contextlib.contextmanager

@@ -63,6 +63,22 @@ class Indexes:
         """What of this decides the content of an environment: addresses without credentials."""
         return [str(self.no_index), *(without_credentials(address) for address in self.addresses)]
 
+    def for_uv(self) -> dict[str, str]:
+        """Variables that tell uv, which reads none of pip's settings; no arguments: addresses hold passwords."""
+        values = {
+            "UV_DEFAULT_INDEX": self.default,
+            "UV_INDEX": " ".join(self.extra),
+            "UV_FIND_LINKS": ",".join(self.find_links),
+            "UV_NO_INDEX": "true" if self.no_index else None,
+            "UV_INSECURE_HOST": " ".join(self.trusted_hosts),
+            "UV_HTTP_TIMEOUT": self.timeout,
+            "SSL_CERT_FILE": self.certificate,
+            "SSL_CLIENT_CERT": self.client_certificate,
+            "HTTPS_PROXY": self.proxy,
+            "HTTP_PROXY": self.proxy,
+        }
+        return {name: value for name, value in values.items() if value}
+
     def all_public(self) -> bool:
         """Whether nothing private is searched, so that comparing versions across indexes is safe."""
         return all(any(_is_below(address, known) for known in PUBLIC_INDEXES) for address in self.addresses)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from importlib import metadata
 from pathlib import Path
@@ -274,21 +275,11 @@ def _pip_install(
 
 
 def _variables(recipe: Recipe, installer: Installer) -> dict[str, str]:
-    """uv reads none of pip's settings, so they are handed over; as variables, because addresses hold passwords."""
     indexes = recipe.indexes
-    folders = [str(folder) for folder in recipe.requirements.wheel_folders]
+    links = (*indexes.find_links, *(str(folder) for folder in recipe.requirements.wheel_folders))
     values = {
+        **dataclasses.replace(indexes, find_links=links).for_uv(),
         "UV_CACHE_DIR": str(installer.downloads / "uv"),
-        "UV_DEFAULT_INDEX": indexes.default,
-        "UV_INDEX": " ".join(indexes.extra),
-        "UV_FIND_LINKS": ",".join([*indexes.find_links, *folders]),
-        "UV_NO_INDEX": "true" if indexes.no_index else None,
         "UV_INDEX_STRATEGY": recipe.index_strategy,
-        "UV_INSECURE_HOST": " ".join(indexes.trusted_hosts),
-        "UV_HTTP_TIMEOUT": indexes.timeout,
-        "SSL_CERT_FILE": indexes.certificate,
-        "SSL_CLIENT_CERT": indexes.client_certificate,
-        "HTTPS_PROXY": indexes.proxy,
-        "HTTP_PROXY": indexes.proxy,
     }
     return {name: value for name, value in values.items() if value}
