@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint bench docs clean
+.PHONY: setup demo test test-thorough lint bench docs clean
 .DEFAULT_GOAL := help
 
 help:           ## Show what can be made
@@ -23,8 +23,11 @@ lint: setup     ## ruff, mypy, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint      ## Lint and all tests
-	$(BIN)/python -m pytest --numprocesses $$(( $$(getconf _NPROCESSORS_ONLN) * 3 / 2 ))  # they wait as much as they work
+test: lint      ## Lint and all tests but the thorough ones
+	$(BIN)/python -m pytest --numprocesses auto -m "not thorough"
+
+test-thorough: lint  ## All tests: what `make test` leaves out takes as long again
+	$(BIN)/python -m pytest --numprocesses auto
 
 bench: setup    ## Measure what the design promises; writes tests/benchmarks/results.json
 	$(BIN)/python -m tests.benchmarks

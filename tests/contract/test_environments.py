@@ -40,7 +40,7 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("seeds")
 
 
-@pytest.fixture(params=[Manager.UV, Manager.PIP])
+@pytest.fixture(params=[Manager.UV, pytest.param(Manager.PIP, marks=pytest.mark.thorough)])
 def bench(request: pytest.FixtureRequest, tmp_path: Path, index: PackageIndex, seeds: Path) -> Iterator[Bench]:
     (tmp_path / "agent" / "downloads").mkdir(parents=True)
     (tmp_path / "agent" / "downloads" / "virtualenv").symlink_to(seeds)

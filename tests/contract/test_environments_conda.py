@@ -51,7 +51,7 @@ def index(tmp_path: Path) -> Iterator[PackageIndex]:
         yield served
 
 
-@pytest.fixture(params=["py-rattler", "micromamba", "conda"])
+@pytest.fixture(params=["py-rattler", "micromamba", pytest.param("conda", marks=pytest.mark.thorough)])
 def bench(
     request: pytest.FixtureRequest, tmp_path: Path, channel: Channel, index: PackageIndex
 ) -> Iterator[Bench]:

@@ -80,7 +80,7 @@ def host(hosted: Path) -> Iterator[GitHost]:
         yield served
 
 
-@pytest.fixture(params=[Manager.UV, Manager.PIP])
+@pytest.fixture(params=[Manager.UV, pytest.param(Manager.PIP, marks=pytest.mark.thorough)])
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     with bench_for(request.param, tmp_path, "http://127.0.0.1:9/simple") as ready:
         yield ready

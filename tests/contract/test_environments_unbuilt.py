@@ -24,7 +24,7 @@ def index(tmp_path: Path) -> Iterator[PackageIndex]:
         yield index
 
 
-@pytest.fixture(params=[Manager.UV, Manager.PIP])
+@pytest.fixture(params=[Manager.UV, pytest.param(Manager.PIP, marks=pytest.mark.thorough)])
 def bench(request: pytest.FixtureRequest, tmp_path: Path, index: PackageIndex) -> Iterator[Bench]:
     with bench_for(request.param, tmp_path, index.url) as bench:
         variables = {**bench.settings.variables, **BUILDS_NOTHING}

@@ -113,6 +113,7 @@ async def test_a_record_just_below_the_limit_is_kept(store: MongoStore) -> None:
     assert await store.task(record.id) == changed
 
 
+@pytest.mark.thorough
 async def test_ten_thousand_tasks_are_added_enqueued_and_taken_out_in_one_step_each(
     store: MongoStore, entered: QueueRecord
 ) -> None:

@@ -50,7 +50,7 @@ def test_description_is_true_of_what_exists(tmp_path: Path) -> None:
         assert_true(server, server.admin_token, "--exclude-method", "DELETE", config=config)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_description_is_true_of_what_is_not_there(server: ServerProcess) -> None:
     assert_true(server, server.admin_token, "--include-path-regex", "{", "--include-method", "DELETE")
 

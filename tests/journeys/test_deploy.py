@@ -75,7 +75,7 @@ def _for_this_machine(source: Path, base: str, port: int) -> Path:
     return file
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(600)
 def test_the_compose_file_starts_a_server_an_agent_and_a_services_agent(composed: Composed) -> None:
     composed.run("up", "--build", "--detach")
