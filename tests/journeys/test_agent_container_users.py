@@ -128,11 +128,10 @@ def _may_use(as_user: Sequence[str], socket: Path) -> bool:
     return subprocess.run([*as_user, "test", "-w", str(socket)], check=False).returncode == 0
 
 
-def _strangers(folder: Path, owner: int) -> list[Path]:
-    """What below a folder belongs to another user."""
-    found = [folder, *folder.rglob("*")]
-    assert len(found) > 10
-    return [path for path in found if path.lstat().st_uid != owner]
+def _strangers(folder: Path, owner: int) -> list[str]:
+    """What below a folder belongs to another user; the agent may be tidying up in it meanwhile."""
+    search = ["find", str(folder), "!", "-uid", str(owner)]
+    return subprocess.run(search, check=False, capture_output=True, text=True).stdout.splitlines()
 
 
 def _said(yard: Yard, task: Task) -> str:

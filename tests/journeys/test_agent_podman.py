@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,11 +23,17 @@ LIMITS = '[containers]\ndefault_ulimits=["nofile=1024:1024", "nproc=4096:4096"]\
 
 
 @pytest.fixture(scope="module")
-def socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder() -> Iterator[Path]:
+    """A folder with a short name: Podman takes no `--runroot` of more than 50 characters."""
+    with tempfile.TemporaryDirectory(prefix="podman-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def socket(folder: Path) -> Iterator[Path]:
     """A service of the test's own that has the image."""
     if not shutil.which("podman") or os.getuid():
         pytest.skip("no podman, or not root")
-    folder = tmp_path_factory.mktemp("podman")
     (folder / "containers.conf").write_text(LIMITS)
     places = ["--root", str(folder / "root"), "--runroot", str(folder / "run"), "--storage-driver", "overlay"]
     podman = ["podman", "--runtime", "runc", "--cgroup-manager", "cgroupfs", *places]
