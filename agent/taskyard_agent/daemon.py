@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -51,7 +51,7 @@ from .running import Announcement
 from .spare_keeper import SpareKeeper
 from .variables import INSIDE, inherited
 from .watchman import Watchman
-from .worker import AgentIdentity, Claimer, QueueOrder, Worker, jobs_of
+from .worker import AgentIdentity, Claimer, QueueOrder, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class AgentParts:
     clock: ServerClock
     journal: Journal
     shipper: LogShipper
-    workers: tuple[Worker, ...]
+    worker: Worker
     lease: Lease
     services: RunServices
     order: QueueOrder
@@ -116,7 +116,7 @@ class AgentParts:
     @property
     def busy(self) -> bool:
         """Whether a run is being carried."""
-        return any(worker.jobs for worker in self.workers)
+        return bool(self.worker.jobs)
 
     def secrets_of(self, run: JournalledRun) -> Mapping[str, str]:
         """Asks the server for a run's secrets again, by repeating its claim. Raises RunStopped when it is gone."""
@@ -159,7 +159,7 @@ class Daemon:
         """Runs until a signal ends it; returns the exit code. Raises SettingsError for what cannot be followed."""
         with open_agent(self._settings, self._client) as parts, self._signals():
             claimer = Claimer(
-                parts.identity, parts.workers, parts.order,
+                parts.identity, parts.worker, parts.order,
                 client=self._client, journal=parts.journal, services=parts.services,
             )  # fmt: skip
             life = self._life_of(parts, claimer)
@@ -167,7 +167,7 @@ class Daemon:
                 self._say_hello(parts)
                 parts.services.keepers.prepare()
                 life.start()
-                parts.leftovers.hand_to(parts.workers[0])
+                parts.leftovers.hand_to(parts.worker)
                 parts.lease.start(on_drain=self.drain, on_known=life.ready)
                 claimer.start()
                 self._wait_for_word(parts)
@@ -197,14 +197,14 @@ class Daemon:
         from .endpoint import Vitals, served
 
         lives = functools.partial(_lives, parts, claimer)
-        vitals = Vitals(parts.workers, parts.services.tally, parts.lease, lives=lives)
+        vitals = Vitals(parts.worker, parts.services.tally, parts.lease, lives=lives)
         return served(self._settings.http, vitals)
 
     def _life_of(self, parts: AgentParts, claimer: Claimer) -> Life:
         return Life(
             self._settings,
-            parts.workers,
             parts.services.tally,
+            hold=parts.worker.hold,
             drain=self.drain,
             tell_server=parts.lease.poke,
             lives=functools.partial(_lives, parts, claimer),
@@ -212,11 +212,13 @@ class Daemon:
         )
 
     def _say_hello(self, parts: AgentParts) -> None:
-        names = ", ".join(worker.name for worker in parts.workers)
         order = " in turn" if self._settings.order_fairness else " in this order"
         queues = ", ".join(map(repr, parts.order.queues))
         logger.info(
-            "worker %s, server %s", names, self._settings.connection.server, extra={"action": "agent_started"}
+            "worker %s, server %s",
+            parts.worker.name,
+            self._settings.connection.server,
+            extra={"action": "agent_started"},
         )
         logger.info(
             "serving %s%s; Ctrl-C drains",
@@ -249,7 +251,7 @@ class Daemon:
         if self._end is End.HAND_OVER:
             logger.info("handing over: runs go on without me", extra={"action": "agent_hands_over"})
             return
-        running = [job.id for job in jobs_of(parts.workers)]
+        running = [job.id for job in parts.worker.jobs]
         logger.info(
             "draining: nothing more is taken%s",
             f"; {', '.join(running)} goes on (once more to cancel, a third time to kill)" if running else "",
@@ -258,22 +260,20 @@ class Daemon:
 
     def _leave(self, parts: AgentParts, claimer: Claimer) -> None:
         """Waits for the runs, as far as the operator lets them go on, and tells the server the truth."""
-        for worker in parts.workers:
-            worker.draining = True
+        parts.worker.draining = True
         self._tell_server(parts)
         claimer.join(FAREWELL_SECONDS)
         done, leave_at = End.DRAIN, float("inf")
         while parts.busy and self._end is not End.HAND_OVER and time.monotonic() < leave_at:
             if self._end > done:
                 done = self._end
-                _end_runs(parts, kill=done is End.KILL)
+                _end_runs(parts.worker, kill=done is End.KILL)
                 leave_at = time.monotonic() + KILLED_SECONDS if done is End.KILL else leave_at
             self._told.clear()
             self._told.wait(0.05)
         if self._end is not End.HAND_OVER:
             self._ship_rest(parts)
-            for worker in parts.workers:
-                worker.stopped = True
+            parts.worker.stopped = True
             self._tell_server(parts)
 
     def _ship_rest(self, parts: AgentParts) -> None:
@@ -300,8 +300,13 @@ def _lives(parts: AgentParts, claimer: Claimer) -> bool:
     return parts.lease.turns and claimer.turns
 
 
-def _end_runs(parts: AgentParts, *, kill: bool) -> None:
-    for job in jobs_of(parts.workers):
+def _end_runs(worker: Worker, *, kill: bool) -> None:
+    runs = ", ".join(job.id for job in worker.jobs)
+    if kill:
+        logger.warning("killing %s", runs, extra={"action": "agent_kills"})
+    else:
+        logger.info("cancelling %s; once more to kill", runs, extra={"action": "agent_cancels"})
+    for job in worker.jobs:
         if kill:
             job.kill()
         else:
@@ -352,13 +357,12 @@ def _assemble(
     account: Account | None,
 ) -> AgentParts:
     clock = ServerClock()
-    workers = (worker,)
     monitor = Monitor(disk=settings.local_dir, measure_gpu=gpus.measure, clock=clock.now)
 
-    watchman = Watchman(workers, IdleGpus(settings.idle_gpu_percent), _pressure(settings))
+    watchman = Watchman(worker, IdleGpus(settings.idle_gpu_percent), _pressure(settings))
 
     def measure() -> list[Sample]:
-        samples = _measure(monitor, workers)
+        samples = _measure(monitor, worker)
         watchman.heed(samples)
         return samples
 
@@ -366,14 +370,14 @@ def _assemble(
         return client.append_log(run_id, offset, data, control_token=control_token, patience_seconds=0.0)
 
     def log_refused(run_id: str) -> None:
-        for job in jobs_of(workers):
+        for job in worker.jobs:
             if job.id == run_id:
                 job.obey(RunDirective(run=run_id, stale=True))  # it closes its run itself
                 return
         journal.close_run(run_id)
 
     shipper = LogShipper(append, on_stale=log_refused, on_complete=journal.close_run)
-    lease = Lease(identity, workers, client=client, clock=clock, samples=measure)
+    lease = Lease(identity, worker, client=client, clock=clock, samples=measure)
     services = RunServices(
         client=client,
         journal=journal,
@@ -402,7 +406,7 @@ def _assemble(
         clock=clock,
         journal=journal,
         shipper=shipper,
-        workers=workers,
+        worker=worker,
         lease=lease,
         services=services,
         order=order,
@@ -423,14 +427,13 @@ def _pressure(settings: AgentSettings) -> Pressure | None:
     return None if settings.pause_at is None else on_this_machine(settings.pause_at, settings.local_dir)
 
 
-def _measure(monitor: Monitor, workers: Sequence[Worker]) -> list[Sample]:
-    watched = [WatchedWorker(name=worker.name, gpus=worker.devices) for worker in workers]
+def _measure(monitor: Monitor, worker: Worker) -> list[Sample]:
     runs = [
         WatchedRun(id=job.id, keeper_pid=job.keeper_pid, container_pid=job.container_pid, gpus=job.devices)
-        for job in jobs_of(workers)
+        for job in worker.jobs
         if job.keeper_pid is not None
     ]
-    return monitor.samples(watched, runs)
+    return monitor.samples(WatchedWorker(name=worker.name, gpus=worker.devices), runs)
 
 
 def agents_folder(settings: AgentSettings) -> Path:

@@ -37,10 +37,8 @@ ANSWER_SECONDS = 10.0
 class Vitals(Collector):
     """An agent's state, read whenever somebody asks: what is not asked for costs nothing."""
 
-    def __init__(
-        self, workers: Sequence[Worker], tally: Tally, lease: Lease, *, lives: Callable[[], bool]
-    ) -> None:
-        self._workers = workers
+    def __init__(self, worker: Worker, tally: Tally, lease: Lease, *, lives: Callable[[], bool]) -> None:
+        self._worker = worker
         self._tally = tally
         self._lease = lease
         self._lives = lives
@@ -50,14 +48,16 @@ class Vitals(Collector):
         age = self._beat_age()
         in_touch = age is not None and age < SILENT_SECONDS
         healthy = self._lives() and in_touch
+        report = self._worker.report()
         return healthy, {
             "status": "ok" if healthy else "silent" if self._lives() else "stuck",
             "last_beat_age_seconds": None if age is None else round(age, 3),
             "executing": self._tally.executing,
-            "workers": [
-                {"name": report.name, "state": report.state.value, "paused_reason": report.paused_reason}
-                for report in (worker.reports()[0] for worker in self._workers)
-            ],
+            "worker": {
+                "name": report.name,
+                "state": report.state.value,
+                "paused_reason": report.paused_reason,
+            },
         }
 
     def collect(self) -> Iterator[Metric]:
@@ -80,9 +80,8 @@ class Vitals(Collector):
 
     def _states(self) -> Iterator[Metric]:
         states = GaugeMetricFamily("taskyard_worker_state", "1 for the state it is in", labels=["worker", "state"])
-        for worker in self._workers:
-            for state in WorkerState:
-                states.add_metric([worker.name, state.value], float(worker.state is state))
+        for state in WorkerState:
+            states.add_metric([self._worker.name, state.value], float(self._worker.state is state))
         yield states
 
     def _beat_age(self) -> float | None:

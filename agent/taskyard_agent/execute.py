@@ -39,7 +39,7 @@ def execute(task_id: str, settings: AgentSettings, client: Client) -> int:
     named = dataclasses.replace(settings, name=settings.name or f"{host}:execute:{os.getpid()}")
     with open_agent(named, client) as parts, _registered(parts):
         run, secrets = _claim(task_id, parts)
-        job = parts.workers[0].admit(run, parts.services, lambda: secrets)
+        job = parts.worker.admit(run, parts.services, lambda: secrets)
         parts.lease.start()
         with _stopped_by_signals(job), _printed(run.directory.spool):
             outcome = job.execute()
@@ -63,18 +63,18 @@ def exit_code(outcome: Outcome | None) -> int:
 @contextlib.contextmanager
 def _registered(parts: AgentParts) -> Iterator[None]:
     """The server knows the worker as long as this lasts: it watches no queue, and is there for one run."""
-    parts.workers[0].queues = ()
+    parts.worker.queues = ()
     parts.lease.send()
     try:
         yield
     finally:
-        parts.workers[0].stopped = True
+        parts.worker.stopped = True
         parts.lease.send()
 
 
 def _claim(task_id: str, parts: AgentParts) -> tuple[JournalledRun, dict[str, str]]:
     tokens = parts.journal.draw_claim()
-    worker = parts.workers[0]
+    worker = parts.worker
     request = ClaimRequest(
         agent=parts.identity.name,
         worker=worker.name,

@@ -162,8 +162,8 @@ class Journal:
         return ClaimTokens.draw()
 
     def open_claims(self) -> list[ClaimTokens]:
-        """Claims that were perhaps sent and whose answer was never journalled, oldest first."""
-        read = [_read(path, ClaimTokens) for path in _oldest_first(self._claims, "*.json")]
+        """Claims that were perhaps sent and whose answer was never journalled."""
+        read = [_read(path, ClaimTokens) for path in self._claims.glob("*.json")]
         return [tokens for tokens in read if tokens is not None]
 
     def forget_claim(self, request_id: str) -> None:
@@ -210,9 +210,9 @@ class Journal:
         _write(self._directory(run_id).path / "progress.json", progress)
 
     def runs(self) -> list[JournalledRun]:
-        """Every run that was not closed, oldest first."""
-        read = [self._run(RunDirectory(path.parent)) for path in _oldest_first(self._runs, "*/run.json")]
-        return [run for run in read if run is not None]
+        """Every run that was not closed, the one claimed first before the others."""
+        read = [self._run(RunDirectory(path.parent)) for path in self._runs.glob("*/run.json")]
+        return sorted(filter(None, read), key=lambda saved: (saved.run.claimed_at, saved.run.id))
 
     def close_run(self, run_id: str) -> None:
         """Removes a run's folder: its end is acknowledged and its log is complete, or it is stale."""
@@ -265,7 +265,3 @@ def _read(path: Path, kind: type[T]) -> T | None:
             "%s cannot be read and is left as it is: %s", path, error, extra={"action": "journal_entry_unreadable"}
         )
         return None
-
-
-def _oldest_first(folder: Path, pattern: str) -> list[Path]:
-    return sorted(folder.glob(pattern), key=lambda path: (path.stat().st_mtime_ns, path.name))

@@ -16,7 +16,7 @@ from taskyard.wire import Beat, BeatAnswer, Sample, WorkerDirective, WorkerRepor
 from .clock import ServerClock
 from .held import boot_clock
 from .run import RunJob
-from .worker import SERVER, AgentIdentity, Worker, jobs_of
+from .worker import SERVER, AgentIdentity, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -37,19 +37,19 @@ def _go_on(_reason: str) -> None:
 
 
 class Lease:
-    """Sends one beat for all workers and runs of the agent, six times a lease and whenever it is poked."""
+    """Sends one beat for the agent's worker and runs, six times a lease and whenever it is poked."""
 
     def __init__(
         self,
         identity: AgentIdentity,
-        workers: Sequence[Worker],
+        worker: Worker,
         *,
         client: Client,
         clock: ServerClock,
         samples: Callable[[], Sequence[Sample]],
     ) -> None:
         self._identity = identity
-        self._workers = workers
+        self._worker = worker
         self._client = client
         self._clock = clock
         self._samples = samples
@@ -89,7 +89,7 @@ class Lease:
     def send(self, *, patience_seconds: float = 0.0) -> BeatAnswer:
         """Sends one beat now and obeys its answer. Raises what the client raises."""
         with self._sending:
-            jobs = jobs_of(self._workers)
+            jobs = self._worker.jobs
             sent_at, sent_boottime = time.time(), boot_clock()
             beat = self._beat(jobs)
             answer = self._client.beat(beat, patience_seconds=patience_seconds)
@@ -130,7 +130,7 @@ class Lease:
     def _rest(self) -> float:
         """Shorter while a run was not measured yet: a run of some seconds has its measurements, too."""
         measured = {sample.subject for sample in self.measured}
-        fresh = any(f"run:{job.id}" not in measured for job in jobs_of(self._workers))
+        fresh = any(f"run:{job.id}" not in measured for job in self._worker.jobs)
         return MEASURE_SECONDS if fresh else BEAT_SECONDS
 
     def _measure(self) -> None:
@@ -147,7 +147,7 @@ class Lease:
         return [dataclasses.replace(report, state=WorkerState.STOPPED, runs=()) for report in left]
 
     def _beat(self, jobs: Sequence[RunJob]) -> Beat:
-        reports = [report for worker in self._workers for report in worker.reports()]
+        reports = self._worker.reports()
         return Beat(
             agent=self._identity.name,
             host=self._identity.host,
@@ -166,19 +166,18 @@ class Lease:
                 job.lease_renewed(sent_boottime)
             if for_run is not None:
                 job.obey(for_run)
-        told = {directive.worker: directive for directive in answer.workers}
-        for worker in self._workers:
-            if not worker.known:
-                worker.known = True
-                self.poke()  # it is not starting any more
-            directive = told.get(worker.name)
-            if directive is not None:
-                self._obey_for(worker, directive)
+        if not self._worker.known:
+            self._worker.known = True
+            self.poke()  # it is not starting any more
+        for directive in answer.workers:
+            if directive.worker == self._worker.name:
+                self._obey_for_worker(directive)
 
-    def _obey_for(self, worker: Worker, directive: WorkerDirective) -> None:
+    def _obey_for_worker(self, directive: WorkerDirective) -> None:
+        worker = self._worker
         if directive.paused and not worker.paused:
             logger.warning(
-                "nothing is taken until `taskyard workers resume %s`: %s", worker.name, directive.reason,
+                "nothing is taken until `taskyard worker resume %s`: %s", worker.name, directive.reason,
                 extra={"action": "worker_paused"},
             )  # fmt: skip
         if directive.paused != worker.held_by(SERVER):

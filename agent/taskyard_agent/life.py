@@ -6,14 +6,13 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from .config import AgentSettings
 from .hours import Hours
 from .running import Announcement
 from .systemd import ServiceManager
 from .tally import Tally
-from .worker import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -28,18 +27,18 @@ class Life:
     def __init__(
         self,
         settings: AgentSettings,
-        workers: Sequence[Worker],
         tally: Tally,
         *,
+        hold: Callable[[str, str | None], None],
         drain: Callable[[str], bool],
         tell_server: Callable[[], None],
         lives: Callable[[], bool],
         announcement: Announcement,
     ) -> None:
-        """`drain` says whether it began the drain; `lives`, whether the agent's loops all turn."""
+        """`hold` is `Worker.hold`. `drain` says whether it began the drain; `lives`, whether all loops turn."""
         self._settings = settings
-        self._workers = workers
         self._tally = tally
+        self._hold = hold
         self._drain = drain
         self._tell_server = tell_server
         self._lives = lives
@@ -103,16 +102,15 @@ class Life:
         now = time.time()
         change = self._hours.next_change(now)
         until = f": takes tasks again at {self._hours.shown(change)}" if change else ""
-        self._hold(None if self._hours.open_at(now) else f"outside its hours{until}")
+        self._hold_for_hours(None if self._hours.open_at(now) else f"outside its hours{until}")
         return change - now if change else NEVER
 
-    def _hold(self, reason: str | None) -> None:
+    def _hold_for_hours(self, reason: str | None) -> None:
         if reason == self._pause:
             return
         self._pause = reason
         logger.info("%s", reason or "within its hours: takes tasks", extra={"action": "agent_hours"})
-        for worker in self._workers:
-            worker.hold("hours", reason)
+        self._hold("hours", reason)
         self._tell_server()
 
     def _end_when_old(self) -> float:
@@ -142,6 +140,5 @@ class Life:
         """Called before the next claim, so that not one run too many is taken."""
         if self._tally.taken < (self._settings.max_tasks or 0):
             return
-        for worker in self._workers:
-            worker.hold("max_tasks", "took as many tasks as it was to take")
+        self._hold("max_tasks", "took as many tasks as it was to take")
         self._drain(f"it took {self._tally.taken} tasks, as many as it was to take")

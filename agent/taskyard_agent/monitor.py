@@ -49,12 +49,11 @@ class Monitor:
         self._clock = clock
         self._rates = _Rates()
 
-    def samples(self, workers: Sequence[WatchedWorker], runs: Sequence[WatchedRun]) -> list[Sample]:
+    def samples(self, worker: WatchedWorker, runs: Sequence[WatchedRun]) -> list[Sample]:
         """Measures now. Called every ten seconds; a call takes some milliseconds."""
         at = self._clock()
         self._rates.begin()
-        machine = dict(self._machine()) if workers else {}
-        measured = {f"worker:{worker.name}": {**machine, **self._gpus(worker.gpus)} for worker in workers}
+        measured = {f"worker:{worker.name}": {**dict(self._machine()), **self._gpus(worker.gpus)}}
         measured.update({f"run:{run.id}": {**dict(self._run(run)), **self._gpus(run.gpus)} for run in runs})
         self._rates.end()
         return [

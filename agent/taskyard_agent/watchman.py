@@ -11,7 +11,7 @@ from .held import Cause
 from .idle_gpus import GpuRun, IdleGpus
 from .pressure import Pressure
 from .run import RunJob
-from .worker import Worker, jobs_of
+from .worker import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 class Watchman:
     """Called with every round of measurements, from the beat's thread."""
 
-    def __init__(self, workers: Sequence[Worker], idle_gpus: IdleGpus, pressure: Pressure | None) -> None:
-        self._workers = workers
+    def __init__(self, worker: Worker, idle_gpus: IdleGpus, pressure: Pressure | None) -> None:
+        self._worker = worker
         self._idle_gpus = idle_gpus
         self._pressure = pressure
         self._held: dict[str, str] = {}
@@ -32,7 +32,7 @@ class Watchman:
             self._hold(self._pressure.reasons())
 
     def _end_idle(self, samples: Sequence[Sample]) -> None:
-        jobs = {job.id: job for job in jobs_of(self._workers)}
+        jobs = {job.id: job for job in self._worker.jobs}
         watched = [run for run in map(_gpu_run, jobs.values()) if run is not None]
         for run, why in self._idle_gpus.overdue(watched, samples).items():
             logger.warning("ending run %s: %s", run, why, extra={"action": "run_idle", "run": run})
@@ -40,8 +40,7 @@ class Watchman:
 
     def _hold(self, reasons: dict[str, str | None]) -> None:
         for source, reason in reasons.items():
-            for worker in self._workers:
-                worker.hold(source, reason)
+            self._worker.hold(source, reason)
             self._tell(source, reason)
 
     def _tell(self, source: str, reason: str | None) -> None:

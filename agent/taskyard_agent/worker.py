@@ -1,4 +1,4 @@
-"""Workers, and the one claim that is in flight for all of them: claim → run → repeat."""
+"""The agent's worker, and the one claim that is in flight for it: claim → run → repeat."""
 
 from __future__ import annotations
 
@@ -207,11 +207,6 @@ class Worker:
             done()
 
 
-def jobs_of(workers: Sequence[Worker]) -> list[RunJob]:
-    """The runs that are carried just now."""
-    return [job for worker in workers for job in worker.jobs]
-
-
 class QueueOrder:
     """The order in which queues are tried: strict priority, or rotated past the queue served last."""
 
@@ -242,7 +237,7 @@ class AgentIdentity:
 
 
 class Claimer:
-    """Keeps one claim in flight for all workers of the agent.
+    """Keeps one claim in flight for the agent's worker.
 
     It offers what is free; a beat that offers anything else ends it at the server, and it is sent anew. With
     nothing free the claim names no worker: then nothing but its end can come of it, for a directive or an offer.
@@ -251,7 +246,7 @@ class Claimer:
     def __init__(
         self,
         identity: AgentIdentity,
-        workers: Sequence[Worker],
+        worker: Worker,
         order: QueueOrder,
         *,
         client: Client,
@@ -259,7 +254,7 @@ class Claimer:
         services: RunServices,
     ) -> None:
         self._identity = identity
-        self._workers = workers
+        self._worker = worker
         self._order = order
         self._client = client
         self._journal = journal
@@ -306,15 +301,15 @@ class Claimer:
         self._await_endings()
         worker = self._free_worker()
         tokens = self._journal.draw_claim() if worker else self._journal.draw_listening()
-        idle = worker is not None and not jobs_of(self._workers)
+        idle = worker is not None and not worker.jobs
         self._repeat_until_answered(tokens, worker, wait=WAIT_SECONDS if idle else LISTEN_SECONDS)
 
     def _free_worker(self) -> Worker | None:
-        return next((worker for worker in self._workers if worker.offer.slots), None)
+        return self._worker if self._worker.offer.slots else None
 
     def _await_endings(self) -> None:
         """A run that is just being reported frees its share before a claim without it is worth its while."""
-        for job in jobs_of(self._workers):
+        for job in self._worker.jobs:
             if job.reporting:
                 job.ended.wait(ENDING_SECONDS)
 
@@ -351,7 +346,7 @@ class Claimer:
             total=worker.means.capacity if worker else NOTHING,
             labels=worker.labels if worker else {},
             queue_gpus=dict(worker.means.queue_gpus) if worker else {},
-            runs=tuple(job.id for job in jobs_of(self._workers)),
+            runs=tuple(job.id for job in self._worker.jobs),
             wait_seconds=wait,
         )
 
@@ -359,7 +354,7 @@ class Claimer:
         if claim.beat:
             self._services.send_beat()
         for directive in claim.directives:
-            for job in jobs_of(self._workers):
+            for job in self._worker.jobs:
                 if job.id == directive.run:
                     job.obey(directive)
         if claim.run is None or claim.task is None or worker is None or self._carries(claim.run.id):
@@ -374,7 +369,7 @@ class Claimer:
         self._services.send_beat()
 
     def _carries(self, run_id: str) -> bool:
-        return any(job.id == run_id for job in jobs_of(self._workers))
+        return any(job.id == run_id for job in self._worker.jobs)
 
     def _begin(self, claim: Claim, run: Run, task: Task, tokens: ClaimTokens, worker: Worker) -> None:
         try:

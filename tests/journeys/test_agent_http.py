@@ -46,7 +46,7 @@ def test_an_agent_in_touch_with_its_server_is_healthy(yard: Yard, port: int) -> 
     assert answer is not None
     record = answer.json()
     assert record["status"] == "ok"
-    assert record["workers"] == [{"name": "tester", "state": "idle", "paused_reason": ""}]
+    assert record["worker"] == {"name": "tester", "state": "idle", "paused_reason": ""}
     assert record["last_beat_age_seconds"] >= 0
 
 

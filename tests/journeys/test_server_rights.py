@@ -53,6 +53,8 @@ ALLOWED = {
     "list_workers": "AUGR",
     "read_worker": "AUGR",
     "delete_worker": "AU",
+    "drain_worker": "AU",
+    "pause_worker": "AU",
     "resume_worker": "AU",
     "read_worker_metrics": "AUGR",
     "read_run_metrics": "AUGR",

@@ -37,7 +37,7 @@ def workers(namespace: argparse.Namespace) -> None:
     if (namespace.name is None) != (namespace.verb == "list"):
         raise UsageError("`taskyard workers` lists all; the other verbs take one name")
     if namespace.reason is not None and namespace.verb != "pause":
-        raise UsageError("--reason belongs to `taskyard workers pause NAME`")
+        raise UsageError("--reason belongs to `taskyard worker pause NAME`")
     with open_client(namespace) as client:
         if namespace.verb == "list":
             _list(namespace, client.workers())

@@ -25,7 +25,9 @@ def claim(number: int = 1) -> Claim:
     task = Task(
         id="ab" * 16, spec=TaskSpec(name="train"), state=TaskState.PREPARING, created_at=1.0, updated_at=2.0
     )
-    run = Run(id=f"{task.id}.{number}", task=task.id, number=number, worker="workstation:gpu0")
+    run = Run(
+        id=f"{task.id}.{number}", task=task.id, number=number, worker="workstation:gpu0", claimed_at=float(number)
+    )
     return Claim(run=run, task=task, secrets={"HF_TOKEN": "sesame-open"}, lease_seconds=42.0)
 
 
@@ -86,6 +88,7 @@ def test_progress_survives(journal):
 
 def test_runs_come_oldest_first_and_a_closed_one_leaves_nothing(journal):
     runs = [journal.save_run(claim(number), journal.draw_claim()) for number in (1, 2, 3)]
+    journal.save_share(runs[0], Share(gpus=("GPU-0",)))
 
     journal.close_run(runs[1].run.id)
 

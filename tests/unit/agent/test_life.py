@@ -29,8 +29,8 @@ def life(
     }  # fmt: skip
     made = Life(
         SimpleNamespace(**settings),  # type: ignore[arg-type]
-        (),
         tally,
+        hold=lambda source, reason: None,
         drain=lambda reason: not drained.append(reason),  # type: ignore[func-returns-value]
         tell_server=lambda: None,
         lives=lives,

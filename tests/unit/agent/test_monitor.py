@@ -37,26 +37,25 @@ def keeper():
     process.communicate()
 
 
-def measured(monitor, *, workers=(), runs=()) -> dict[tuple[str, str], float]:
-    return {(sample.subject, sample.name): sample.value for sample in monitor.samples(workers, runs)}
+def measured(monitor, *, worker=WatchedWorker(name="one"), runs=()) -> dict[tuple[str, str], float]:
+    return {(sample.subject, sample.name): sample.value for sample in monitor.samples(worker, runs)}
 
 
-def test_every_worker_is_measured_with_its_own_gpus(monitor):
-    workers = [WatchedWorker(name="one", gpus=(GPU,)), WatchedWorker(name="two")]
-    measured(monitor, workers=workers)
+def test_a_worker_is_measured_with_its_machine_and_its_gpus(monitor):
+    worker = WatchedWorker(name="one", gpus=(GPU,))
+    measured(monitor, worker=worker)
 
-    samples = measured(monitor, workers=workers)
+    samples = measured(monitor, worker=worker)
 
     assert samples["worker:one", "gpu_percent:3"] == 55.0
-    assert ("worker:two", "gpu_percent:3") not in samples
     for name in ("cpu_percent", "memory_percent", "disk_percent"):
-        assert 0 <= samples["worker:two", name] <= 100
+        assert 0 <= samples["worker:one", name] <= 100
     assert samples["worker:one", "memory_bytes"] > 0
     assert samples["worker:one", "network_receive_bytes_per_second"] >= 0
 
 
 def test_the_first_call_gives_no_rates(monitor):
-    samples = measured(monitor, workers=[WatchedWorker(name="one")])
+    samples = measured(monitor)
 
     assert ("worker:one", "cpu_percent") not in samples
     assert ("worker:one", "memory_percent") in samples
@@ -89,4 +88,4 @@ def test_a_run_that_is_gone_takes_nothing(monitor):
 
 
 def test_samples_carry_the_given_clock(monitor):
-    assert {sample.at for sample in monitor.samples([WatchedWorker(name="one")], [])} == {7.0}
+    assert {sample.at for sample in monitor.samples(WatchedWorker(name="one"), [])} == {7.0}
