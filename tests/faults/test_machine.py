@@ -182,7 +182,7 @@ def test_a_low_disk_at_the_server_refuses_logs_and_enqueues_but_no_state(tmp_pat
 
 
 def test_the_third_signal_kills_at_once_and_tells_the_truth(patient: Faulty) -> None:
-    witness = patient.witness(policy=Policy(grace_seconds=60))
+    witness = patient.witness(policy=Policy(grace_seconds=60), stubborn=True)
 
     with patient.agent() as agent:
         witness.wait_for_start()

@@ -13,7 +13,9 @@ from tests.support.agents import wait_until
 from tests.support.yard import Yard
 
 SCRIPT = """
-import os, sys, time
+import os, signal, sys, time
+if sys.argv[4] == "stubborn":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 folder, lines, pause = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 run = os.environ["TASKYARD_RUN"]
 starts = os.open(os.path.join(folder, "starts"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -34,13 +36,23 @@ say("the end")
 
 
 class Witness:
-    """One task. Without a number of lines it goes on until it is let go."""
+    """One task. Without a number of lines it goes on until it is let go; a stubborn one ignores SIGTERM."""
 
-    def __init__(self, yard: Yard, folder: Path, *, lines: int = -1, pause: float = 0.05, **options: Any) -> None:
+    def __init__(
+        self,
+        yard: Yard,
+        folder: Path,
+        *,
+        lines: int = -1,
+        pause: float = 0.05,
+        stubborn: bool = False,
+        **options: Any,
+    ) -> None:
         self._yard = yard
         self._folder = folder
         folder.mkdir(parents=True)
-        source = f"import sys; sys.argv[1:] = {json.dumps([str(folder), str(lines), str(pause)])}\n{SCRIPT}"
+        argv = [str(folder), str(lines), str(pause), "stubborn" if stubborn else ""]
+        source = f"import sys; sys.argv[1:] = {json.dumps(argv)}\n{SCRIPT}"
         self.task: Task = yard.python(source, **options)
 
     @property
