@@ -19,7 +19,7 @@ from taskyard.client import Client
 from taskyard.config import CONNECTION_SETTINGS, Connection, add_settings, connection, server_address
 from taskyard.wire import Gpu, to_json
 
-from . import account, detached, doctor, means, scaffold
+from . import account, doctor, means, scaffold
 from .build import build, exit_code
 from .checkout import CachedMirror, list_mirrors, prune_mirrors
 from .config import CACHE_SETTINGS, DAEMON_SETTINGS, EXECUTE_SETTINGS, AgentSettings, add_groups, read_settings
@@ -29,9 +29,10 @@ from .environments import cache
 from .errors import RunFailed, RunStopped, SettingsError
 from .execute import execute
 from .journal import Journal
-from .pool import Member, Pool, places
-from .processes import hide_memory
-from .running import on_this_machine
+from .keeper.processes import hide_memory
+from .life import detached
+from .life.pool import Member, Pool, places
+from .life.running import on_this_machine
 
 JOIN_PATIENCE_SECONDS = 2.0
 IN_PLACE = ("--foreground", "--no-detached")

@@ -29,9 +29,10 @@ from taskyard.config import (
 )
 from taskyard.wire import GpuRange
 
-from . import hours, presets
+from . import presets
 from .allotment import UNLIMITED_SLOTS
 from .errors import SettingsError
+from .life import hours
 
 SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?$", re.IGNORECASE)
 

@@ -27,7 +27,7 @@ from taskyard.wire import (
     Sample,
 )
 
-from . import gpus, means, processes
+from . import gpus, means
 from .checkout import CheckoutSettings
 from .clock import ServerClock
 from .config import AgentSettings
@@ -38,16 +38,17 @@ from .held import Cause
 from .hooks import Hook, HookFailed, Hooks
 from .idle_gpus import IdleGpus
 from .journal import Journal, JournalledRun
+from .keeper import processes
 from .lease import Lease
 from .leftovers import Leftovers
-from .life import Life
+from .life.duties import Life
+from .life.running import Announcement
 from .log_shipper import LogShipper
 from .monitor import Monitor, WatchedRun, WatchedWorker
 from .pressure import Pressure, on_this_machine
 from .queues import order_from_server
 from .run import RunServices
 from .run_as import BUILDS_NOTHING, UMASK, Account, account_of, check_reach
-from .running import Announcement
 from .spare_keeper import SpareKeeper
 from .variables import INSIDE, inherited
 from .watchman import Watchman
@@ -194,7 +195,7 @@ class Daemon:
         """Answers monitoring, where that is asked for; the library is imported only then."""
         if self._settings.http is None:
             return contextlib.nullcontext()
-        from .endpoint import Vitals, served
+        from .life.endpoint import Vitals, served
 
         lives = functools.partial(_lives, parts, claimer)
         vitals = Vitals(parts.worker, parts.services.tally, parts.lease, lives=lives)

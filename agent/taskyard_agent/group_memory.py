@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from taskyard_agent.cgroups import own_folder
+from taskyard_agent.keeper.cgroups import own_folder
 
 UNLIMITED = 1 << 60
 

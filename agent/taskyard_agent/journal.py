@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 from taskyard.wire import Claim, Outcome, PhaseTime, Run, Task, from_json, to_json
 
 from taskyard_agent.allotment import Share
-from taskyard_agent.durable import sync_folder, write_whole
 from taskyard_agent.errors import SettingsError
-from taskyard_agent.processes import boot_id
+from taskyard_agent.keeper.durable import sync_folder, write_whole
+from taskyard_agent.keeper.processes import boot_id
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from typing import Protocol
 from taskyard.errors import NotFound, Stale, TaskyardError, Unavailable
 from taskyard.wire import LogPosition
 
-from taskyard_agent.durable import fifo
+from taskyard_agent.keeper.durable import fifo
 
 logger = logging.getLogger(__name__)
 

@@ -42,10 +42,10 @@ from .errors import RunFailed, RunStopped
 from .held import Cause, HeldRun, KeeperRefused, Launch, LaunchUser, WarmKeeper, boot_clock
 from .hooks import Hook, HookFailed, Hooks, HookStopped
 from .journal import Journal, JournalledRun
+from .keeper.masking import Masker
+from .keeper.processes import sweep
 from .log_shipper import LogShipper
-from .masking import Masker
 from .phases import PhaseLog
-from .processes import sweep
 from .run_as import Account, let_read
 from .spare_keeper import SpareKeeper
 from .tally import Tally

@@ -6,7 +6,7 @@ import fnmatch
 import sys
 from collections.abc import Mapping, Sequence
 
-from . import masking
+from .keeper import masking
 
 INHERITED = (
     "PATH",

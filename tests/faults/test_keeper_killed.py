@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from taskyard.errors import Stale
 from taskyard.wire import FinishRequest, Outcome, OutcomeKind, Phase, Reason, StartRequest
-from taskyard_agent.processes import marked
+from taskyard_agent.keeper.processes import marked
 
 from tests.faults.conftest import Faulty
 from tests.support.agents import AgentProcess, wait_until

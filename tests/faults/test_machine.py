@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from taskyard.errors import Unavailable
 from taskyard.wire import OutcomeKind, Policy, Reason, TaskState
-from taskyard_agent.processes import marked
+from taskyard_agent.keeper.processes import marked
 
 from tests.faults.conftest import PATIENT, Faulty
 from tests.support.agents import wait_until

@@ -28,9 +28,10 @@ from taskyard.wire import (
     TaskSpec,
     TaskState,
 )
-from taskyard_agent import gpus, processes
+from taskyard_agent import gpus
 from taskyard_agent.checkout.lock import try_lock
 from taskyard_agent.environments.cache import Cache
+from taskyard_agent.keeper import processes
 
 from tests.faults.conftest import PATIENT
 from tests.support import nvml

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from taskyard.wire import Policy, Reason
-from taskyard_agent.processes import marked
+from taskyard_agent.keeper.processes import marked
 
 from tests.faults.conftest import Faulty
 from tests.support.agents import wait_until

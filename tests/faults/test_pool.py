@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from taskyard.wire import TaskState
-from taskyard_agent.running import RunningAgent, on_this_machine
+from taskyard_agent.life.running import RunningAgent, on_this_machine
 
 from tests.faults.conftest import Faulty
 from tests.support import nvml

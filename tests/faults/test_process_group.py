@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from taskyard_agent import cgroups
+from taskyard_agent.keeper import cgroups
 
 from tests.conftest import KERNEL
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from taskyard.wire import Code, Task, TaskState
-from taskyard_agent.processes import marked
+from taskyard_agent.keeper.processes import marked
 
 from tests.support.agents import AgentProcess, wait_until
 from tests.support.repositories import Repository

@@ -14,8 +14,8 @@ from taskyard.cli.settings import QUEUE as RUN_QUEUE
 from taskyard.cli.settings import RUN_SETTINGS
 from taskyard.cli.up import AGENT_SETTINGS, SERVER_SETTINGS
 from taskyard.config import Setting, add_settings, resolve
-from taskyard_agent import hours
 from taskyard_agent.config import DAEMON_SETTINGS, EXECUTE_SETTINGS, read_settings
+from taskyard_agent.life import hours
 
 from tests.support.agents import wait_until
 from tests.support.person import Person

@@ -162,7 +162,7 @@ class AgentProcess:
 
 def end_leftovers(run_id: str) -> None:
     """Ends whatever of a run a test left behind, keeper first."""
-    from taskyard_agent.processes import sweep
+    from taskyard_agent.keeper.processes import sweep
 
     sweep(run_id)
 

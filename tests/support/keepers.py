@@ -8,8 +8,8 @@ import signal
 import sys
 from pathlib import Path
 
-from taskyard_agent import processes
 from taskyard_agent.held import ExitRecord, HeldRun, Launch
+from taskyard_agent.keeper import processes
 
 ENVIRONMENT = {"PATH": os.environ["PATH"], "PYTHONUNBUFFERED": "1"}
 

@@ -15,7 +15,14 @@ from taskyard_agent.config import DAEMON_SETTINGS, read_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md")))
-MODULES = sorted((*ROOT.glob("agent/taskyard_agent/[!_]*.py"), *ROOT.glob("server/taskyard_server/[!_]*.py")))
+MODULES = sorted(
+    (
+        *ROOT.glob("agent/taskyard_agent/[!_]*.py"),
+        *ROOT.glob("agent/taskyard_agent/keeper/[!_]*.py"),
+        *ROOT.glob("agent/taskyard_agent/life/[!_]*.py"),
+        *ROOT.glob("server/taskyard_server/[!_]*.py"),
+    )
+)
 FENCED = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 TYPED = re.compile(r"(?:^(?:\$ )?|\| |&& |sudo )((?:taskyard|agent) [^\n]*)", re.MULTILINE)
 END = frozenset(("|", "||", "&&", ";", ">", "<", "&", ")"))

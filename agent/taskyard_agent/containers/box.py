@@ -16,7 +16,7 @@ from taskyard_agent.containers.engine import Engine
 from taskyard_agent.containers.images import Image
 from taskyard_agent.containers.records import RECORD, Inside
 from taskyard_agent.containers.workshop import HOME, Workshop, agents_user, attach_command, bound, defaults, lent
-from taskyard_agent.durable import write_whole
+from taskyard_agent.keeper.durable import write_whole
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """What an engine takes where the image says nothing."""

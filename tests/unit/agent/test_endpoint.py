@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import httpx
 import pytest
-from taskyard_agent import endpoint
+from taskyard_agent.life import endpoint
 
 from tests.support.servers import free_port
 from tests.support.waiting import becomes_true

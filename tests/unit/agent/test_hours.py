@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from taskyard_agent.hours import DAYS, Hours, rule
+from taskyard_agent.life.hours import DAYS, Hours, rule
 
 ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe", "America/Santiago")
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from taskyard.wire import Outcome, OutcomeKind, Phase, Reason
-from taskyard_agent.life import Life
-from taskyard_agent.running import Announcement, read
+from taskyard_agent.life.duties import Life
+from taskyard_agent.life.running import Announcement, read
 from taskyard_agent.tally import Tally
 
 ENDED = Outcome(kind=OutcomeKind.COMPLETED, reason=Reason.EXIT, phase=Phase.RUNNING)

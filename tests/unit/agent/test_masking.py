@@ -10,7 +10,7 @@ from urllib.parse import quote, quote_plus
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from taskyard_agent.masking import Masker
+from taskyard_agent.keeper.masking import Masker
 
 SECRET = 'pa55/wörd+&"quoted"'
 

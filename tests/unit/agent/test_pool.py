@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from taskyard.wire import Gpu
 from taskyard_agent.errors import SettingsError
-from taskyard_agent.pool import places
+from taskyard_agent.life.pool import places
 
 
 def shares(gpus: int, workers: int, **wishes: Any) -> list[tuple[str, ...]]:

@@ -8,8 +8,8 @@ import sys
 import uuid
 
 import pytest
-from taskyard_agent import processes
-from taskyard_agent.processes import ProcessIdentity
+from taskyard_agent.keeper import processes
+from taskyard_agent.keeper.processes import ProcessIdentity
 
 from tests.support.waiting import becomes_true
 
@@ -94,7 +94,7 @@ def test_a_sweep_ends_what_carries_the_mark_and_nothing_else(start, run_id):
 
 
 def test_a_sweep_spares_whoever_sweeps(run_id):
-    script = f"from taskyard_agent import processes; print(processes.sweep({run_id!r}))"
+    script = f"from taskyard_agent.keeper import processes; print(processes.sweep({run_id!r}))"
 
     answer = subprocess.run(
         [sys.executable, "-c", script], env={**os.environ, "TASKYARD_RUN": run_id}, capture_output=True, check=True

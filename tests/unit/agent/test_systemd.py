@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from taskyard_agent.systemd import ServiceManager
+from taskyard_agent.life.systemd import ServiceManager
 
 
 @pytest.fixture

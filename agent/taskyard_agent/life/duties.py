@@ -8,11 +8,12 @@ import threading
 import time
 from collections.abc import Callable
 
-from .config import AgentSettings
+from taskyard_agent.config import AgentSettings
+from taskyard_agent.tally import Tally
+
 from .hours import Hours
 from .running import Announcement
 from .systemd import ServiceManager
-from .tally import Tally
 
 logger = logging.getLogger(__name__)
 

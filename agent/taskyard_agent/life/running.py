@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .durable import write_whole
-from .processes import ProcessIdentity, identify
+from taskyard_agent.keeper.durable import write_whole
+from taskyard_agent.keeper.processes import ProcessIdentity, identify
 
 RECORD = "agent.json"
 LOG = "agent.log"

@@ -17,9 +17,10 @@ from pathlib import Path
 
 from taskyard.wire import Gpu
 
-from .config import AgentSettings
-from .errors import SettingsError
-from .journal import Journal
+from taskyard_agent.config import AgentSettings
+from taskyard_agent.errors import SettingsError
+from taskyard_agent.journal import Journal
+
 from .running import LOOK_SECONDS, Announcement, read
 from .systemd import VARIABLES, ServiceManager
 

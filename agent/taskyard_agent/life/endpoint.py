@@ -18,10 +18,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from taskyard.wire import Sample, WorkerState
 
-from .errors import SettingsError
-from .lease import Lease
-from .tally import Tally
-from .worker import Worker
+from taskyard_agent.errors import SettingsError
+from taskyard_agent.lease import Lease
+from taskyard_agent.tally import Tally
+from taskyard_agent.worker import Worker
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 
-from taskyard_agent.processes import signal_all
+from taskyard_agent.keeper.processes import signal_all
 
 PREFIX = "taskyard-"
 PROCESSES = 16_384

@@ -1,6 +1,6 @@
 """The keeper: holds one run's command, so that a killed or upgraded daemon takes nothing with it.
 
-Run as `python -I -S keeper.py` with the launch record, which holds secrets, as JSON on standard input: a socket,
+Run in `python -I -S` with the launch record, which holds secrets, as JSON on standard input: a socket,
 over which the locks to hold come too. Standard library alone, and little of it, to stay small and quick.
 """
 
@@ -16,15 +16,12 @@ import socket
 import sys
 import time
 
-if __name__ == "__main__":
-    sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
-from taskyard_agent import cgroups, processes
-from taskyard_agent.command import Command
-from taskyard_agent.durable import Reserved, fifo, write_whole
-from taskyard_agent.masking import NAMES, Masker
-from taskyard_agent.memory_guard import MemoryGuard
-from taskyard_agent.spool import Spool
+from taskyard_agent.keeper import cgroups, processes
+from taskyard_agent.keeper.command import Command
+from taskyard_agent.keeper.durable import Reserved, fifo, write_whole
+from taskyard_agent.keeper.masking import NAMES, Masker
+from taskyard_agent.keeper.memory_guard import MemoryGuard
+from taskyard_agent.keeper.spool import Spool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing typing takes 4 ms
@@ -460,7 +457,3 @@ def _read_some(fd: int) -> bytes | None:
         return os.read(fd, READ_BYTES)
     except BlockingIOError:
         return None
-
-
-if __name__ == "__main__":
-    main()

@@ -11,7 +11,7 @@ import json
 import os
 import time
 
-from taskyard_agent.durable import Reserved, fifo
+from taskyard_agent.keeper.durable import Reserved, fifo
 
 STATE_BYTES = 512
 

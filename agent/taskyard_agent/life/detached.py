@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .errors import SettingsError
+from taskyard_agent.errors import SettingsError
+
 from .running import LOG, LOOK_SECONDS, RunningAgent, is_kept, on_this_machine, read, runs_in
 
 KNOWN_SECONDS = 60.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 
-from taskyard_agent import cgroups, processes
+from taskyard_agent.keeper import cgroups, processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing typing takes 4 ms

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 
-from taskyard_agent import processes
+from taskyard_agent.keeper import processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing typing takes 4 ms

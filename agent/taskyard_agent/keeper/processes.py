@@ -1,6 +1,6 @@
 """Processes of this machine: who one is, and the end of everything that carries a run's mark.
 
-Standard library alone, light imports and nothing of ours: the keeper imports it too.
+Light imports, and nothing of ours: the keeper imports it too.
 """
 
 from __future__ import annotations
