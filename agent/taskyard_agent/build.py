@@ -17,17 +17,17 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from taskyard.client import Client
-from taskyard.wire import CommandKind, TaskSpec
+from taskyard.wire import TaskSpec
 
-from . import checkout, environments, means
-from .checkout import GitSources
+from . import means
 from .config import AgentSettings
-from .containers import Containers, Order
+from .containers import Containers
 from .daemon import agents_folder, checkout_settings, container_settings, environment_settings
-from .environments import EnvironmentRequest, ReadyEnvironment
+from .environments import ReadyEnvironment
 from .environments.cache import cache_of
 from .errors import RunFailed, RunStopped, SettingsError
 from .execute import EXIT_CANCELLED, EXIT_LOST
+from .reproduction import Reproduction
 from .run_as import UMASK
 
 if TYPE_CHECKING:
@@ -94,10 +94,14 @@ class _Builder:
 
     def make(self, target: str | None) -> Made:
         with contextlib.ExitStack() as stack:
-            box = self._box(needed=target is not None)
+            reproduction = self._reproduction()
+            box = self._box(reproduction, needed=target is not None)
             if box is not None:
                 stack.callback(box.release)
-            ready = self._environment(box, stack)
+            tree = reproduction.code()
+            stack.callback(tree.release)
+            ready = reproduction.environment(tree, box, gpus=self._gpus(), overlay=self.folder / "overlay")
+            stack.callback(ready.release)
             if box is not None and target is not None:
                 self._bake(box, ready, target)
         return Made(
@@ -112,45 +116,28 @@ class _Builder:
             seconds=0.0,
         )
 
-    def _box(self, *, needed: bool) -> Box | None:
-        """A task that has a container needs no `--docker` here: whoever builds it wants it built."""
+    def _box(self, reproduction: Reproduction, *, needed: bool) -> Box | None:
+        box = reproduction.container()
+        if box is None and (needed or self.settings.docker is not None):
+            raise SettingsError("the task asks for no container; name the image: --docker IMAGE")
+        return box
+
+    def _reproduction(self) -> Reproduction:
         run = f"build-{uuid.uuid4().hex[:12]}"
         found = container_settings(self.settings, agents_folder(self.settings) / run)
+        # A task that has a container needs no `--docker` here: whoever builds it wants it built.
         enabled = found.enabled or self.spec.container is not None
-        containers = Containers(settings=dataclasses.replace(found, enabled=enabled))
-        wanted = containers.wanted(self.spec)
-        if wanted is None:
-            if needed or found.enabled:
-                raise SettingsError("the task asks for no container; name the image: --docker IMAGE")
-            return None
-        return containers.prepare(wanted, Order(task=self.task, run=run, log=self.say, cancelled=self.cancelled))
-
-    def _environment(self, box: Box | None, stack: contextlib.ExitStack) -> ReadyEnvironment:
-        settings = checkout_settings(self.settings)
-        tree = checkout.prepare(
-            self.spec.code, settings=settings, fetch_blob=self._fetch, log=self.say, cancelled=self.cancelled
+        return Reproduction(
+            task=self.task,
+            run=run,
+            spec=self.spec,
+            checkout=checkout_settings(self.settings),
+            environments=environment_settings(self.settings),
+            containers=Containers(settings=dataclasses.replace(found, enabled=enabled)),
+            client=self.client,
+            log=self.say,
+            cancelled=self.cancelled,
         )
-        stack.callback(tree.release)
-        command = self.spec.command
-        request = EnvironmentRequest(
-            environment=self.spec.environment,
-            tree=tree.root,
-            work=tree.work,
-            script=tree.work / command.target if command.kind is CommandKind.SCRIPT else None,
-            gpus=self._gpus(),
-            overlay=self.folder / "overlay",
-            git=GitSources(settings=settings, log=self.say, cancelled=self.cancelled),
-            place=box.workshop.over(tree.root, tree.reads) if box else None,
-            needs_python=command.kind is not CommandKind.EXECUTABLE,
-        )
-        ready = environments.provision(
-            request, settings=environment_settings(self.settings), log=self.say, cancelled=self.cancelled
-        )
-        stack.callback(ready.release)
-        return ready
-
-    def _fetch(self, digest: str, target: Path) -> None:
-        self.client.get_blob(digest, target)
 
     def _gpus(self) -> int:
         """As many as a run here would be given: builds of torch follow it."""

@@ -47,8 +47,8 @@ from .log_shipper import LogShipper
 from .monitor import Monitor, WatchedRun, WatchedWorker
 from .pressure import Pressure, on_this_machine
 from .queues import order_from_server
-from .run import RunServices
 from .run_as import BUILDS_NOTHING, UMASK, Account, account_of, check_reach
+from .run_services import RunServices
 from .spare_keeper import SpareKeeper
 from .variables import INSIDE, inherited
 from .watchman import Watchman

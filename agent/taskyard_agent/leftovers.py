@@ -14,7 +14,7 @@ from . import endings
 from .allotment import DoesNotFit
 from .held import read_exit_record
 from .journal import Journal, JournalledRun
-from .run import RunServices
+from .run_services import RunServices
 from .worker import Worker
 
 logger = logging.getLogger(__name__)

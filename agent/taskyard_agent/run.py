@@ -1,25 +1,18 @@
-"""One run: checkout → environment → process → outcome. Puts the parts together."""
+"""One run: from its claim, through preparation and process, to its reported outcome."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from taskyard import arguments
-from taskyard.client import Client
 from taskyard.errors import Refused, Stale, Unavailable
 from taskyard.wire import (
-    CommandKind,
     FinishRequest,
     Gpu,
     Outcome,
@@ -32,58 +25,21 @@ from taskyard.wire import (
     StartRequest,
 )
 
-from . import checkout, containers, endings, environments, gpus, variables
-from .checkout import CheckoutSettings, GitSources, Tree
-from .clock import ServerClock
-from .command_line import command_line
-from .containers import Containers, Inside, Order
-from .environments import EnvironmentRequest, EnvironmentSettings, ReadyEnvironment
+from . import containers, endings
 from .errors import RunFailed, RunStopped
-from .held import Cause, HeldRun, KeeperRefused, Launch, LaunchUser, WarmKeeper, boot_clock
-from .hooks import Hook, HookFailed, Hooks, HookStopped
-from .journal import Journal, JournalledRun
+from .held import Cause, HeldRun, KeeperRefused, Launch, WarmKeeper, boot_clock
+from .hooks import Hook, HookFailed, HookStopped
+from .journal import JournalledRun
 from .keeper.masking import Masker
 from .keeper.processes import sweep
-from .log_shipper import LogShipper
 from .phases import PhaseLog
-from .run_as import Account, let_read
-from .spare_keeper import SpareKeeper
-from .tally import Tally
-
-if TYPE_CHECKING:
-    from .containers.box import Box
+from .preparation import Preparation, Prepared
+from .run_services import RunServices
 
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Waits between attempts to reach the server; the last one is repeated for as long as it takes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunServices:
-    """What every run of an agent shares."""
-
-    client: Client
-    journal: Journal
-    shipper: LogShipper
-    clock: ServerClock
-    checkout: CheckoutSettings
-    environments: EnvironmentSettings
-    inherited: Mapping[str, str]
-    """The agent's own variables that a task may see."""
-    containers: Containers
-    inherited_inside: Mapping[str, str]
-    """The same for a task in a container."""
-    server_variables: Mapping[str, str]
-    """How user code reaches the server, without a token."""
-    server_files: tuple[Path, ...]
-    """Files that these variables name."""
-    send_beat: Callable[[], None]
-    keepers: SpareKeeper
-    account: Account | None = None
-    """Whom tasks run as; None: the agent's own user."""
-    hooks: Hooks
-    tally: Tally = field(default_factory=Tally)
 
 
 class RunJob:
@@ -259,11 +215,28 @@ class RunJob:
 
     def _prepare_and_hold(self) -> HeldRun:
         self._secrets = self._ask_for_secrets()
+        preparation = self._preparation()
         with ExitStack() as stack:
             keeper = stack.enter_context(self._services.keepers.take())
-            launch, locks = self._prepare(stack)
-            held = self._start_held(launch, locks, keeper)
+            prepared = preparation.make(stack)
+            self._start(prepared)
+            held = self._start_held(preparation.launch(prepared, self._lease_at), prepared.locks, keeper)
         return self._hold(held)
+
+    def _preparation(self) -> Preparation:
+        return Preparation(
+            journalled=self._journalled,
+            services=self._services,
+            devices=self._devices,
+            shares_gpus=self._shares_gpus,
+            memory_limit_bytes=self._memory_limit_bytes,
+            secrets=self._secrets,
+            masks=self._secret_values(),
+            phases=self._phases,
+            cancelled=self._cancelled,
+            say=self._say,
+            run_hook=self._run_hook,
+        )
 
     def _start_held(self, launch: Launch, locks: tuple[int, ...], keeper: WarmKeeper) -> HeldRun:
         try:
@@ -282,37 +255,6 @@ class RunJob:
         self._phases.enter(Phase.FINISHING)
         return held
 
-    def _prepare(self, stack: ExitStack) -> tuple[Launch, tuple[int, ...]]:
-        """Reproduces code and environment, and gets the server's word that user code may start."""
-        box = self._open_box()
-        if box is not None:
-            stack.callback(box.release)
-        with self._phase(Phase.CHECKOUT):
-            self._run_hook(Hook.BEFORE_CHECKOUT)
-            tree = self._check_out()
-            stack.callback(tree.release)
-        with self._phase(Phase.ENVIRONMENT):
-            ready = self._provision(tree, box)
-            stack.callback(ready.release)
-            self._services.tally.provisioned(reused=ready.reused)
-            environ = self._variables(ready, box)
-            parameters = self._spec.parameters.get("Args", {})
-            effective = arguments.write_back(self._spec.command.args, parameters)
-            argv = command_line(self._spec.command, effective, tree, ready, environ, elsewhere=box is not None)
-            self._run_hook(Hook.BEFORE_RUN)
-        lock = gpus.lock(self._devices, self.id, shared=self._shares_gpus)
-        stack.callback(lock.close)
-        for leftover in lock.left_by:
-            sweep(leftover)
-        inside = self._box_up(box, argv, environ, tree, ready) if box else None
-        user = self._give(tree)
-        self._start(ready, argv, box)
-        launch = self._launch(argv, environ, tree, user)
-        if inside is not None:
-            launch = _inside(launch, inside)
-        held_locks = (tree.lock_fd, ready.lock_fd, *lock.fds)
-        return launch, tuple(fd for fd in held_locks if fd is not None)
-
     def _run_hook(self, hook: Hook) -> None:
         try:
             self._services.hooks.run(hook, self._told_to_hooks(), say=self._say, cancelled=self._cancelled)
@@ -330,118 +272,14 @@ class RunJob:
             "TASKYARD_PHASE": self._phases.current.value,
         }
 
-    def _open_box(self) -> Box | None:
-        wanted = self._services.containers.wanted(self._spec)
-        if wanted is None:
-            return None
-        order = Order(task=self._journalled.task.id, run=self.id, log=self._say, cancelled=self._cancelled)
-        with self._phase(Phase.CONTAINER):
-            return self._services.containers.prepare(wanted, order)
-
-    def _box_up(
-        self, box: Box, argv: tuple[str, ...], environ: dict[str, str], tree: Tree, ready: ReadyEnvironment
-    ) -> tuple[str, ...]:
-        """Makes the run's container; returns what the keeper starts to be its command."""
-        command = Inside(
-            run_dir=self._journalled.directory.path,
-            argv=argv,
-            work=tree.work,
-            variables=environ,
-            reads=(*tree.reads, *ready.reads, *self._services.server_files),
-            writes=(tree.root, *ready.writes),
-            gpus=self._devices,
-            memory_bytes=self._memory_limit_bytes,
-            grace_seconds=self._spec.policy.grace_seconds,
-            user=self._services.account.uid_and_gid if self._services.account else None,
-        )
-        return box.create(command)
-
-    @contextlib.contextmanager
-    def _phase(self, phase: Phase) -> Iterator[None]:
-        self._refuse_if_stopped()
-        self._phases.enter(phase)
-        yield
-        self._refuse_if_stopped()
-
-    def _refuse_if_stopped(self) -> None:
-        if self._cancelled.is_set():
-            raise RunStopped("stopped before its process was started")
-
-    def _check_out(self) -> Tree:
-        return checkout.prepare(
-            self._spec.code,
-            settings=self._services.checkout,
-            fetch_blob=self._fetch_blob,
-            log=self._say,
-            cancelled=self._cancelled,
-        )
-
-    def _fetch_blob(self, digest: str, target: Path) -> None:
-        self._services.client.get_blob(digest, target)
-
-    def _provision(self, tree: Tree, box: Box | None) -> ReadyEnvironment:
-        command = self._spec.command
-        overlay = self._overlay_of(tree)
-        shutil.rmtree(overlay, ignore_errors=True)  # what a killed daemon began is made anew
-        request = EnvironmentRequest(
-            environment=self._spec.environment,
-            tree=tree.root,
-            work=tree.work,
-            script=tree.work / command.target if command.kind is CommandKind.SCRIPT else None,
-            gpus=len(self._devices),
-            overlay=overlay,
-            git=GitSources(settings=self._services.checkout, log=self._say, cancelled=self._cancelled),
-            place=box.workshop.over(tree.root, tree.reads) if box else None,
-            needs_python=command.kind is not CommandKind.EXECUTABLE,
-        )
-        return environments.provision(
-            request, settings=self._services.environments, log=self._say, cancelled=self._cancelled
-        )
-
-    def _overlay_of(self, tree: Tree) -> Path:
-        """Beside the tree where tasks run as another user: the run's folder is shut to it."""
-        beside = tree.root.with_name("overlay")
-        return beside if self._services.account else self._journalled.directory.path / "overlay"
-
-    def _give(self, tree: Tree) -> LaunchUser | None:
-        """Gives the user whom tasks run as what the task may change."""
-        account = self._services.account
-        if account is None:
-            return None
-        for folder in (tree.root, self._overlay_of(tree)):
-            if folder.exists():
-                account.give(folder)
-        for mirror in tree.reads:
-            let_read(mirror)
-        return LaunchUser(uid=account.uid, gid=account.gid, groups=account.groups)
-
-    def _variables(self, ready: ReadyEnvironment, box: Box | None) -> dict[str, str]:
-        own = {
-            "TASKYARD_TASK": self._journalled.task.id,
-            "TASKYARD_RUN": self.id,
-            "TASKYARD_PARAMS": json.dumps(self._spec.parameters),
-        }
-        if self._spec.report_token:
-            own["TASKYARD_TOKEN"] = self._tokens.report_token
-        around = {**self._services.inherited_inside, **box.variables} if box else self._services.inherited
-        return variables.compose(
-            around,
-            ready.variables,
-            gpus.variables(self._devices),
-            self._spec.env,
-            self._secrets,
-            self._services.server_variables,
-            own,
-            bin_folder=ready.path,
-        )
-
-    def _start(self, ready: ReadyEnvironment, argv: tuple[str, ...], box: Box | None) -> None:
+    def _start(self, prepared: Prepared) -> None:
         """User code starts only after the server has durably acknowledged this."""
+        ready, box = prepared.ready, prepared.box
         request = StartRequest(
             control_token=self._tokens.control_token,
             phases=self._phases.times,
             gpus=tuple(gpu.uuid for gpu in self._devices),
-            command_line=argv,
+            command_line=prepared.argv,
             parameters=self._spec.parameters,
             python=ready.version,
             packages=ready.packages,
@@ -464,25 +302,6 @@ class RunJob:
             raise RunStopped("cancelled just before its process was started")
         self._phases.enter(Phase.RUNNING)
         self._save(phases=self._phases.times, gpus=request.gpus, output_offset=request.output_offset, started=True)
-
-    def _launch(
-        self, argv: tuple[str, ...], environ: dict[str, str], tree: Tree, user: LaunchUser | None
-    ) -> Launch:
-        policy = self._spec.policy
-        return Launch(
-            run=self.id,
-            argv=argv,
-            cwd=str(tree.work),
-            env=environ,
-            masks=self._secret_values(),
-            grace_seconds=policy.grace_seconds,
-            timeout_seconds=policy.timeout_seconds,
-            memory_bytes=self._memory_limit_bytes,
-            user=user,
-            exclusive=policy.exclusive,
-            lease_seconds=self._journalled.lease_seconds,
-            lease_at=self._lease_at,
-        )
 
     def _secret_values(self) -> tuple[str, ...]:
         return (*self._secrets.values(), self._tokens.report_token)
@@ -545,12 +364,6 @@ class RunJob:
         text = Masker(self._secret_values()).mask_all(f"{line}\n".encode(errors="replace"))
         with contextlib.suppress(OSError), self._spool.open("ab") as spool:  # a full disk fails what follows
             spool.write(text)
-
-
-def _inside(launch: Launch, command: tuple[str, ...]) -> Launch:
-    """What holds a container instead of the command itself. Its engine sees to its memory and its user."""
-    masks = (*launch.masks, *variables.secret(launch.env))
-    return dataclasses.replace(launch, argv=command, cwd="/", env={}, masks=masks, memory_bytes=None, user=None)
 
 
 def _claimed(journalled: JournalledRun) -> tuple[PhaseTime, ...]:

@@ -28,7 +28,8 @@ from taskyard.wire import (
 from . import endings, gpus
 from .allotment import Allotment, DoesNotFit, Means
 from .journal import ClaimTokens, Journal, JournalledRun, RunProgress
-from .run import RunJob, RunServices
+from .run import RunJob
+from .run_services import RunServices
 from .tally import Tally
 
 logger = logging.getLogger(__name__)
