@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ class Filling:
         with self._filters() as git:
             git.run("read-tree", "--reset", "-u", commit)
         self.git.run("clean", "-ffdxq")
-        _remove_special_files(self.tree)
+        _restore_what_git_overlooks(self.tree, plain=stat.S_IMODE((self.git_dir / "index").stat().st_mode))
 
     def apply(self, patch: str) -> None:
         """Applies a diff that was given through the API. Raises RunFailed naming the file and the line."""
@@ -95,16 +96,30 @@ class Filling:
         return self.mirror.git.run("for-each-ref", "--format=%(objectname) %(refname)", "refs/tags")
 
 
-def _remove_special_files(folder: Path) -> None:
-    """Pipes, sockets and the like: git does not see them, and the next task would hang on them."""
+def _restore_what_git_overlooks(folder: Path, *, plain: int) -> None:
+    """Removes pipes, sockets and the like, on which the next task would hang; gives files their permissions back.
+
+    Git compares whole seconds: a file is unchanged for it whose permissions were changed in that of its checkout.
+    `plain` is what git gives a file that is not executable.
+    """
     waiting = [os.fspath(folder)]
     while waiting:
         with os.scandir(waiting.pop()) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)
-                elif not (entry.is_symlink() or entry.is_file(follow_symlinks=False)):
+                elif entry.is_file(follow_symlinks=False):
+                    _restore_permissions(entry, plain)
+                elif not entry.is_symlink():
                     os.unlink(entry.path)
+
+
+def _restore_permissions(file: os.DirEntry[str], plain: int) -> None:
+    """Whether it is executable, git has seen to already."""
+    mode = stat.S_IMODE(file.stat(follow_symlinks=False).st_mode)
+    wanted = plain | (plain & 0o444) >> 2 if mode & stat.S_IXUSR else plain
+    if mode != wanted:
+        os.chmod(file.path, wanted)
 
 
 def apply_patch(git: Git, patch: str, *options: str) -> None:

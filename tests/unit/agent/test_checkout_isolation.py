@@ -227,6 +227,22 @@ def test_a_reused_tree_is_like_a_new_one(
     assert (tree.root / ".git").is_dir()
 
 
+def test_permissions_that_a_task_changed_are_restored(repository: Repository, machine: Machine) -> None:
+    tree = machine.prepare(code_of(repository))
+    before = permissions(tree.root)
+    (tree.root / "train.py").chmod(0o000)  # within the second of its checkout, which git does not notice
+    (tree.root / "src/model.py").chmod(0o4666)
+    tree.release()
+
+    tree = machine.prepare(code_of(repository))
+
+    assert permissions(tree.root) == before
+
+
+def permissions(root: Path) -> dict[str, int]:
+    return {name: (root / name).stat().st_mode for name in ("train.py", "src/model.py", ".gitignore")}
+
+
 def test_what_a_task_does_with_git_never_reaches_the_mirror(repository: Repository, machine: Machine) -> None:
     tree = machine.prepare(code_of(repository))
     before = fingerprint(tree.reads[0])
