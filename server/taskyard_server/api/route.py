@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from taskyard_server.errors import Unauthorised
 
 KIB, MIB = 1 << 10, 1 << 20
 MUTATING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+_PROBLEM = {"application/json": {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}}}
+"""Named, not given as a model: FastAPI would build one for each error of each route, at every start."""
 _GIVEN = frozenset({"body", "services", "actor", "request"})
 """Arguments that need no resolving."""
 
@@ -69,7 +72,7 @@ def allow(
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """How a route declares its own errors, beside those that every route of its kind has."""
-    return {status: {"model": Problem, "description": _MEANINGS[status]} for status in statuses}
+    return {status: {"description": _MEANINGS[status], "content": _PROBLEM} for status in statuses}
 
 
 def new_router(noun: str) -> APIRouter:
@@ -142,7 +145,7 @@ def _direct(route: Route) -> Handler | None:
     plain = all(name in _GIVEN or (name in path_parts and hint is str) for name, hint in hints.items())
     if "body" not in hints or not plain or answer_type in (None, type(None)):
         return None
-    takes, gives = TypeAdapter(hints["body"]), TypeAdapter(answer_type)
+    takes, gives = _adapter(hints["body"]), _adapter(answer_type)
 
     async def handle(request: Request) -> Response:
         available = {
@@ -156,6 +159,12 @@ def _direct(route: Route) -> Handler | None:
         return Response(gives.dump_json(answer), media_type="application/json")
 
     return handle
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """Many routes answer with a task; making its adapter takes some milliseconds."""
+    return TypeAdapter(kind)
 
 
 def _record(takes: TypeAdapter[Any], document: Any) -> Any:
