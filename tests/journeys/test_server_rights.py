@@ -31,7 +31,7 @@ ALLOWED = {
     "create_tasks": "AUR",
     "list_tasks": "AUR",
     "resolve_task": "AUR",
-    "read_task": "AUR",
+    "read_task": "AUGR",
     "change_task": "AUR",
     "delete_task": "AUR",
     "enqueue_task": "AUR",
