@@ -220,7 +220,7 @@ def _link(namespace: argparse.Namespace) -> Connection:
         namespace.server = server_address(namespace.url)
     except ValueError as error:
         raise SettingsError(str(error)) from error
-    link = connection(namespace)
+    link = connection(namespace, in_project=False)
     Client.of(link).info(patience_seconds=JOIN_PATIENCE_SECONDS)
     return link
 
@@ -252,7 +252,7 @@ def _run_init(namespace: argparse.Namespace) -> int:
         name=namespace.name,
         queue=namespace.queue or namespace.name,
         base=namespace.base,
-        link=connection(namespace),
+        link=connection(namespace, in_project=False),
     )
     for path in scaffold.write(namespace.folder, worker, force=namespace.force):
         print(path)

@@ -21,7 +21,6 @@ from taskyard.config import (
     Setting,
     add_settings,
     connection,
-    find_project_file,
     resolve,
     user_file,
     user_folder,
@@ -596,7 +595,10 @@ def add_groups(parser: argparse.ArgumentParser, settings: Sequence[Setting]) -> 
 
 
 def read_settings(namespace: argparse.Namespace, settings: Sequence[Setting]) -> AgentSettings:
-    """Resolves flags, variables and files. Raises UsageError or SettingsError, naming all that is missing."""
+    """Resolves flags, variables and the user's file. Raises UsageError or SettingsError, naming what is missing.
+
+    A project's file has no say: an agent that is started in a cloned repository would run what that says.
+    """
     environ = dict(os.environ)
     values = _resolved(namespace, settings, environ)
     if GPUS in settings:
@@ -607,7 +609,7 @@ def read_settings(namespace: argparse.Namespace, settings: Sequence[Setting]) ->
         _check_places(values)
     queue_gpus = _queue_gpus(values) if QUEUE in settings else {}
     return AgentSettings(
-        connection=connection(namespace, environ=environ),
+        connection=connection(namespace, environ=environ, in_project=False),
         server_named=SERVER in settings and values.given("server"),
         host=socket.gethostname(),
         environ=environ,
@@ -641,9 +643,7 @@ def _queue_gpus(values: Resolved) -> dict[str, GpuRange | None]:
 
 def _resolved(namespace: argparse.Namespace, settings: Sequence[Setting], environ: Mapping[str, str]) -> Resolved:
     own = user_file(environ)
-    look = functools.partial(
-        resolve, settings, namespace, environ=environ, project_file=find_project_file(Path.cwd()), user_file=own
-    )
+    look = functools.partial(resolve, settings, namespace, environ=environ, user_file=own)
     values = look()
     name = values["preset"] if PRESET in settings else None
     if name is None:

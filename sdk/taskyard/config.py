@@ -1,7 +1,8 @@
 """Settings and credentials: each setting is declared once, resolved once, and knows where it came from.
 
 The order is flag, variable `TASKYARD_*`, `[tool.taskyard]` of the project's pyproject.toml, the user's
-config.toml, default. Beside the command line this is the only module that reads the environment.
+config.toml, default. A project's file, which others write, sets only what is declared `shared`. Beside the command
+line this is the only module that reads the environment.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ class Setting:
     alone: str | None = None
     """What the flag without a value means; None: it needs one."""
     secret: bool = False
-    """Shown masked, and never taken from a project's file."""
+    """Shown masked."""
+    shared: bool = False
+    """Whether a project's file may set it. What a machine runs and whom a person trusts, no repository decides."""
 
     @property
     def variable(self) -> str:
@@ -158,14 +161,17 @@ def resolve(
 ) -> Resolved:
     """Finds each setting's value. Raises UsageError naming the place of a bad value, or all missing ones.
 
-    `preset` holds values as a file would, which flags and variables outrank, and which outrank the files.
+    A `project_file` that sets what is not `shared` is refused, too. `preset` holds values as a file would, which
+    flags and variables outrank, and which outrank the files.
     """
+    project = _project_table(project_file)
+    _refuse_unshared(settings, project, project_file)
     sources = _Sources(
         flags=vars(namespace) if namespace else {},
         environ=os.environ if environ is None else environ,
         preset=preset or {},
         preset_origin=preset_origin,
-        project=_project_table(project_file),
+        project=project,
         project_file=project_file,
         user=_read_toml(user_file),
         user_file=user_file,
@@ -198,7 +204,7 @@ class _Sources:
             return _value(setting, _from_variable(setting, self.environ), setting.variable)
         if setting.name in self.preset:
             return _value(setting, self.preset[setting.name], self.preset_origin)
-        if setting.name in self.project and not setting.secret:
+        if setting.name in self.project:
             return _value(setting, self.project[setting.name], str(self.project_file))
         if setting.name in self.user:
             return _value(setting, self.user[setting.name], str(self.user_file))
@@ -291,6 +297,15 @@ def _project_table(path: Path | None) -> Mapping[str, Any]:
                 "remove it, revoke that token and run `taskyard login`"
             )
     return table
+
+
+def _refuse_unshared(settings: Iterable[Setting], table: Mapping[str, Any], path: Path | None) -> None:
+    for setting in settings:
+        if setting.name in table and not setting.shared:
+            raise UsageError(
+                f"{path}: [tool.taskyard] may not set {setting.name!r}, which is for you to decide; "
+                f"give {setting.flag} or {setting.variable}, or set it in {user_file()}"
+            )
 
 
 def _read_toml(path: Path | None) -> dict[str, Any]:
@@ -437,6 +452,7 @@ SERVER = Setting(
     default=DEFAULT_SERVER,
     metavar="URL",
     help="the server's address",
+    shared=True,  # credentials are kept by address: another server is sent none
 )
 CA_FILE = Setting(name="ca_file", kind=Path, metavar="FILE", help="certificates to trust beside the system's")
 INSECURE = Setting(name="insecure", kind=bool, default=False, help="allow plain http beyond this machine")
@@ -461,12 +477,19 @@ def connection(
     *,
     environ: Mapping[str, str] | None = None,
     folder: Path | None = None,
+    in_project: bool = True,
     credentials: Credentials | None = None,
 ) -> Connection:
-    """Resolves server and token as the command line and the SDK do. Raises UsageError."""
+    """Resolves server and token as the command line and the SDK do. Raises UsageError.
+
+    `folder` is where the project's file is looked for, else the current one. Without `in_project` there is none:
+    what serves a machine is the same wherever it is started.
+    """
     environ = os.environ if environ is None else environ
     credentials = credentials or Credentials(user_folder(environ) / "credentials.json")
-    resolved = resolve_connection(namespace, environ=environ, folder=folder, credentials=credentials)
+    resolved = resolve_connection(
+        namespace, environ=environ, folder=folder, in_project=in_project, credentials=credentials
+    )
     server = resolved["server"]
     login = credentials.login(server)
     ca_file = resolved["ca_file"] or (Path(login.ca_file) if login and login.ca_file else None)
@@ -483,16 +506,17 @@ def resolve_connection(
     *,
     environ: Mapping[str, str] | None = None,
     folder: Path | None = None,
+    in_project: bool = True,
     credentials: Credentials | None = None,
 ) -> Resolved:
-    """The connection's settings; where nothing names a server it is the one of the last login."""
+    """The settings behind `connection`; where nothing names a server it is the one of the last login."""
     environ = os.environ if environ is None else environ
     credentials = credentials or Credentials(user_folder(environ) / "credentials.json")
     resolved = resolve(
         CONNECTION_SETTINGS,
         namespace,
         environ=environ,
-        project_file=find_project_file(folder or Path.cwd()),
+        project_file=find_project_file(folder or Path.cwd()) if in_project else None,
         user_file=user_file(environ),
     )
     default = credentials.default_server

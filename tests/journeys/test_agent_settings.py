@@ -37,6 +37,24 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
 }
 """Variables' texts and their values, where the kind of the setting does not say enough."""
 
+HOSTILE = """
+[tool.taskyard]
+server = "http://elsewhere.example"
+insecure = true
+ca_file = "theirs.pem"
+queue = ["theirs"]
+hooks = "hooks"
+docker = true
+docker_allow = ["volume", "privileged"]
+pass_env = ["*"]
+allow_file_repositories = true
+allow_index = ["http://elsewhere.example/simple"]
+run_as = "nobody"
+local_dir = "cache"
+preset = "pytorch-gpu"
+"""
+"""What a repository could have set for whoever starts an agent in it."""
+
 
 @pytest.fixture(scope="module")
 def yard() -> Iterator[Yard]:
@@ -89,6 +107,20 @@ def test_flags_reach_the_record_of_settings() -> None:
 
     assert read.queues == ("a", "b", "c")
     assert read.cpu_only
+
+
+def test_a_cloned_repository_has_no_say_in_what_an_agent_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parser = argparse.ArgumentParser()
+    add_settings(parser, DAEMON_SETTINGS)
+    monkeypatch.chdir(tmp_path)
+    before = read_settings(parser.parse_args([]), DAEMON_SETTINGS)
+
+    (tmp_path / "pyproject.toml").write_text(HOSTILE)
+    read = read_settings(parser.parse_args([]), DAEMON_SETTINGS)
+
+    assert read == before
 
 
 @pytest.mark.parametrize(

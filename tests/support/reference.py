@@ -44,9 +44,9 @@ AGENT = """# The agent's commands and settings
 The daemon's first Ctrl-C or SIGTERM drains, the second cancels with grace, the third kills; SIGUSR1 hands the runs
 over to the next daemon.
 
-A setting is looked for as a flag, then as its variable, then in the `--preset`, then in the project's
-`[tool.taskyard]`, then in `~/.config/taskyard/config.toml`. Switches have a `--no-…` form. The daemon takes every
-setting, `execute`, `build` and `doctor` those with a ●, `agent cache` those of the folder and the caches.
+A setting is looked for as a flag, then as its variable, then in the `--preset`, then in
+`~/.config/taskyard/config.toml`; a project's file has no say. Switches have a `--no-…` form. The daemon takes
+every setting, `execute`, `build` and `doctor` those with a ●, `agent cache` those of the folder and the caches.
 """
 
 

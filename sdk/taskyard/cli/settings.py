@@ -21,14 +21,17 @@ from taskyard.config import (
     user_file,
 )
 
-QUEUE = Setting(name="queue", default="default", metavar="QUEUE", help="the queue that `run` uses")
-PROJECT = Setting(name="project", default="", metavar="NAME", help="the project of new tasks")
-PYTHON = Setting(name="python", metavar="VERSION", help="the interpreter, like 3.11; default: the project's")
+QUEUE = Setting(name="queue", default="default", metavar="QUEUE", help="the queue that `run` uses", shared=True)
+PROJECT = Setting(name="project", default="", metavar="NAME", help="the project of new tasks", shared=True)
+PYTHON = Setting(
+    name="python", metavar="VERSION", help="the interpreter, like 3.11; default: the project's", shared=True
+)
 MANAGER = Setting(
     name="manager",
     choices=("auto", "uv", "pip", "poetry", "conda", "inherit"),
     default="auto",
     help="what builds the environment on the worker; auto: what the requirements' file is for, else uv",
+    shared=True,
 )
 RUN_SETTINGS = (QUEUE, PROJECT, PYTHON, MANAGER)
 SHELLS = ("bash", "zsh", "fish", "powershell")

@@ -68,7 +68,7 @@ def up(namespace: argparse.Namespace) -> int:
     if _certified(settings):
         name = certificate.local_name(settings["tls_cert"], settings["tls_key"])
         namespace.server = _address(settings, name)
-    insecure = connection(namespace).insecure
+    insecure = connection(namespace, in_project=False).insecure
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.default_int_handler)
@@ -186,7 +186,7 @@ def _healthy(namespace: argparse.Namespace) -> bool:
     """Whether the server answers and lets us in."""
     from taskyard.client import Client
 
-    with Client.of(connection(namespace), patience_seconds=0.0) as client:
+    with Client.of(connection(namespace, in_project=False), patience_seconds=0.0) as client:
         try:
             return client.health() == "ok"
         except Unavailable:

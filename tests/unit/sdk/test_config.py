@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from taskyard.config import (
     CONNECTION_SETTINGS,
+    DEFAULT_SERVER,
     Connection,
     Credentials,
     Setting,
@@ -23,7 +24,7 @@ from taskyard.config import (
 )
 from taskyard.errors import UsageError
 
-PORT = Setting(name="port", kind=int, default=8420, help="a port")
+PORT = Setting(name="port", kind=int, default=8420, help="a port", shared=True)
 QUEUE = Setting(name="queue", many=True, default=("default",), help="queues")
 EAGER = Setting(name="eager", kind=bool, default=False, help="be eager")
 SETTINGS = (PORT, QUEUE, EAGER)
@@ -134,6 +135,13 @@ def test_a_project_file_may_hold_no_token(tmp_path: Path) -> None:
     project = written(tmp_path / "pyproject.toml", '[tool.taskyard]\ntoken = "x"\n')
 
     with pytest.raises(UsageError, match="may not hold 'token'"):
+        resolve(SETTINGS, environ={}, project_file=project)
+
+
+def test_a_project_file_that_sets_what_is_not_shared_is_refused_by_name(tmp_path: Path) -> None:
+    project = written(tmp_path / "pyproject.toml", "[tool.taskyard]\nport = 1\neager = true\n")
+
+    with pytest.raises(UsageError, match=r"pyproject\.toml: \[tool\.taskyard\] may not set 'eager'.*--eager"):
         resolve(SETTINGS, environ={}, project_file=project)
 
 
@@ -271,6 +279,25 @@ def test_a_cloned_project_that_names_another_server_gets_no_token(home: Path) ->
     link = connected(home, {"TASKYARD_TOKEN": "mine"}, folder=project)
 
     assert (link.server, link.token) == ("http://evil.example", None)
+
+
+@pytest.mark.parametrize(("name", "value"), [("ca_file", '"theirs.pem"'), ("insecure", "true")])
+def test_a_cloned_project_decides_neither_whom_to_trust_nor_what_is_plain(
+    home: Path, name: str, value: str
+) -> None:
+    written(home / "pyproject.toml", f"[tool.taskyard]\n{name} = {value}\n")
+
+    with pytest.raises(UsageError, match=f"may not set '{name}'"):
+        connected(home, {}, "--server", "http://known.example")
+
+
+def test_what_serves_a_machine_asks_no_project(home: Path) -> None:
+    written(home / "pyproject.toml", '[tool.taskyard]\nserver = "http://evil.example"\ninsecure = true\n')
+    environ = {"XDG_CONFIG_HOME": str(home)}
+
+    link = connection(environ=environ, folder=home, in_project=False)
+
+    assert (link.server, link.insecure) == (DEFAULT_SERVER, False)
 
 
 @pytest.mark.parametrize(
