@@ -340,11 +340,14 @@ class Client:
         return self._send(Worker, "POST", _worker(name) + "/resume")
 
     def worker_metrics(self, name: str, **wanted: Any) -> list[Series]:
-        """Downsampled measurements; `wanted` as for `run_metrics`."""
+        """Downsampled measurements of the last hour; `wanted` as for `run_metrics`."""
         return self._metrics(_worker(name) + "/metrics", **wanted)
 
     def run_metrics(self, run_id: str, **wanted: Any) -> list[Series]:
-        """Downsampled measurements: `start` and `end` in epoch seconds, at most `points` each, `names`."""
+        """Downsampled measurements: `start` and `end` in epoch seconds, at most `points` each, `names`.
+
+        Without a start or an end they are the run's own.
+        """
         return self._metrics(_run(run_id, "metrics"), **wanted)
 
     def _metrics(

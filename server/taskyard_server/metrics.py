@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from taskyard.wire import Series
+from taskyard.wire import Run, Series
 
 from taskyard_server.errors import Invalid
 from taskyard_server.store.base import SampleStore
 
 MOST_POINTS = 2000
 DEFAULT_RANGE_SECONDS = 3600.0
+SHORTEST_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +21,9 @@ class TimeRange:
     """What to show: seconds since the epoch, and into how many buckets to divide the time between."""
 
     start: float | None = None
-    """None: an hour before the end."""
+    """None: an hour before the end; of a run, its claim."""
     end: float | None = None
-    """None: now."""
+    """None: now; of a run that has ended, its end."""
     points: int = 300
     names: tuple[str, ...] = ()
     """Empty for all."""
@@ -39,9 +40,11 @@ class Metrics:
         """Raises Invalid for a range that is empty."""
         return await self._series(f"worker:{name}", wanted)
 
-    async def of_run(self, run_id: str, wanted: TimeRange) -> list[Series]:
-        """Raises Invalid for a range that is empty."""
-        return await self._series(f"run:{run_id}", wanted)
+    async def of_run(self, run: Run, wanted: TimeRange) -> list[Series]:
+        """The range is the whole run's where nothing else is wanted. Raises Invalid for one that is empty."""
+        start = run.claimed_at if wanted.start is None else wanted.start
+        end = max(run.ended_at or self._clock(), start + SHORTEST_SECONDS) if wanted.end is None else wanted.end
+        return await self._series(f"run:{run.id}", replace(wanted, start=start, end=end))
 
     async def _series(self, subject: str, wanted: TimeRange) -> list[Series]:
         end = self._clock() if wanted.end is None else wanted.end

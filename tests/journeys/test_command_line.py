@@ -22,6 +22,7 @@ from taskyard.config import Credentials
 from taskyard.transport import Transport
 
 from tests.support.certificates import self_made_certificate
+from tests.support.claimants import Claimant
 from tests.support.servers import ServerProcess, free_port
 
 Typed = Callable[..., "Result"]
@@ -116,6 +117,10 @@ def test_an_unknown_queue_ends_with_2_the_nearest_names_and_how_to_create_it(
         (("edit", "TASK", "--timeout", "soon"), "--timeout soon: write a time like 90s"),
         (("clone", "TASK", "--secret", "A=b"), "--secret A: give the name alone"),
         (("logs", "TASK"), "has not run yet"),
+        (("metrics", "TASK"), "has not run yet"),
+        (("metrics", "TASK", "--attempt", "1"), "has had 0 attempts"),
+        (("metrics", "TASK", "--since", "soon"), "--since soon: write a time like 90s"),
+        (("metrics", "--worker", "there", "--attempt", "1"), "--attempt is for a task"),
         (("logs", "TASK", "--attempt", "2"), "has had 0 attempts"),
         (("workers", "show"), "take one name"),
         (("workers", "show", "nobody"), "no worker is called 'nobody'"),
@@ -230,6 +235,26 @@ def test_a_story_lists_the_events(type_in: Typed, task: wire.Task) -> None:
 
     assert result.rows[-1][1] == "created"
     assert type_in("events", "--task", task.id, "--kind", "created").rows[0][1:3] == [task.id[:8], "created"]
+
+
+@pytest.fixture
+def ended(server: ServerProcess, client: Client, task: wire.Task, queue: wire.Queue) -> wire.Task:
+    """A task that ran twice, with more memory the second time."""
+    client.enqueue(task.id, queue.id)
+    with Claimant(server, server.issue("agent"), f"host:{queue.name}") as agent:
+        agent.run_one(queue.name, memory_bytes=1e6)
+        client.retry_task(task.id)
+        agent.run_one(queue.name, memory_bytes=2e6)
+    return client.task(task.id)
+
+
+def test_what_each_attempt_used_is_shown(type_in: Typed, ended: wire.Task) -> None:
+    latest = json.loads(type_in("metrics", "--json", ended.id).out)
+
+    assert [series["points"][0]["maximum"] for series in latest] == [2e6]
+    assert type_in("metrics", "--attempt", "1", ended.id).rows[0][:2] == ["memory_bytes", "1.0 MB"]
+    assert type_in("metrics", "--since", "1h", ended.id).rows[0][:2] == ["memory_bytes", "2.0 MB"]
+    assert type_in("metrics", "--since", "2h", "--until", "1h", ended.id).out == ""
 
 
 # --- queues

@@ -79,8 +79,14 @@ class Claimant:
             "wait_seconds": wait_seconds,
         }
 
-    def beat(self, *runs: str, phase: str = "claimed") -> dict[str, Any]:
-        """Confirms and renews these runs."""
+    def beat(self, *runs: str, phase: str = "claimed", **measured: float) -> dict[str, Any]:
+        """Confirms and renews these runs, of which it has just `measured` this."""
+        now = self.http.get("/info").json()["time"] if measured else 0.0
+        samples = [
+            {"subject": f"run:{run}", "name": name, "at": now, "value": value}
+            for run in runs
+            for name, value in measured.items()
+        ]
         reports = [{"id": run, "control_token": self.control_token, "phase": phase} for run in runs]
         state = "busy" if runs else "idle"
         worker = {"name": self.worker, "state": state, "queues": ["default"], "run": runs[0] if runs else None}
@@ -91,6 +97,7 @@ class Claimant:
             "version": "0",
             "workers": [worker],
             "runs": reports,
+            "samples": samples,
         }
         answer = self.http.post("/beats", json=beat)
         answer.raise_for_status()
@@ -111,13 +118,13 @@ class Claimant:
         body = {"control_token": self.control_token, "outcome": outcome, "log_bytes": log_bytes}
         return self.http.post(f"/runs/{run}/finish", json=body)
 
-    def run_one(self, *queues: str, wait_seconds: float = 0.0) -> str | None:
-        """Claims and ends one task; returns its id, None when there was none."""
+    def run_one(self, *queues: str, wait_seconds: float = 0.0, **measured: float) -> str | None:
+        """Claims and ends one task, which used what it `measured`; returns its id, None when there was none."""
         claim = self.claim(*queues, wait_seconds=wait_seconds)
         if claim["run"] is None:
             return None
         run = claim["run"]["id"]
-        self.beat(run)
+        self.beat(run, **measured)
         self.start(run).raise_for_status()
         self.finish(run).raise_for_status()
         return str(claim["task"]["id"])

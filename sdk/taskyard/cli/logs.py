@@ -9,7 +9,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from taskyard.cli import output
-from taskyard.cli.session import FOLLOW_PATIENCE_SECONDS, add_command, add_task, find_task, open_client
+from taskyard.cli.session import (
+    FOLLOW_PATIENCE_SECONDS,
+    add_attempt,
+    add_command,
+    add_task,
+    find_run,
+    find_task,
+    open_client,
+)
 from taskyard.cli.terminal import TerminalFilter
 from taskyard.errors import UsageError
 
@@ -29,7 +37,7 @@ def add_parser(subparsers: Any) -> None:
     parser = add_command(subparsers, "logs", "print a task's log", logs)
     parser.add_argument("-f", "--follow", action="store_true", help="go on until the run has ended")
     parser.add_argument("-n", "--tail", type=int, metavar="N", help="only the last N lines")
-    parser.add_argument("--attempt", type=int, metavar="N", help="this attempt; default: the latest")
+    add_attempt(parser)
     add_task(parser)
 
 
@@ -41,7 +49,7 @@ def logs(namespace: argparse.Namespace) -> None:
         raise UsageError("--tail: a number of lines is 0 or more")
     with open_client(namespace) as client:
         task = find_task(client, namespace.task)
-        run_id = _run_id(task, namespace.attempt)
+        run_id = find_run(task, namespace.attempt)
         if namespace.follow:
             _follow(client, task, run_id, namespace)
         elif run_id is None:
@@ -117,11 +125,3 @@ def _follow(client: Client, task: Task, run_id: str | None, namespace: argparse.
     except KeyboardInterrupt:
         say_detached(task)
         raise
-
-
-def _run_id(task: Task, attempt: int | None) -> str | None:
-    if attempt is None:
-        return task.run.id if task.run else None
-    if not 1 <= attempt <= task.run_count:
-        raise UsageError(f"--attempt {attempt}: task {task.id[:8]} has had {task.run_count} attempts")
-    return f"{task.id}.{attempt}"

@@ -45,6 +45,11 @@ def add_task(parser: argparse.ArgumentParser, **options: Any) -> None:
     parser.add_argument("task", metavar="TASK", help=TASK_HELP, **options)
 
 
+def add_attempt(parser: argparse.ArgumentParser) -> None:
+    """The flag that names one of a task's runs; see `find_run`."""
+    parser.add_argument("--attempt", type=int, metavar="N", help="this attempt; default: the latest")
+
+
 def add_queue(parser: argparse.ArgumentParser, name: str = "queue", **options: Any) -> None:
     """The positional or flag that names a queue, completed from the server."""
     argument = parser.add_argument(name, metavar="QUEUE", help="name or id of a queue", **options)
@@ -73,6 +78,15 @@ def find_task(client: Client, ref: str) -> Task:
         if error.status == _CONFLICT:
             raise UsageError(error.detail) from error
         raise
+
+
+def find_run(task: Task, attempt: int | None) -> str | None:
+    """The id of this attempt at the task, or of the latest; None before the first. Raises UsageError."""
+    if attempt is None:
+        return task.run.id if task.run else None
+    if not 1 <= attempt <= task.run_count:
+        raise UsageError(f"--attempt {attempt}: task {task.id[:8]} has had {task.run_count} attempts")
+    return f"{task.id}.{attempt}"
 
 
 def find_queue(client: Client, ref: str) -> Queue:
