@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from taskyard import exit_codes
 from taskyard.client import Client
 from taskyard.wire import TaskSpec
 
@@ -26,7 +27,6 @@ from .daemon import agents_folder, checkout_settings, container_settings, enviro
 from .environments import ReadyEnvironment
 from .environments.cache import cache_of
 from .errors import RunFailed, RunStopped, SettingsError
-from .execute import EXIT_CANCELLED, EXIT_LOST
 from .reproduction import Reproduction
 from .run_as import UMASK
 
@@ -78,8 +78,8 @@ def build(task: str, settings: AgentSettings, client: Client, *, target: str | N
 def exit_code(error: RunFailed | RunStopped) -> int:
     """130 when interrupted, 125 when the machine is at fault, 1 when the task is."""
     if isinstance(error, RunStopped):
-        return EXIT_CANCELLED
-    return EXIT_LOST if error.infrastructure else EXIT_FAILED
+        return exit_codes.CANCELLED
+    return exit_codes.TASKYARD if error.infrastructure else EXIT_FAILED
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from types import FrameType
 from typing import BinaryIO
 
 from taskyard.client import Client
-from taskyard.wire import ClaimRequest, Outcome, OutcomeKind, Reason
+from taskyard.exit_codes import exit_code
+from taskyard.wire import ClaimRequest
 
 from .config import AgentSettings
 from .daemon import AgentParts, open_agent
@@ -23,17 +24,13 @@ from .held import Cause
 from .journal import JournalledRun
 from .run import RunJob
 
-EXIT_LOST = 125
-EXIT_TIMEOUT = 124
-EXIT_CANCELLED = 130
 SPOOL_POLL_SECONDS = 0.05
 
 
 def execute(task_id: str, settings: AgentSettings, client: Client) -> int:
     """Claims this task alone, carries it to its end with its log on standard output; returns the exit code.
 
-    The code is the command's own, 128 + signal, 124 for its time limit, 130 when cancelled, 125 when Taskyard or
-    the machine failed.
+    The code is that of `taskyard.exit_codes`.
     """
     host = settings.host
     named = dataclasses.replace(settings, name=settings.name or f"{host}:execute:{os.getpid()}")
@@ -45,19 +42,6 @@ def execute(task_id: str, settings: AgentSettings, client: Client) -> int:
             outcome = job.execute()
         parts.shipper.flush(run.run.id, timeout=30.0)
     return exit_code(outcome)
-
-
-def exit_code(outcome: Outcome | None) -> int:
-    """What a script that waited for this outcome should see."""
-    if outcome is None or outcome.kind is OutcomeKind.LOST or outcome.infrastructure:
-        return EXIT_LOST
-    if outcome.kind is OutcomeKind.CANCELLED:
-        return EXIT_CANCELLED
-    if outcome.reason is Reason.TIMEOUT:
-        return EXIT_TIMEOUT
-    if outcome.signal:
-        return 128 + outcome.signal
-    return EXIT_LOST if outcome.exit_code is None else outcome.exit_code
 
 
 @contextlib.contextmanager

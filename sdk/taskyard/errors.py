@@ -13,13 +13,25 @@ TaskyardError
 
 from __future__ import annotations
 
+_INVALID = 422
+
 
 class TaskyardError(Exception):
     """Root of the SDK's errors."""
 
+    @property
+    def mistake(self) -> bool:
+        """Whether the caller's words are at fault: other words would do."""
+        return False
+
 
 class UsageError(TaskyardError):
     """A flag, variable, file or argument that cannot be followed."""
+
+    @property
+    def mistake(self) -> bool:
+        """Always."""
+        return True
 
 
 class NotLoggedIn(TaskyardError):
@@ -38,6 +50,11 @@ class Refused(TaskyardError):
         self.status = status
         self.word = word
         self.detail = detail
+
+    @property
+    def mistake(self) -> bool:
+        """Where the server found it, rather than the client."""
+        return self.status == _INVALID
 
 
 class NotFound(Refused):

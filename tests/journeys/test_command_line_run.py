@@ -159,13 +159,23 @@ def test_what_cannot_be_asked_for_is_refused_before_anything_is_sent(type_in, wo
     assert words[-2] in result.stderr
 
 
+def test_what_the_server_finds_wrong_is_a_mistake_too(type_in) -> None:
+    result = type_in("run", "--wait", "--env", "LD_PRELOAD=x", "--", "python", "train.py")
+
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "a task may not set LD_PRELOAD" in result.stderr
+
+
+@pytest.mark.parametrize("flags", [(), ("--wait",)], ids=["submitted", "waited for"])
 def test_on_a_terminal_the_unusual_is_asked_about_and_no_is_no(
-    variables: dict[str, str], checkout: Repository, type_in
+    variables: dict[str, str], checkout: Repository, type_in, flags: tuple[str, ...]
 ) -> None:
     type_in("queue", "create", "nobody here")
+    for name in ("one.bin", "two.bin"):
+        (checkout.root / name).write_bytes(os.urandom(6_000_000))
     outer, inner = pty.openpty()
     process = subprocess.Popen(
-        [*TASKYARD, "run", "--queue", "nobody here", "--name", "unwanted", "--", "python", "train.py"],
+        [*TASKYARD, "run", *flags, "--queue", "nobody here", "--name", "unwanted", "--", "python", "train.py"],
         cwd=checkout.root,
         env=variables,
         stdin=inner,
@@ -183,6 +193,7 @@ def test_on_a_terminal_the_unusual_is_asked_about_and_no_is_no(
 
     assert code == 1
     assert b"no worker can take it" in shown
+    assert b"2 untracked files (12.0 MB) will be uploaded for the first time; 12.0 MB will be uploaded" in shown
     assert type_in("ps", "--name", "unwanted").stdout == ""
 
 

@@ -16,13 +16,12 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from taskyard.cli import output
-from taskyard.errors import Refused, TaskyardError, UsageError
+from taskyard.errors import TaskyardError, UsageError
 
 EXIT_FAILURE = 1
 EXIT_MISTAKE = 2
 EXIT_INTERRUPTED = 130
 MOST_IN_USAGE = 10
-_INVALID = 422
 
 MODULES: dict[str, tuple[str, ...]] = {
     "taskyard.cli.run": ("run",),
@@ -58,14 +57,10 @@ def execute(argv: Sequence[str]) -> int:
     """Runs one command line and returns its exit code; never raises for what a user or a server did."""
     try:
         return _execute(argv)
-    except UsageError as error:
-        return _fail(error, EXIT_MISTAKE)
     except _agents_usage_error() as error:
         return _fail(error, EXIT_MISTAKE)
-    except Refused as error:
-        return _fail(error, EXIT_MISTAKE if error.status == _INVALID else EXIT_FAILURE)
     except TaskyardError as error:
-        return _fail(error, EXIT_FAILURE)
+        return _fail(error, EXIT_MISTAKE if error.mistake else EXIT_FAILURE)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskyard.cli import changes, output
 from taskyard.cli.logs import follow_run, say_detached, wait_for_run
-from taskyard.cli.session import add_command, confirmed, find_queue, open_client, remember_task
+from taskyard.cli.session import Declined, add_command, confirm, find_queue, open_client, remember_task
 from taskyard.cli.settings import RUN_SETTINGS
 from taskyard.config import add_settings, find_project_file, resolve, user_file, user_folder
 from taskyard.errors import TaskyardError, UsageError
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     from taskyard.submission import Prepared, Wanted
     from taskyard.wire import Command, Container, Outcome, Queue, Task, TaskSpec, Worker
 
-EXIT_TIMEOUT = 124
-EXIT_TASKYARD = 125
-EXIT_CANCELLED = 130
-SIGNAL_BASE = 128
 LARGE_UPLOAD_BYTES = 10_000_000
 SHOWN_FILES = 3
 PLAN_INDENT = 14
@@ -63,17 +59,22 @@ def add_parser(subparsers: Any) -> None:
 
 def run(namespace: argparse.Namespace) -> int:
     """Submits the command; with `--wait` returns what the command returned."""
+    from taskyard import exit_codes
+
     try:
         with open_client(namespace) as client:
             task = _submit(client, namespace)
             return _follow(client, task) if namespace.wait else 0
-    except UsageError:
-        raise
     except (TaskyardError, OSError) as error:
-        if not namespace.wait:
+        if not namespace.wait or _says_no(error):
             raise
         output.note(f"taskyard: {output.trouble(error)}")
-        return EXIT_TASKYARD
+        return exit_codes.TASKYARD
+
+
+def _says_no(error: TaskyardError | OSError) -> bool:
+    """Whether it is the person's doing, no failure of Taskyard's."""
+    return isinstance(error, Declined) or (isinstance(error, TaskyardError) and error.mistake)
 
 
 def _submit(client: Client, namespace: argparse.Namespace) -> Task:
@@ -87,8 +88,9 @@ def _submit(client: Client, namespace: argparse.Namespace) -> Task:
         for line in plan(prepared, queue, workers):
             output.note(line, indent=PLAN_INDENT)
         questions = unusual(prepared, queue, workers)
-        if questions and not confirmed(f"{'; '.join(questions)}. Submit it?", yes=namespace.yes):
-            raise TaskyardError("nothing was submitted")
+        if questions:
+            sentence = f"{'; '.join(questions)}. Submit it?"
+            confirm(sentence, yes=namespace.yes, otherwise="nothing was submitted")
         task = submit_prepared(client, prepared, queue=queue.id)
     remember_task(client.server, task.id)
     _print_submitted(task, namespace)
@@ -298,6 +300,8 @@ def _print_submitted(task: Task, namespace: argparse.Namespace) -> None:
 
 def _follow(client: Client, task: Task) -> int:
     """Prints the log of every attempt until the task has ended; returns its exit code."""
+    from taskyard import exit_codes
+
     number = 0
     try:
         while True:
@@ -314,7 +318,7 @@ def _follow(client: Client, task: Task) -> int:
             )
     except KeyboardInterrupt:
         say_detached(task)
-        return EXIT_CANCELLED
+        return exit_codes.CANCELLED
     return _explained(task.run.outcome if task.run else None, task)
 
 
@@ -327,18 +331,10 @@ def _explained(outcome: Outcome | None, task: Task) -> int:
 
 
 def exit_code(outcome: Outcome | None, task: Task) -> int:
-    """The script's own code, 128 and the signal, or what became of it otherwise."""
-    if task.state in ("cancelled", "draft"):
-        return EXIT_CANCELLED
-    if outcome is None:
-        return EXIT_TASKYARD
-    if outcome.reason == "timeout":
-        return EXIT_TIMEOUT
-    if outcome.reason == "exit" and outcome.exit_code is not None:
-        return outcome.exit_code
-    if outcome.reason == "signal" and outcome.signal is not None:
-        return SIGNAL_BASE + outcome.signal
-    return EXIT_TASKYARD
+    """That of its outcome, unless the task was taken back."""
+    from taskyard import exit_codes
+
+    return exit_codes.CANCELLED if task.state in ("cancelled", "draft") else exit_codes.exit_code(outcome)
 
 
 def _words(outcome: Outcome | None) -> str:

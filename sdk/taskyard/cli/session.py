@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskyard.cli import output
 from taskyard.config import CONNECTION_SETTINGS, add_settings, connection, server_origin, user_folder
-from taskyard.errors import NotFound, Refused, UsageError
+from taskyard.errors import NotFound, Refused, TaskyardError, UsageError
 
 if TYPE_CHECKING:
     from taskyard.client import Client
@@ -25,6 +25,12 @@ LAST = "@last"
 SHORTEST_PREFIX = 4
 """Of an id; the server takes less for a name."""
 TASK_HELP = f"id, unique prefix of an id, unique name, or {LAST}"
+
+
+class Declined(TaskyardError):
+    """A person was asked, and said no."""
+
+
 Handler = Callable[[argparse.Namespace], "int | None"]
 _CONFLICT = 409
 
@@ -124,12 +130,13 @@ def remember_task(server: str, task_id: str) -> None:
         output.note(f"taskyard: {LAST} does not name it: {output.trouble(error)}")
 
 
-def confirmed(question: str, *, yes: bool) -> bool:
-    """Asks on a terminal; anywhere else silence is consent."""
+def confirm(question: str, *, yes: bool, otherwise: str) -> None:
+    """Asks on a terminal; anywhere else silence is consent. A no raises Declined with the word `otherwise`."""
     if yes or not sys.stdin.isatty() or not sys.stderr.isatty():
-        return True
+        return
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise Declined(otherwise)
 
 
 def _last_task(server: str) -> str:
@@ -152,8 +159,6 @@ def _last_file() -> Path:
 
 def _queue_names(parsed_args: argparse.Namespace, **_: object) -> list[str]:
     """For the shell's completion, which must neither wait nor complain."""
-    from taskyard.errors import TaskyardError
-
     try:
         with open_client(parsed_args, patience_seconds=0.0) as client:
             return [queue.name for queue in client.queues()]

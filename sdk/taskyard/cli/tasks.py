@@ -14,13 +14,13 @@ from taskyard.cli.session import (
     add_command,
     add_queue,
     add_task,
-    confirmed,
+    confirm,
     find_queue,
     find_task,
     open_client,
     remember_task,
 )
-from taskyard.errors import TaskyardError, UsageError
+from taskyard.errors import UsageError
 
 if TYPE_CHECKING:
     from taskyard.client import Client
@@ -140,8 +140,7 @@ def delete(namespace: argparse.Namespace) -> None:
     with open_client(namespace) as client:
         tasks = [find_task(client, ref) for ref in namespace.task]
         names = ", ".join(f"{short(task)} {output.clean(task.spec.name)}".strip() for task in tasks)
-        if not confirmed(f"Delete {names} with logs?", yes=namespace.yes):
-            raise TaskyardError("nothing was deleted")
+        confirm(f"Delete {names} with logs?", yes=namespace.yes, otherwise="nothing was deleted")
         for task in tasks:
             client.delete_task(task.id)
     if namespace.json:

@@ -113,6 +113,7 @@ ENDINGS = [
     (ended(TaskState.FAILED, Reason.EXIT, 3), 3, "exit 3"),
     (ended(TaskState.FAILED, Reason.SIGNAL, None, 9), 137, "signal 9"),
     (ended(TaskState.FAILED, Reason.TIMEOUT, None, 15), 124, "timeout"),
+    (ended(TaskState.FAILED, Reason.MEMORY, None, 9), 137, "memory"),
     (ended(TaskState.CANCELLED, Reason.CANCELLED, None, 15), 130, ""),
     (ended(TaskState.FAILED, Reason.ENVIRONMENT), 125, "environment"),
     (ended(TaskState.FAILED, Reason.LEASE), 125, "lease"),
