@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from taskyard import exit_codes
 from taskyard.cli import output
 from taskyard.client import Client
 from taskyard.config import CONNECTION_SETTINGS, Connection, add_settings, connection, server_address
@@ -52,6 +53,10 @@ def add_parser(subparsers: Any) -> None:
     _add_doctor(verbs)
     _add_cache(verbs)
     _add_init(verbs)
+
+
+def _add_json(parser: argparse.ArgumentParser, help_text: str = "print a record") -> None:
+    parser.add_argument("--json", action="store_true", help=help_text)
 
 
 def _verb(verbs: Any, name: str, help_text: str, handler: Any) -> Any:
@@ -139,19 +144,25 @@ def _begin_anew() -> NoReturn:
 def _add_execute(verbs: Any) -> None:
     parser = _verb(verbs, "execute", "run one task here and now", _run_execute)
     parser.add_argument("--id", required=True, metavar="TASK", help="the task's id, unique prefix or unique name")
+    _add_json(parser, "print a record of the run at its end; the log goes to standard error")
     add_groups(parser, EXECUTE_SETTINGS)
 
 
 def _run_execute(namespace: argparse.Namespace) -> int:
     settings = _started(namespace, EXECUTE_SETTINGS)
-    return execute(account.task_id(namespace.id, settings), settings, account.connect(settings))
+    task = account.task_id(namespace.id, settings)
+    log = (sys.stderr if namespace.json else sys.stdout).buffer
+    ended = execute(task, settings, account.connect(settings), log=log)
+    if namespace.json:
+        output.print_json(ended)
+    return exit_codes.exit_code(ended.outcome)
 
 
 def _add_build(verbs: Any) -> None:
     parser = _verb(verbs, "build", "make the environment or image of a task before it runs", _run_build)
     parser.add_argument("--id", required=True, metavar="TASK", help="the task's id, unique prefix or unique name")
     parser.add_argument("--target", metavar="NAME", help="make an image of this name with all that the task needs")
-    parser.add_argument("--json", action="store_true", help="print a record")
+    _add_json(parser)
     add_groups(parser, EXECUTE_SETTINGS)
 
 
@@ -165,7 +176,7 @@ def _run_build(namespace: argparse.Namespace) -> int:
         output.note(f"taskyard: {error}")
         return exit_code(error)
     if namespace.json:
-        print(json.dumps(to_json(made), indent=2))
+        output.print_json(made)
         return 0
     image = f", in image {made.target or made.image}" if made.image else ""
     found = "was here already" if made.reused else "made"
@@ -199,6 +210,7 @@ def _add_join(verbs: Any) -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--token-file", metavar="FILE", help="take a ready token from this file instead of a code")
     source.add_argument("--token-stdin", action="store_true", help="take a ready token from standard input")
+    _add_json(parser)
     add_settings(parser, [setting for setting in CONNECTION_SETTINGS if setting.name != "server"])
 
 
@@ -209,6 +221,9 @@ def _run_join(namespace: argparse.Namespace) -> int:
     client = account.join(link, secret, is_code=not by_token, name=namespace.name)
     token = client.whoami()
     account.remember_server(link.server)
+    if namespace.json:
+        output.print_json(token)
+        return 0
     queues = ", ".join(token.queues) or "any queue"
     print(f"joined {link.server} as {token.name!r}, for {queues}; start it with: taskyard agent daemon")
     return 0
@@ -244,6 +259,7 @@ def _add_init(verbs: Any) -> None:
     parser.add_argument("--queue", help="the queue that it serves; default: its name")
     parser.add_argument("--base", default=scaffold.BASE, metavar="IMAGE", help=f"default: {scaffold.BASE}")
     parser.add_argument("--force", action="store_true", help="overwrite files that are there")
+    _add_json(parser)
     add_settings(parser, [setting for setting in CONNECTION_SETTINGS if setting.name != "ca_file"])
 
 
@@ -254,8 +270,11 @@ def _run_init(namespace: argparse.Namespace) -> int:
         base=namespace.base,
         link=connection(namespace, in_project=False),
     )
-    for path in scaffold.write(namespace.folder, worker, force=namespace.force):
-        print(path)
+    paths = scaffold.write(namespace.folder, worker, force=namespace.force)
+    if namespace.json:
+        output.print_json({"name": worker.name, "queue": worker.queue, "files": list(map(str, paths))})
+    else:
+        print(*paths, sep="\n")
     print(f"the next three commands are in {namespace.folder / 'README.md'}", file=sys.stderr)
     return 0
 

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +13,7 @@ from types import FrameType
 from typing import BinaryIO
 
 from taskyard.client import Client
-from taskyard.exit_codes import exit_code
-from taskyard.wire import ClaimRequest
+from taskyard.wire import ClaimRequest, Run
 
 from .config import AgentSettings
 from .daemon import AgentParts, open_agent
@@ -27,21 +25,18 @@ from .run import RunJob
 SPOOL_POLL_SECONDS = 0.05
 
 
-def execute(task_id: str, settings: AgentSettings, client: Client) -> int:
-    """Claims this task alone, carries it to its end with its log on standard output; returns the exit code.
-
-    The code is that of `taskyard.exit_codes`.
-    """
+def execute(task_id: str, settings: AgentSettings, client: Client, log: BinaryIO) -> Run:
+    """Claims this task alone, carries it to its end and copies its log; returns the run with its outcome."""
     host = settings.host
     named = dataclasses.replace(settings, name=settings.name or f"{host}:execute:{os.getpid()}")
     with open_agent(named, client) as parts, _registered(parts):
         run, secrets = _claim(task_id, parts)
         job = parts.worker.admit(run, parts.services, lambda: secrets)
         parts.lease.start()
-        with _stopped_by_signals(job), _printed(run.directory.spool):
+        with _stopped_by_signals(job), _copied(run.directory.spool, log):
             outcome = job.execute()
         parts.shipper.flush(run.run.id, timeout=30.0)
-    return exit_code(outcome)
+    return dataclasses.replace(run.run, outcome=outcome)
 
 
 @contextlib.contextmanager
@@ -101,13 +96,13 @@ def _stopped_by_signals(job: RunJob) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _printed(spool: Path) -> Iterator[None]:
-    """Copies the run's log to standard output as it grows."""
+def _copied(spool: Path, log: BinaryIO) -> Iterator[None]:
+    """Copies the run's log as it grows."""
     spool.parent.mkdir(parents=True, exist_ok=True)
     spool.touch(mode=0o600)
     ended = threading.Event()
     with spool.open("rb") as file:
-        printer = threading.Thread(target=_copy, args=(file, ended), name="printer")
+        printer = threading.Thread(target=_copy, args=(file, log, ended), name="printer")
         printer.start()
         try:
             yield
@@ -116,12 +111,12 @@ def _printed(spool: Path) -> Iterator[None]:
             printer.join()
 
 
-def _copy(file: BinaryIO, ended: threading.Event) -> None:
+def _copy(file: BinaryIO, log: BinaryIO, ended: threading.Event) -> None:
     last = False
     while True:
         data = file.read()
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        log.write(data)
+        log.flush()
         if last and not data:
             return
         last = ended.wait(SPOOL_POLL_SECONDS)

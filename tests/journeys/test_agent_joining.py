@@ -73,8 +73,10 @@ def test_automation_joins_by_a_token_on_standard_input(person: Person, yard: Yar
     token = yard.server.issue("agent", name="rack-1", queues=["default"])
 
     done = person.types("agent", "join", yard.server.url, "--token-stdin", text=f"{token}\n")
+    again = person.types("agent", "join", yard.server.url, "--token-stdin", "--json", text=f"{token}\n")
 
     assert done.returncode == 0, done.stderr
+    assert json.loads(again.stdout)["queues"] == ["default"]
     assert done.stdout.startswith(f"joined {yard.server.url} as 'rack-1', for default;")
     assert agent_token(person, yard) == token
 

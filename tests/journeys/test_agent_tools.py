@@ -53,6 +53,23 @@ def test_one_task_is_run_here_and_now_and_its_exit_code_returned(
     assert yard.text(task) == "here\n"
 
 
+def test_a_run_that_was_executed_is_a_record_beside_its_log(person: Person, yard: Yard) -> None:
+    task = yard.python("print('here'); exit(3)", queue=None)
+
+    done = person.types("agent", "execute", "--cpu-only", "--json", "--id", task.id)
+
+    assert done.returncode == 3
+    assert json.loads(done.stdout)["outcome"]["exit_code"] == 3
+    assert "here\n" in done.stderr
+
+
+def test_a_custom_worker_that_was_written_is_a_record(person: Person) -> None:
+    made = json.loads(person.types("agent", "init", "worker", "--name", "dusty", "--json").stdout)
+
+    assert (made["name"], made["queue"]) == ("dusty", "dusty")
+    assert "worker/Dockerfile" in made["files"]
+
+
 def test_no_worker_is_left_of_what_was_executed(person: Person, yard: Yard) -> None:
     task = yard.python("print()", queue=None)
 

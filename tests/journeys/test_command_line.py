@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import pty
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from taskyard import wire
-from taskyard.cli.app import MODULES, execute
+from taskyard.cli.app import MODULES, _parser, execute
 from taskyard.client import Client
 from taskyard.config import Credentials
 from taskyard.transport import Transport
@@ -116,6 +117,8 @@ def test_an_unknown_queue_ends_with_2_the_nearest_names_and_how_to_create_it(
         (("edit", "TASK", "--set", "lr"), "--set lr: write it as NAME=VALUE"),
         (("edit", "TASK", "--timeout", "soon"), "--timeout soon: write a time like 90s"),
         (("clone", "TASK", "--secret", "A=b"), "--secret A: give the name alone"),
+        (("ps", "--watch"), "on a terminal"),
+        (("ps", "--watch", "--json"), "on a terminal"),
         (("logs", "TASK"), "has not run yet"),
         (("metrics", "TASK"), "has not run yet"),
         (("metrics", "TASK", "--attempt", "1"), "has had 0 attempts"),
@@ -237,6 +240,33 @@ def test_a_story_lists_the_events(type_in: Typed, task: wire.Task) -> None:
     assert type_in("events", "--task", task.id, "--kind", "created").rows[0][1:3] == [task.id[:8], "created"]
 
 
+WITHOUT_RECORDS = {"up", "server", "completion"}
+"""What runs until it is told to stop, and what is the shell's to read."""
+
+
+@pytest.mark.parametrize("name", [name for names in MODULES.values() for name in names])
+def test_every_command_has_records_for_programs(name: str) -> None:
+    (commands,) = _choices(_parser(name, ["--help"]))
+
+    lacking = {words for words, parser in _leaves(name, commands[name]) if "--json" not in parser.format_help()}
+
+    assert lacking <= WITHOUT_RECORDS
+
+
+def _leaves(words: str, parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """Each command line that does something, below this one."""
+    below = _choices(parser)
+    if not below:
+        yield words, parser
+    for verbs in below:
+        for verb, its_parser in verbs.items():
+            yield from _leaves(f"{words} {verb}", its_parser)
+
+
+def _choices(parser: argparse.ArgumentParser) -> list[dict[str, argparse.ArgumentParser]]:
+    return [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+
+
 @pytest.fixture
 def ended(server: ServerProcess, client: Client, task: wire.Task, queue: wire.Queue) -> wire.Task:
     """A task that ran twice, with more memory the second time."""
@@ -255,6 +285,14 @@ def test_what_each_attempt_used_is_shown(type_in: Typed, ended: wire.Task) -> No
     assert type_in("metrics", "--attempt", "1", ended.id).rows[0][:2] == ["memory_bytes", "1.0 MB"]
     assert type_in("metrics", "--since", "1h", ended.id).rows[0][:2] == ["memory_bytes", "2.0 MB"]
     assert type_in("metrics", "--since", "2h", "--until", "1h", ended.id).out == ""
+
+
+def test_a_story_is_the_servers_own_record_too(type_in: Typed, ended: wire.Task) -> None:
+    told = wire.from_json(wire.Story, json.loads(type_in("story", "--json", ended.id).out))
+
+    assert told.task == ended
+    assert [run.number for run in told.runs] == [1, 2]
+    assert told.events[0].kind == "created"
 
 
 # --- queues

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -11,8 +12,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from taskyard.config import Credentials
@@ -312,6 +314,26 @@ class TestWithAnAgent:
 
         assert type_in("logs", "-f", "@last").stdout.endswith("lr is 0.01\n")
 
+    def test_a_log_is_also_records_of_bytes_at_their_offsets(self, type_in) -> None:
+        type_in("run", "--wait", "--", "python", "train.py")
+
+        lines = [type_in("logs", "--json", *how, "@last").stdout.splitlines() for how in ((), ("-f",))]
+        (tail,) = map(json.loads, type_in("logs", "--json", "--tail", "1", "@last").stdout.splitlines())
+
+        raw = type_in("logs", "@last").stdout
+        assert [joined(map(json.loads, each)).decode() for each in lines] == [raw, raw]
+        assert (tail["offset"], base64.b64decode(tail["data"])) == (
+            len(raw) - len("lr is 0.01\n"),
+            b"lr is 0.01\n",
+        )
+
+    def test_what_was_waited_for_is_a_record_beside_its_log(self, type_in) -> None:
+        result = type_in("run", "--wait", "--json", "--", "python", "train.py", "--code", "7")
+
+        assert result.returncode == 7
+        assert json.loads(result.stdout)["run"]["outcome"]["exit_code"] == 7
+        assert "lr is 0.01\n" in result.stderr
+
     def test_a_story_shows_the_phases(self, type_in) -> None:
         type_in("run", "--wait", "--", "python", "train.py")
 
@@ -341,6 +363,15 @@ class TestWithAnAgent:
 
         assert "lr is 2" in done.stdout
         assert "completed 0" in done.stdout
+
+
+def joined(chunks: Iterable[dict[str, Any]]) -> bytes:
+    """The log that consists of these records, each at its place."""
+    log = b""
+    for chunk in chunks:
+        assert chunk["offset"] == len(log)
+        log += base64.b64decode(chunk["data"])
+    return log
 
 
 def waiting_run(variables: dict[str, str], checkout: Repository) -> subprocess.Popen[str]:

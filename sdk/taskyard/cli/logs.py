@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import base64
+import json
 import sys
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TextIO
 
 from taskyard.cli import output
 from taskyard.cli.session import (
@@ -22,14 +24,15 @@ from taskyard.cli.terminal import TerminalFilter
 from taskyard.errors import UsageError
 
 if TYPE_CHECKING:
-    from taskyard.client import Client
+    from taskyard.client import Client, LogSlice
     from taskyard.wire import Run, Task
 
 CHUNK_BYTES = 1 << 20
 FIRST_PAUSE_SECONDS = 0.03
 LONGEST_PAUSE_SECONDS = 1.0
 MOMENT_SECONDS = 2.0
-_terminal = TerminalFilter()
+Write = Callable[[bytes, int], None]
+"""Takes a piece of a log, and at which byte of it the piece begins."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -43,41 +46,65 @@ def add_parser(subparsers: Any) -> None:
 
 def logs(namespace: argparse.Namespace) -> None:
     """Prints the log of a task's latest attempt, or of the one asked for."""
-    if namespace.json:
-        raise UsageError("a log is raw bytes; use `taskyard show --json` for the run")
     if namespace.tail is not None and namespace.tail < 0:
         raise UsageError("--tail: a number of lines is 0 or more")
     with open_client(namespace) as client:
         task = find_task(client, namespace.task)
         run_id = find_run(task, namespace.attempt)
+        write = as_records() if namespace.json else as_it_is(sys.stdout)
         if namespace.follow:
-            _follow(client, task, run_id, namespace)
+            _follow(client, task, run_id, namespace.tail, write)
         elif run_id is None:
             raise UsageError(f"task {task.id[:8]} has not run yet; follow it with: taskyard logs -f {task.id[:8]}")
         elif namespace.tail is not None:
-            write(client.tail_log(run_id, namespace.tail).data)
+            tail = client.tail_log(run_id, namespace.tail)
+            write(tail.data, tail.offset)
         else:
-            for data in whole(client, run_id):
-                write(data)
+            for part in whole(client, run_id):
+                write(part.data, part.offset)
 
 
-def whole(client: Client, run_id: str) -> Iterator[bytes]:
+def as_it_is(stream: TextIO) -> Write:
+    """Writes the task's bytes to a stream; to a terminal without what that would obey."""
+    terminal = TerminalFilter() if stream.isatty() else None
+
+    def write(data: bytes, _offset: int) -> None:
+        stream.buffer.write(terminal.feed(data) if terminal else data)
+        stream.buffer.flush()
+
+    return write
+
+
+def as_records() -> Write:
+    """Prints each piece as a line of JSON, in the words of the live log: `offset`, and `data` in base64."""
+    from taskyard.wire import LogChunk, to_json
+
+    def write(data: bytes, offset: int) -> None:
+        chunk = LogChunk(offset=offset, data=base64.b64encode(data).decode())
+        print(json.dumps(to_json(chunk)), flush=True)
+
+    return write
+
+
+def whole(client: Client, run_id: str) -> Iterator[LogSlice]:
     """What the server holds of a log."""
     offset = 0
     while True:
         part = client.read_log(run_id, offset=offset, limit=CHUNK_BYTES)
         offset = part.offset + len(part.data)
-        yield part.data
+        if part.data:
+            yield part
         if not part.data or offset >= part.length:
             return
 
 
-def follow_run(client: Client, run_id: str, *, offset: int = 0) -> Run:
-    """Prints a run's log as it grows and returns the run as it ended."""
+def follow_run(client: Client, run_id: str, write: Write, *, offset: int = 0) -> Run:
+    """Writes a run's log as it grows and returns the run as it ended."""
     for piece in client.follow_log(run_id, offset=offset, patience_seconds=FOLLOW_PATIENCE_SECONDS):
         if not isinstance(piece, bytes):
             return piece
-        write(piece)
+        write(piece, offset)
+        offset += len(piece)
     raise AssertionError("a followed log ends with its run")
 
 
@@ -103,13 +130,7 @@ def say_detached(task: Task) -> None:
     output.note(f"Stop it: taskyard stop {task.id[:8]}")
 
 
-def write(data: bytes) -> None:
-    """The task's bytes, as they are; on a terminal without what it would obey."""
-    sys.stdout.buffer.write(_terminal.feed(data) if sys.stdout.isatty() else data)
-    sys.stdout.buffer.flush()
-
-
-def _follow(client: Client, task: Task, run_id: str | None, namespace: argparse.Namespace) -> None:
+def _follow(client: Client, task: Task, run_id: str | None, lines: int | None, write: Write) -> None:
     try:
         if run_id is None:
             task = wait_for_run(client, task)
@@ -117,11 +138,11 @@ def _follow(client: Client, task: Task, run_id: str | None, namespace: argparse.
                 return
             run_id = task.run.id
         offset = 0
-        if namespace.tail is not None:
-            tail = client.tail_log(run_id, namespace.tail)
-            write(tail.data)
+        if lines is not None:
+            tail = client.tail_log(run_id, lines)
+            write(tail.data, tail.offset)
             offset = tail.offset + len(tail.data)
-        follow_run(client, run_id, offset=offset)
+        follow_run(client, run_id, write, offset=offset)
     except KeyboardInterrupt:
         say_detached(task)
         raise

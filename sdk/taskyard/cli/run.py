@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taskyard.cli import changes, output
-from taskyard.cli.logs import follow_run, say_detached, wait_for_run
+from taskyard.cli.logs import Write, as_it_is, follow_run, say_detached, wait_for_run
 from taskyard.cli.session import Declined, add_command, confirm, find_queue, open_client, remember_task
 from taskyard.cli.settings import RUN_SETTINGS
 from taskyard.config import add_settings, find_project_file, resolve, user_file, user_folder
@@ -64,7 +64,7 @@ def run(namespace: argparse.Namespace) -> int:
     try:
         with open_client(namespace) as client:
             task = _submit(client, namespace)
-            return _follow(client, task) if namespace.wait else 0
+            return _wait(client, task, namespace) if namespace.wait else 0
     except (TaskyardError, OSError) as error:
         if not namespace.wait or _says_no(error):
             raise
@@ -298,8 +298,16 @@ def _print_submitted(task: Task, namespace: argparse.Namespace) -> None:
         output.note(f"taskyard stop {short}       ends it")
 
 
-def _follow(client: Client, task: Task) -> int:
-    """Prints the log of every attempt until the task has ended; returns its exit code."""
+def _wait(client: Client, task: Task, namespace: argparse.Namespace) -> int:
+    """Follows the task to its end; a record of it on standard output leaves standard error to its log."""
+    code, task = _follow(client, task, as_it_is(sys.stderr if namespace.json else sys.stdout))
+    if namespace.json:
+        output.print_json(task)
+    return code
+
+
+def _follow(client: Client, task: Task, write: Write) -> tuple[int, Task]:
+    """Writes the log of every attempt until the task has ended; returns its exit code, and the task."""
     from taskyard import exit_codes
 
     number = 0
@@ -309,17 +317,17 @@ def _follow(client: Client, task: Task) -> int:
             if task.run is None or task.run.number <= number:
                 break
             number = task.run.number
-            ended = follow_run(client, task.run.id)
+            ended = follow_run(client, task.run.id, write)
             task = client.task(task.id)
             if task.state.terminal or task.state == "draft":
-                return _explained(ended.outcome, task)
+                return _explained(ended.outcome, task), task
             output.note(
                 f"taskyard: attempt {number} ended ({_words(ended.outcome)}); the task is {task.state} again"
             )
     except KeyboardInterrupt:
         say_detached(task)
-        return exit_codes.CANCELLED
-    return _explained(task.run.outcome if task.run else None, task)
+        return exit_codes.CANCELLED, task
+    return _explained(task.run.outcome if task.run else None, task), task
 
 
 def _explained(outcome: Outcome | None, task: Task) -> int:

@@ -91,7 +91,9 @@ def ps(namespace: argparse.Namespace) -> None:
     """Lists tasks, once or until Ctrl-C."""
     if namespace.limit < 1:
         raise UsageError("--limit: how many tasks is 1 or more; --all shows every one")
-    if namespace.watch and sys.stdout.isatty() and not namespace.json:
+    if namespace.watch:
+        if namespace.json or not sys.stdout.isatty():
+            raise UsageError("--watch shows a table on a terminal; leave it out for --json and for pipes")
         with open_client(namespace, patience_seconds=FOLLOW_PATIENCE_SECONDS) as client:
             _watch(client, namespace)
     with open_client(namespace) as client:
