@@ -86,6 +86,17 @@ def task(client: Client) -> wire.Task:
     return client.create_task(wire.NewTask(spec=spec))
 
 
+@pytest.fixture
+def ended(server: ServerProcess, client: Client, task: wire.Task, queue: wire.Queue) -> wire.Task:
+    """A task that ran twice, with more memory the second time."""
+    client.enqueue(task.id, queue.id)
+    with Claimant(server, server.issue("agent"), f"host:{queue.name}") as agent:
+        agent.run_one(queue.name, memory_bytes=1e6)
+        client.retry_task(task.id)
+        agent.run_one(queue.name, memory_bytes=2e6)
+    return client.task(task.id)
+
+
 # --- mistakes
 
 
@@ -204,6 +215,23 @@ def test_a_draft_goes_its_way_from_edit_to_delete(type_in: Typed, task: wire.Tas
     assert type_in("show", prefix).code == 2
 
 
+@pytest.mark.parametrize("verb", ["stop", "retry", "dequeue"])
+def test_a_refusal_concerns_its_own_task_alone(
+    type_in: Typed, client: Client, queue: wire.Queue, ended: wire.Task, verb: str
+) -> None:
+    spec = wire.TaskSpec(command=wire.Command(target="train.py"))
+    one, two = client.create_tasks([wire.NewTask(spec=spec, queue=queue.id) for _ in range(2)])
+    refused = client.create_task(wire.NewTask(spec=spec)).id if verb == "retry" else ended.id
+    for each in (one, two) if verb == "retry" else ():
+        client.stop_task(each.id)
+
+    result = type_in(verb, "--json", one.id, refused, refused, two.id)
+
+    assert [each["id"] for each in json.loads(result.out)] == [one.id, two.id]
+    assert result.code == 1
+    assert [refused in line for line in result.err.splitlines()] == [True, True]
+
+
 def test_a_clone_takes_changes_and_becomes_the_last(type_in: Typed, task: wire.Task, queue: wire.Queue) -> None:
     cloned = json.loads(type_in("clone", task.id, "--set", "lr=0.5", "--queue", queue.name, "--json").out)[0]
 
@@ -265,17 +293,6 @@ def _leaves(words: str, parser: argparse.ArgumentParser) -> Iterator[tuple[str, 
 
 def _choices(parser: argparse.ArgumentParser) -> list[dict[str, argparse.ArgumentParser]]:
     return [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-
-
-@pytest.fixture
-def ended(server: ServerProcess, client: Client, task: wire.Task, queue: wire.Queue) -> wire.Task:
-    """A task that ran twice, with more memory the second time."""
-    client.enqueue(task.id, queue.id)
-    with Claimant(server, server.issue("agent"), f"host:{queue.name}") as agent:
-        agent.run_one(queue.name, memory_bytes=1e6)
-        client.retry_task(task.id)
-        agent.run_one(queue.name, memory_bytes=2e6)
-    return client.task(task.id)
 
 
 def test_what_each_attempt_used_is_shown(type_in: Typed, ended: wire.Task) -> None:

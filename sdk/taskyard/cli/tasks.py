@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from taskyard.cli import changes, output
@@ -20,7 +21,7 @@ from taskyard.cli.session import (
     open_client,
     remember_task,
 )
-from taskyard.errors import UsageError
+from taskyard.errors import Refused, TaskyardError, UsageError
 
 if TYPE_CHECKING:
     from taskyard.client import Client
@@ -143,10 +144,15 @@ def delete(namespace: argparse.Namespace) -> None:
         tasks = [find_task(client, ref) for ref in namespace.task]
         names = ", ".join(f"{short(task)} {output.clean(task.spec.name)}".strip() for task in tasks)
         confirm(f"Delete {names} with logs?", yes=namespace.yes, otherwise="nothing was deleted")
-        for task in tasks:
-            client.delete_task(task.id)
+        deleted, refusals = _apply(lambda task: _deleted(client, task), tasks)
     if namespace.json:
-        output.print_json(tasks)
+        output.print_json(deleted)
+    _raise(refusals)
+
+
+def _deleted(client: Client, task: Task) -> Task:
+    client.delete_task(task.id)
+    return task
 
 
 def clone(namespace: argparse.Namespace) -> None:
@@ -309,7 +315,35 @@ def _each(namespace: argparse.Namespace, change: Any) -> None:
     """Applies a change to each task; the names are all looked up before the first one changes."""
     with open_client(namespace) as client:
         tasks = [find_task(client, ref) for ref in namespace.task]
-        _print_changed(namespace, [change(client, task) for task in tasks])
+        changed, refusals = _apply(lambda task: change(client, task), tasks)
+    _print_changed(namespace, changed)
+    _raise(refusals)
+
+
+def _apply(change: Callable[[Task], Task], tasks: list[Task]) -> tuple[list[Task], list[TaskyardError]]:
+    """What became of the tasks that could be changed, and why the others could not.
+
+    A refusal concerns its own task; when the server is away, those that are left are not tried.
+    """
+    changed: list[Task] = []
+    refusals: list[TaskyardError] = []
+    for number, task in enumerate(tasks):
+        try:
+            changed.append(change(task))
+        except Refused as error:
+            refusals.append(error)
+        except TaskyardError as error:
+            left = " ".join(map(short, tasks[number:]))
+            return changed, [*refusals, TaskyardError(f"{error}; not changed: {left}")]
+    return changed, refusals
+
+
+def _raise(refusals: list[TaskyardError]) -> None:
+    """Says all of them, the last one as the command's own error."""
+    for error in refusals[:-1]:
+        output.note(f"taskyard: {error}")
+    if refusals:
+        raise refusals[-1]
 
 
 def _print_changed(namespace: argparse.Namespace, tasks: list[Task]) -> None:
