@@ -641,6 +641,11 @@ def _queue_gpus(values: Resolved) -> dict[str, GpuRange | None]:
     return dict(found)
 
 
+def resolved() -> Resolved:
+    """What a daemon without flags would take, and where each value comes from. Raises UsageError."""
+    return _resolved(argparse.Namespace(), DAEMON_SETTINGS, dict(os.environ))
+
+
 def _resolved(namespace: argparse.Namespace, settings: Sequence[Setting], environ: Mapping[str, str]) -> Resolved:
     own = user_file(environ)
     look = functools.partial(resolve, settings, namespace, environ=environ, user_file=own)

@@ -95,15 +95,17 @@ class Value:
     setting: Setting
     value: Any
     origin: str
+    written: str = ""
+    """As somebody wrote it; empty where nobody did."""
 
     @property
     def shown(self) -> str:
         """The value as it may be printed."""
-        if self.value is None:
+        if self.value in (None, "", ()):
             return ""
         if self.setting.secret:
             return "********"
-        return shlex.join(map(str, self.value)) if self.setting.many else str(self.value)
+        return self.written or self.setting.shown_default or str(self.value)
 
 
 class Resolved:
@@ -223,9 +225,10 @@ def _from_variable(setting: Setting, environ: Mapping[str, str]) -> Any:
 
 def _value(setting: Setting, raw: Any, origin: str) -> Value:
     if not setting.many:
-        return Value(setting, _parsed(setting, raw, origin), origin)
+        return Value(setting, _parsed(setting, raw, origin), origin, str(raw))
     items = raw if isinstance(raw, list) else [raw]
-    return Value(setting, tuple(_parsed(setting, item, origin) for item in items), origin)
+    values = tuple(_parsed(setting, item, origin) for item in items)
+    return Value(setting, values, origin, shlex.join(map(str, items)))
 
 
 def _parsed(setting: Setting, raw: Any, origin: str) -> Any:
@@ -522,7 +525,8 @@ def resolve_connection(
     default = credentials.default_server
     if resolved.given("server") or default is None:
         return resolved
-    return Resolved(Value(SERVER, default, "taskyard login") if v.setting is SERVER else v for v in resolved)
+    meant = Value(SERVER, default, "taskyard login", default)
+    return Resolved(meant if value.setting is SERVER else value for value in resolved)
 
 
 def _variable_token(server: str, environ: Mapping[str, str]) -> str | None:

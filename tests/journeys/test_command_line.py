@@ -428,13 +428,35 @@ def test_config_says_where_each_value_comes_from(
     type_in: Typed, server: ServerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TASKYARD_QUEUE", "gpu")
+    monkeypatch.setenv("TASKYARD_LABEL", "site=north arch=a100")
+    monkeypatch.setenv("TASKYARD_STORE", "mongodb://me:secret@elsewhere")
 
-    rows = {row[0]: row[1:] for row in type_in("config", "--insecure").rows}
+    shown = type_in("config", "--insecure")
 
-    assert rows["server"] == [server.url, "taskyard login"]
-    assert rows["queue"] == ["gpu", "TASKYARD_QUEUE"]
-    assert rows["insecure"] == ["True", "flag --insecure"]
-    assert rows["token"] == ["********", str(Credentials().path)]
+    rows = {(row[3], row[0]): row[1:3] for row in shown.rows}
+    assert rows["connection", "server"] == [server.url, "taskyard login"]
+    assert rows["connection", "insecure"] == ["True", "flag --insecure"]
+    assert rows["connection", "token"] == ["********", str(Credentials().path)]
+    assert rows["run", "queue"] == rows["agent", "queue"] == ["gpu", "TASKYARD_QUEUE"]
+    assert rows["agent", "label"] == ["site=north arch=a100", "TASKYARD_LABEL"]
+    assert rows["agent", "cache_bytes"] == ["100GB", "default"]
+    assert rows["server", "store"] == ["********", "TASKYARD_STORE"]
+    assert {name for group, name in rows if group == "server"} >= {"host", "port", "data"}
+    assert "secret" not in shown.out
+
+
+def test_config_shows_the_settings_of_one_alone(type_in: Typed) -> None:
+    shown = json.loads(type_in("config", "agent", "--json").out)
+
+    assert {setting["of"] for setting in shown} == {"agent"}
+    assert {"local_dir", "docker", "uptime"} <= {setting["name"] for setting in shown}
+
+
+def test_config_leaves_out_what_is_not_installed(type_in: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "taskyard_agent.config", None)
+
+    assert "agent" not in {row[3] for row in type_in("config").rows}
+    assert 'pip install "taskyard[agent]"' in type_in("config", "agent").err
 
 
 def test_the_doctor_finds_nothing_here(type_in: Typed) -> None:

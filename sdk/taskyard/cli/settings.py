@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from taskyard.cli import output
 from taskyard.cli.session import add_command
 from taskyard.config import (
+    CONNECTION_SETTINGS,
     TOKEN_VARIABLE,
     Credentials,
     Setting,
+    Value,
     add_settings,
     connection,
     find_project_file,
@@ -20,6 +24,7 @@ from taskyard.config import (
     resolve_connection,
     user_file,
 )
+from taskyard.errors import UsageError
 
 QUEUE = Setting(name="queue", default="default", metavar="QUEUE", help="the queue that `run` uses", shared=True)
 PROJECT = Setting(name="project", default="", metavar="NAME", help="the project of new tasks", shared=True)
@@ -33,13 +38,19 @@ MANAGER = Setting(
     help="what builds the environment on the worker; auto: what the requirements' file is for, else uv",
     shared=True,
 )
+_CONNECTION = [setting.name for setting in CONNECTION_SETTINGS]
 RUN_SETTINGS = (QUEUE, PROJECT, PYTHON, MANAGER)
+GROUPS = ("connection", "run", "agent", "server")
+"""Whose settings are shown, in this order; those of `connection` are everybody's."""
 SHELLS = ("bash", "zsh", "fish", "powershell")
 
 
 def add_parser(subparsers: Any) -> None:
     """Adds both commands."""
     parser = add_command(subparsers, "config", "show each setting and where it came from", config)
+    parser.add_argument(
+        "of", nargs="?", choices=GROUPS, metavar="|".join(GROUPS), help="whose settings; default: all"
+    )
     add_settings(parser.add_argument_group("settings of run"), RUN_SETTINGS)
     completion_parser = subparsers.add_parser(
         "completion",
@@ -51,15 +62,50 @@ def add_parser(subparsers: Any) -> None:
 
 
 def config(namespace: argparse.Namespace) -> None:
-    """Prints the settings of the command line, and whether a token is held."""
-    run = resolve(RUN_SETTINGS, namespace, project_file=find_project_file(Path.cwd()), user_file=user_file())
-    values = [*resolve_connection(namespace), *run]
-    rows = [(value.setting.name, value.shown, value.origin) for value in values]
-    rows.append(("token", *_token_row(namespace)))
+    """Prints the settings of the command line, the agent and the server, and whether a token is held."""
+    installed = [name for name in GROUPS if _installed(name)]
+    if namespace.of and namespace.of not in installed:
+        raise UsageError(f'the {namespace.of} is not installed here; run: pip install "taskyard[{namespace.of}]"')
+    chosen = [namespace.of] if namespace.of else installed
+    rows = [(*row, name) for name in chosen for row in _rows(name, namespace)]
     if namespace.json:
-        output.print_json([{"name": name, "value": value, "origin": origin} for name, value, origin in rows])
+        names = ("name", "value", "origin", "of")
+        output.print_json([dict(zip(names, row, strict=True)) for row in rows])
     else:
-        output.print_table(("SETTING", "VALUE", "FROM"), rows)
+        output.print_table(("SETTING", "VALUE", "FROM", "OF"), rows)
+
+
+def _installed(group: str) -> bool:
+    """Whether this installation has what the settings belong to."""
+    if group not in ("agent", "server"):
+        return True
+    try:
+        importlib.import_module(f"taskyard_{group}.config")
+    except ModuleNotFoundError:
+        return False
+    return True
+
+
+def _rows(group: str, namespace: argparse.Namespace) -> Iterable[tuple[str, str, str]]:
+    """Name, value and origin of each setting of a group."""
+    for value in _values(group, namespace):
+        yield value.setting.name, value.shown, value.origin
+    if group == "connection":
+        yield "token", *_token_row(namespace)
+
+
+def _values(group: str, namespace: argparse.Namespace) -> Iterable[Value]:
+    if group == "connection":
+        return resolve_connection(namespace)
+    if group == "run":
+        return resolve(RUN_SETTINGS, namespace, project_file=find_project_file(Path.cwd()), user_file=user_file())
+    if group == "server":
+        from taskyard.cli.server import server_settings
+
+        own = [setting for setting in server_settings() if setting.name not in _CONNECTION]
+        return resolve(own, user_file=user_file())
+    found: Iterable[Value] = importlib.import_module("taskyard_agent.config").resolved()
+    return (value for value in found if value.setting.name not in _CONNECTION)
 
 
 def completion(namespace: argparse.Namespace) -> None:
