@@ -113,7 +113,8 @@ class Task:
             policy=asking.limits(wire.Policy(retries=retries), timeout=timeout, max_idle_gpu=max_idle_gpu),
         )
         client = client or _default_client()
-        return cls(submit(client, wanted, queue=queue), client)
+        queue_id = client.resolve_queue(queue).id if queue else None  # before anything is captured and sent
+        return cls(submit(client, wanted, queue=queue_id), client)
 
     @classmethod
     def get(cls, ref: str, *, client: Client | None = None) -> Task:
@@ -139,7 +140,7 @@ class Task:
         records = client.all_tasks(
             limit=limit,
             states=[TaskState(state) for state in states],
-            queue=_queue_id(client, queue) if queue else None,
+            queue=client.resolve_queue(queue).id if queue else None,
             project=project,
             tag=tag,
             name=name,
@@ -286,10 +287,14 @@ class Task:
         self._client.delete_task(self.id)
 
     def wait(self, timeout: float | None = None) -> Task:
-        """Waits until it has ended, see `outcome`. Raises TimeoutError after `timeout` seconds."""
+        """Waits until it has ended, see `outcome`.
+
+        Raises TimeoutError after `timeout` seconds, and UsageError for a draft, which nothing would end.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = FIRST_PAUSE_SECONDS
         while not self.reload()._record.state.terminal:
+            self._refuse_draft()
             left = pause if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError(f"task {self.id} is {self._record.state} after {timeout} s")
@@ -315,7 +320,8 @@ class Task:
         self, *, follow: bool = False, tail: int | None = None, attempt: int | None = None
     ) -> str | Iterator[str]:
         """The log of the latest attempt or of the one named: as one text, or with `follow` its pieces as they
-        come, to the end of the run. Raises NotFound when there was no such attempt.
+        come, to the end of the run. Raises NotFound when there was no such attempt, and UsageError where a draft
+        would have to run first.
         """
         if follow:
             return self._follow(attempt)
@@ -345,8 +351,13 @@ class Task:
     def _wait_for_attempt(self, number: int) -> None:
         pause = FIRST_PAUSE_SECONDS
         while self.reload()._record.run_count < number and not self._record.state.terminal:
+            self._refuse_draft()
             time.sleep(pause)
             pause = min(1.5 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _refuse_draft(self) -> None:
+        if self._record.state is TaskState.DRAFT:
+            raise UsageError(f"task {self.id} is a draft and in no queue; call enqueue(QUEUE) first")
 
     def _run_id(self, attempt: int | None) -> str:
         run_count = self.reload()._record.run_count
@@ -381,13 +392,6 @@ def _default_client() -> Client:
 @functools.lru_cache(maxsize=1)
 def _client_of_process(_pid: int) -> Client:
     return Client.of(connection())
-
-
-def _queue_id(client: Client, ref: str) -> str:
-    for queue in client.queues():
-        if ref in (queue.name, queue.id):
-            return queue.id
-    raise UsageError(f"there is no queue {ref!r}")
 
 
 def _one_of(**names: str | None) -> str:

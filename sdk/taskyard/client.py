@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import difflib
 import json
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from taskyard.config import Connection
-from taskyard.errors import NotFound, TaskyardError
+from taskyard.errors import NotFound, TaskyardError, UsageError
 from taskyard.transport import Transport
 from taskyard.wire import (
     Beat,
@@ -291,6 +293,14 @@ class Client:
         """All queues, or the one of that name."""
         return self._list(Queue, "/queues", {"name": name})
 
+    def resolve_queue(self, ref: str) -> Queue:
+        """The queue with this name or id. Raises UsageError with the nearest names and how to create it."""
+        queues = self.queues()
+        for queue in queues:
+            if ref in (queue.name, queue.id):
+                return queue
+        raise UsageError(_unknown_queue(ref, [queue.name for queue in queues]))
+
     def queue(self, queue_id: str) -> Queue:
         """The queue with this id."""
         return self._get(Queue, f"/queues/{_part(queue_id)}")
@@ -481,6 +491,12 @@ def _decoded_list(kind: type[T], answer: httpx.Response) -> list[T]:
         return [from_json(kind, item) for item in answer.json()]
     except (ValueError, TypeError) as error:
         raise TaskyardError(f"{answer.url} answered what this version does not understand: {error}") from error
+
+
+def _unknown_queue(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or sorted(names)[:5]
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    return f"there is no queue {name!r}; {hint}Create it with: taskyard queue create {shlex.quote(name)}"
 
 
 def _part(text: str) -> str:

@@ -131,6 +131,7 @@ def test_an_unknown_queue_ends_with_2_the_nearest_names_and_how_to_create_it(
         (("ps", "--watch"), "on a terminal"),
         (("ps", "--watch", "--json"), "on a terminal"),
         (("logs", "TASK"), "has not run yet"),
+        (("logs", "-f", "TASK"), "is a draft; put it into a queue with: taskyard enqueue"),
         (("metrics", "TASK"), "has not run yet"),
         (("metrics", "TASK", "--attempt", "1"), "has had 0 attempts"),
         (("metrics", "TASK", "--since", "soon"), "--since soon: write a time like 90s"),

@@ -130,12 +130,18 @@ def say_detached(task: Task) -> None:
     output.note(f"Stop it: taskyard stop {task.id[:8]}")
 
 
+def _without_a_run(task: Task) -> str:
+    if task.state == "draft":
+        return f"is a draft; put it into a queue with: taskyard enqueue --queue QUEUE {task.id[:8]}"
+    return f"is {task.state} and has never run; see: taskyard story {task.id[:8]}"
+
+
 def _follow(client: Client, task: Task, run_id: str | None, lines: int | None, write: Write) -> None:
     try:
         if run_id is None:
             task = wait_for_run(client, task)
             if task.run is None:
-                return
+                raise UsageError(f"task {task.id[:8]} {_without_a_run(task)}")
             run_id = task.run.id
         offset = 0
         if lines is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -96,21 +95,8 @@ def find_run(task: Task, attempt: int | None) -> str | None:
 
 
 def find_queue(client: Client, ref: str) -> Queue:
-    """The queue with this name or id. Raises UsageError with the nearest names and how to create it."""
-    queues = client.queues()
-    for queue in queues:
-        if ref in (queue.name, queue.id):
-            return queue
-    raise UsageError(unknown_queue(ref, [queue.name for queue in queues]))
-
-
-def unknown_queue(name: str, names: list[str]) -> str:
-    """The sentence about a queue that does not exist."""
-    import difflib
-
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or sorted(names)[:5]
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    return f"there is no queue {name!r}; {hint}Create it with: taskyard queue create {shlex.quote(name)}"
+    """The queue that a person means. Raises UsageError with the nearest names and how to create it."""
+    return client.resolve_queue(ref)
 
 
 def _unknown_task(ref: str, meant: str) -> str:

@@ -88,13 +88,32 @@ def test_a_clone_differs_where_it_was_told_to(task: Task) -> None:
 
 
 def test_waiting_ends_with_the_task_or_with_patience(task: Task) -> None:
-    with pytest.raises(TimeoutError, match="draft"):
+    task.enqueue("default")
+    with pytest.raises(TimeoutError, match="queued"):
         task.wait(timeout=0.2)
 
-    task.enqueue("default").stop()
+    task.stop()
 
     assert task.wait(timeout=10).record.state is TaskState.CANCELLED
     assert task.outcome is None
+
+
+def test_nobody_waits_for_a_draft(task: Task) -> None:
+    with pytest.raises(UsageError, match="is a draft and in no queue"):
+        task.wait()
+    with pytest.raises(UsageError, match="is a draft and in no queue"):
+        next(task.logs(follow=True))
+
+
+def test_a_mistyped_queue_is_answered_before_anything_is_captured(tmp_path: Path) -> None:
+    nowhere = tmp_path / "no folder to capture"
+
+    for ask in (
+        lambda: Task.list(queue="defualt"),
+        lambda: Task.create("train.py", folder=nowhere, queue="defualt"),
+    ):
+        with pytest.raises(UsageError, match=r"did you mean 'default'.* taskyard queue create defualt"):
+            ask()
 
 
 def test_tasks_are_listed_newest_first(client: Client) -> None:
