@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from taskyard import exit_codes
 from taskyard.cli import output
+from taskyard.cli.session import complete_tasks
 from taskyard.client import Client
 from taskyard.config import CONNECTION_SETTINGS, Connection, add_settings, connection, server_address
 from taskyard.wire import Gpu, to_json
@@ -143,9 +144,17 @@ def _begin_anew() -> NoReturn:
 
 def _add_execute(verbs: Any) -> None:
     parser = _verb(verbs, "execute", "run one task here and now", _run_execute)
-    parser.add_argument("--id", required=True, metavar="TASK", help="the task's id, unique prefix or unique name")
+    _add_id(parser)
     _add_json(parser, "print a record of the run at its end; the log goes to standard error")
     add_groups(parser, EXECUTE_SETTINGS)
+
+
+def _add_id(parser: argparse.ArgumentParser) -> None:
+    complete_tasks(
+        parser.add_argument(
+            "--id", required=True, metavar="TASK", help="the task's id, unique prefix or unique name"
+        )
+    )
 
 
 def _run_execute(namespace: argparse.Namespace) -> int:
@@ -160,7 +169,7 @@ def _run_execute(namespace: argparse.Namespace) -> int:
 
 def _add_build(verbs: Any) -> None:
     parser = _verb(verbs, "build", "make the environment or image of a task before it runs", _run_build)
-    parser.add_argument("--id", required=True, metavar="TASK", help="the task's id, unique prefix or unique name")
+    _add_id(parser)
     parser.add_argument("--target", metavar="NAME", help="make an image of this name with all that the task needs")
     _add_json(parser)
     add_groups(parser, EXECUTE_SETTINGS)

@@ -555,6 +555,51 @@ def test_every_shell_is_given_its_completion(type_in: Typed, shell: str) -> None
     assert "taskyard" in type_in("completion", shell).out
 
 
+@pytest.fixture
+def tab(tmp_path: Path) -> Callable[[str], list[str]]:
+    """What a shell is offered for a line that somebody has begun."""
+
+    def pressed(line: str) -> list[str]:
+        script = Path(sys.executable).with_name(line.split(maxsplit=1)[0])
+        asked = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "\n", "COMP_LINE": line, "COMP_POINT": str(len(line))}
+        answer = tmp_path / "completions"
+        told = os.environ | asked | {"_ARGCOMPLETE_STDOUT_FILENAME": str(answer)}
+        subprocess.run([script], env=told, capture_output=True, check=True)
+        return [word.strip() for word in answer.read_text().splitlines()]
+
+    return pressed
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("taskyard wor", {"workers", "worker"}),
+        ("taskyard ps --sta", {"--state"}),
+        ("taskyard agent dae", {"daemon"}),
+        ("agent dae", {"daemon"}),
+        ("agent execute --cpu", {"--cpu-only"}),
+    ],
+)
+def test_the_shell_completes_commands_and_flags_of_both_scripts(
+    tab: Callable[[str], list[str]], line: str, offered: set[str]
+) -> None:
+    assert set(tab(line)) == offered
+
+
+def test_the_shell_completes_tasks_and_queues_from_the_server(
+    tab: Callable[[str], list[str]], task: wire.Task
+) -> None:
+    prefix = task.id[:4]
+
+    assert task.id[:8] in tab(f"taskyard show {prefix}")
+    assert task.id[:8] in tab(f"agent execute --id {prefix}")
+    assert tab("taskyard enqueue --queue defa") == ["default"]
+
+
+def test_a_server_that_is_away_is_no_trouble_to_the_shell(tab: Callable[[str], list[str]]) -> None:
+    assert tab(f"taskyard enqueue --server http://127.0.0.1:{free_port()} --queue de") == []
+
+
 def test_the_help_names_every_command(type_in: Typed) -> None:
     result = type_in("--help")
 

@@ -49,6 +49,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "taskyard.cli.doctor": ("doctor",),
 }
 """Which module adds which commands, in the order of the help."""
+KNOWN = tuple(name for names in MODULES.values() for name in names)
 EXTRAS = {"taskyard.cli.server": "server", "taskyard_agent.cli": "agent", "taskyard.cli.up": "agent,server"}
 """Modules that need an extra of the distribution."""
 
@@ -85,12 +86,10 @@ def _execute(argv: Sequence[str]) -> int:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Reads a command line and does nothing of it. Raises UsageError, or SystemExit where it asks for help."""
+    if "_ARGCOMPLETE" in os.environ:
+        _complete(argv)
     command = _command(argv)
     parser = _parser(command, argv)
-    if "_ARGCOMPLETE" in os.environ:
-        import argcomplete
-
-        argcomplete.autocomplete(parser)
     own, rest = _split(argv) if command == "run" else (list(argv), None)
     namespace = parser.parse_args(own)
     if rest is not None:
@@ -98,16 +97,32 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return namespace
 
 
+def _complete(argv: Sequence[str]) -> NoReturn:
+    """Answers the shell, which has the line to be completed in COMP_LINE, and ends the process.
+
+    `argv` is empty but for the script `agent`, whose words are those behind `taskyard agent`.
+    """
+    import argcomplete
+
+    _, *words = os.environ["COMP_LINE"].split(" ")
+    begun = argv[0] if argv[0] in KNOWN else next(iter(words[:-1]), None)  # the last word is not typed to its end
+    parser = _parser(begun if begun in KNOWN else None, argv)
+    if argv[0] in KNOWN:
+        (below,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+        parser = below.choices[argv[0]]
+    argcomplete.autocomplete(parser)
+    sys.exit(EXIT_FAILURE)
+
+
 def _command(argv: Sequence[str]) -> str | None:
     """The command, where it is the first word; None where help is due. Raises UsageError for an unknown one."""
-    if "_ARGCOMPLETE" in os.environ or argv[0] in ("-h", "--help"):
+    if argv[0] in ("-h", "--help"):
         return None
-    known = [name for names in MODULES.values() for name in names]
-    if argv[0] in known:
+    if argv[0] in KNOWN:
         return argv[0]
     if argv[0].startswith("-"):
         raise UsageError(f"the command comes first, its flags behind it, like: taskyard ps {argv[0]}")
-    near = "".join(f"; did you mean `taskyard {name}`?" for name in difflib.get_close_matches(argv[0], known, n=1))
+    near = "".join(f"; did you mean `taskyard {name}`?" for name in difflib.get_close_matches(argv[0], KNOWN, n=1))
     raise UsageError(f"there is no command {argv[0]!r}{near or '; `taskyard --help` lists them'}")
 
 

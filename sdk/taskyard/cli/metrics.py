@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskyard.asking import seconds
 from taskyard.cli import output
-from taskyard.cli.session import TASK_HELP, add_attempt, add_command, find_run, find_task, open_client
+from taskyard.cli.session import add_attempt, add_command, add_task, find_run, find_task, open_client
 from taskyard.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _LEVELS = "▁▂▃▄▅▆▇█"
 def add_parser(subparsers: Any) -> None:
     """Adds `metrics`."""
     parser = add_command(subparsers, "metrics", "show what a run or a worker used", metrics)
-    parser.add_argument("task", metavar="TASK", nargs="?", help=TASK_HELP)
+    add_task(parser, nargs="?")
     parser.add_argument("--worker", metavar="NAME", help="a worker's machine instead of a task")
     add_attempt(parser)
     parser.add_argument(

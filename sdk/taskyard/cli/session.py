@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import json
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS = 5.0
 """A person waits; what is away for longer is better said."""
 FOLLOW_PATIENCE_SECONDS = 600.0
+COMPLETION_SECONDS = 1.5
+"""Longer nobody waits for a Tab."""
+COMPLETED_TASKS = 50
 LAST = "@last"
 SHORTEST_PREFIX = 4
 """Of an id; the server takes less for a name."""
@@ -47,7 +53,12 @@ def add_command(subparsers: Any, name: str, help_text: str, handler: Handler, **
 
 def add_task(parser: argparse.ArgumentParser, **options: Any) -> None:
     """The positional that names a task."""
-    parser.add_argument("task", metavar="TASK", help=TASK_HELP, **options)
+    complete_tasks(parser.add_argument("task", metavar="TASK", help=TASK_HELP, **options))
+
+
+def complete_tasks(argument: argparse.Action) -> None:
+    """Lets the shell complete it with the ids and names of the newest tasks."""
+    argument.completer = functools.partial(_completed, _task_names)  # type: ignore[attr-defined]
 
 
 def add_attempt(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +69,7 @@ def add_attempt(parser: argparse.ArgumentParser) -> None:
 def add_queue(parser: argparse.ArgumentParser, name: str = "queue", **options: Any) -> None:
     """The positional or flag that names a queue, completed from the server."""
     argument = parser.add_argument(name, metavar="QUEUE", help="name or id of a queue", **options)
-    argument.completer = _queue_names  # type: ignore[attr-defined]
+    argument.completer = functools.partial(_completed, _queue_names)  # type: ignore[attr-defined]
 
 
 def open_client(namespace: argparse.Namespace, *, patience_seconds: float = PATIENCE_SECONDS) -> Client:
@@ -143,10 +154,27 @@ def _last_file() -> Path:
     return user_folder() / "last_tasks.json"
 
 
-def _queue_names(parsed_args: argparse.Namespace, **_: object) -> list[str]:
-    """For the shell's completion, which must neither wait nor complain."""
-    try:
-        with open_client(parsed_args, patience_seconds=0.0) as client:
-            return [queue.name for queue in client.queues()]
-    except TaskyardError:
-        return []
+def _completed(
+    names: Callable[[Client], list[str]], parsed_args: argparse.Namespace, **_: object
+) -> Sequence[str]:
+    """What the server says in time, or nothing: the shell's completion must neither wait nor complain."""
+    found: list[str] = []
+
+    def ask() -> None:
+        with contextlib.suppress(TaskyardError, OSError):
+            with open_client(parsed_args, patience_seconds=0.0) as client:
+                found.extend(names(client))
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(COMPLETION_SECONDS)
+    return tuple(found)
+
+
+def _queue_names(client: Client) -> list[str]:
+    return [queue.name for queue in client.queues()]
+
+
+def _task_names(client: Client) -> list[str]:
+    tasks = client.tasks(limit=COMPLETED_TASKS).tasks
+    return [LAST, *(task.id[:8] for task in tasks), *sorted({task.spec.name for task in tasks if task.spec.name})]

@@ -109,10 +109,10 @@ def _values(group: str, namespace: argparse.Namespace) -> Iterable[Value]:
 
 
 def completion(namespace: argparse.Namespace) -> None:
-    """Prints what the shell evaluates."""
+    """Prints what the shell evaluates, for both of the console scripts."""
     from argcomplete.shell_integration import shellcode
 
-    print(shellcode(["taskyard"], shell=namespace.shell))
+    print(shellcode(["taskyard", "agent"], shell=namespace.shell))
 
 
 def _token_row(namespace: argparse.Namespace) -> tuple[str, str]:

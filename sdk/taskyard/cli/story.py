@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskyard.asking import seconds
 from taskyard.cli import output
-from taskyard.cli.session import add_command, add_task, find_task, open_client
+from taskyard.cli.session import add_command, add_task, complete_tasks, find_task, open_client
 
 if TYPE_CHECKING:
     from taskyard.wire import Event, PhaseTime, Run
@@ -23,7 +23,7 @@ def add_parser(subparsers: Any) -> None:
     add_task(add_command(subparsers, "explain", "say why a task waits, worker by worker", explain))
     add_task(add_command(subparsers, "story", "show a task's runs, phases and events", story))
     parser = add_command(subparsers, "events", "list what happened, to all tasks or to one", events)
-    parser.add_argument("--task", metavar="TASK", help="only of this task")
+    complete_tasks(parser.add_argument("--task", metavar="TASK", help="only of this task"))
     parser.add_argument("--kind", metavar="KIND", help="only of this kind, like created, claimed, lost")
     parser.add_argument(
         "--since", metavar="TIME", default="24h", help="how far back, like 90s or 2d; default: 24h"
