@@ -21,6 +21,7 @@ lint: setup     ## ruff, mypy, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 -p taskyard
 	$(BIN)/lint-imports
 
 test: lint      ## Lint and all tests but the thorough ones
