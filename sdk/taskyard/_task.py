@@ -20,7 +20,6 @@ from taskyard.wire import TaskState
 
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 2.0
-LOG_CHUNK_BYTES = 1 << 20
 FOLLOW_PATIENCE_SECONDS = 600.0
 
 
@@ -328,7 +327,7 @@ class Task:
         run_id = self._run_id(attempt)
         if tail is not None:
             return self._client.tail_log(run_id, tail).data.decode(errors="replace")
-        return b"".join(self._log(run_id)).decode(errors="replace")
+        return b"".join(part.data for part in self._client.whole_log(run_id)).decode(errors="replace")
 
     def _follow(self, attempt: int | None) -> Iterator[str]:
         self._wait_for_attempt(attempt or 1)
@@ -338,15 +337,6 @@ class Task:
             text = decoder.decode(piece) if isinstance(piece, bytes) else decoder.decode(b"", final=True)
             if text:
                 yield text
-
-    def _log(self, run_id: str) -> Iterator[bytes]:
-        offset = 0
-        while True:
-            part = self._client.read_log(run_id, offset=offset, limit=LOG_CHUNK_BYTES)
-            yield part.data
-            offset = part.offset + len(part.data)
-            if not part.data or offset >= part.length:
-                return
 
     def _wait_for_attempt(self, number: int) -> None:
         pause = FIRST_PAUSE_SECONDS

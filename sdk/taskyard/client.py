@@ -63,6 +63,7 @@ if TYPE_CHECKING:
 CONTROL_HEADER = "Taskyard-Control-Token"
 BLOB_ANSWER_SECONDS = 300.0
 PAGE_TASKS = 100
+LOG_PIECE_BYTES = 1 << 20
 
 T = TypeVar("T")
 
@@ -428,6 +429,17 @@ class Client:
     def read_log(self, run_id: str, *, offset: int = 0, limit: int | None = None) -> LogSlice:
         """Raw bytes of the run's log from an offset."""
         return self._log(run_id, {"offset": offset, "limit": limit})
+
+    def whole_log(self, run_id: str) -> Iterator[LogSlice]:
+        """All that the server holds of the run's log, piece by piece."""
+        offset = 0
+        while True:
+            part = self.read_log(run_id, offset=offset, limit=LOG_PIECE_BYTES)
+            if part.data:
+                yield part
+            offset = part.offset + len(part.data)
+            if not part.data or offset >= part.length:
+                return
 
     def tail_log(self, run_id: str, lines: int) -> LogSlice:
         """The last lines of the run's log."""

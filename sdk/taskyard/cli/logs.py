@@ -7,7 +7,7 @@ import base64
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
 from taskyard.cli import output
@@ -24,10 +24,9 @@ from taskyard.cli.terminal import TerminalFilter
 from taskyard.errors import UsageError
 
 if TYPE_CHECKING:
-    from taskyard.client import Client, LogSlice
+    from taskyard.client import Client
     from taskyard.wire import Run, Task
 
-CHUNK_BYTES = 1 << 20
 FIRST_PAUSE_SECONDS = 0.03
 LONGEST_PAUSE_SECONDS = 1.0
 MOMENT_SECONDS = 2.0
@@ -60,7 +59,7 @@ def logs(namespace: argparse.Namespace) -> None:
             tail = client.tail_log(run_id, namespace.tail)
             write(tail.data, tail.offset)
         else:
-            for part in whole(client, run_id):
+            for part in client.whole_log(run_id):
                 write(part.data, part.offset)
 
 
@@ -84,18 +83,6 @@ def as_records() -> Write:
         print(json.dumps(to_json(chunk)), flush=True)
 
     return write
-
-
-def whole(client: Client, run_id: str) -> Iterator[LogSlice]:
-    """What the server holds of a log."""
-    offset = 0
-    while True:
-        part = client.read_log(run_id, offset=offset, limit=CHUNK_BYTES)
-        offset = part.offset + len(part.data)
-        if part.data:
-            yield part
-        if not part.data or offset >= part.length:
-            return
 
 
 def follow_run(client: Client, run_id: str, write: Write, *, offset: int = 0) -> Run:
