@@ -37,7 +37,7 @@ class Means:
     """Whether a task that says nothing of memory is held to its share; else it is only reckoned with it."""
     custom: Mapping[str, float] = field(default_factory=dict)
     queue_gpus: Mapping[str, GpuRange] = field(default_factory=dict)
-    """Queue → how many GPUs a task of it gets that names no number itself."""
+    """Queue (id) → how many GPUs a task of it gets that names no number itself."""
 
     @property
     def capacity(self) -> Capacity:

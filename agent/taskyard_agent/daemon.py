@@ -46,7 +46,7 @@ from .life.running import Announcement
 from .log_shipper import LogShipper
 from .monitor import Monitor, WatchedRun, WatchedWorker
 from .pressure import Pressure, on_this_machine
-from .queues import order_from_server
+from .queues import ServedQueue, order_from_server
 from .run_as import BUILDS_NOTHING, UMASK, Account, account_of, check_reach
 from .run_services import RunServices
 from .spare_keeper import SpareKeeper
@@ -86,6 +86,7 @@ class AgentParts:
     worker: Worker
     lease: Lease
     services: RunServices
+    served: tuple[ServedQueue, ...]
     order: QueueOrder
 
     @property
@@ -214,7 +215,7 @@ class Daemon:
 
     def _say_hello(self, parts: AgentParts) -> None:
         order = " in turn" if self._settings.order_fairness else " in this order"
-        queues = ", ".join(map(repr, parts.order.queues))
+        queues = ", ".join(repr(queue.name) for queue in parts.served)
         logger.info(
             "worker %s, server %s",
             parts.worker.name,
@@ -224,7 +225,7 @@ class Daemon:
         logger.info(
             "serving %s%s; Ctrl-C drains",
             queues,
-            order if len(parts.order.queues) > 1 else "",
+            order if len(parts.served) > 1 else "",
             extra={"action": "agent_queues"},
         )
 
@@ -325,18 +326,17 @@ def open_agent(settings: AgentSettings, client: Client) -> Iterator[AgentParts]:
     identity = AgentIdentity(name=name, host=settings.host, boot_id=processes.boot_id(), version=__version__)
     journal = Journal(agents_folder(settings), name)
     served = order_from_server(client, settings)
-    order = QueueOrder(tuple(served), fair=settings.order_fairness)
     worker = Worker(
         name,
-        means.of(settings, devices, {queue: given for queue, given in served.items() if given}),
-        order.queues,
+        means.of(settings, devices, served),
+        tuple(queue.id for queue in served),
         labels=means.labels(settings, devices),
         shows_places=settings.services_mode is not None,
     )
     journal.open()
     try:
         with contextlib.closing(means.hold_gpus(devices, name)):
-            parts = _assemble(settings, client, identity, journal, order, worker, account)
+            parts = _assemble(settings, client, identity, journal, served, worker, account)
             parts.shipper.start()
             try:
                 yield parts
@@ -353,7 +353,7 @@ def _assemble(
     client: Client,
     identity: AgentIdentity,
     journal: Journal,
-    order: QueueOrder,
+    served: tuple[ServedQueue, ...],
     worker: Worker,
     account: Account | None,
 ) -> AgentParts:
@@ -410,7 +410,8 @@ def _assemble(
         worker=worker,
         lease=lease,
         services=services,
-        order=order,
+        served=served,
+        order=QueueOrder(worker.queues, fair=settings.order_fairness),
     )
 
 

@@ -67,7 +67,7 @@ class Leftovers:
         if _keeps_share(run, worker):
             worker.allotment.carry(run.run.id, run.share)
             return run
-        share = worker.allotment.take(run.run.id, run.task.spec.resources, run.task.queue)
+        share = worker.allotment.take(run.run.id, run.task.spec.resources, run.task.queue_id)
         return self.journal.save_share(run, share)
 
 

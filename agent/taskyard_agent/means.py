@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import psutil
-from taskyard.wire import CONTAINER_LABEL, Gpu, GpuRange
+from taskyard.wire import CONTAINER_LABEL, Gpu
 
 from . import gpus, group_memory
 from .allotment import Means
@@ -15,6 +15,7 @@ from .config import AgentSettings
 from .containers.engine import engine_name
 from .errors import RunFailed, SettingsError
 from .gpus import GpuLock
+from .queues import ServedQueue
 
 SHARERS_PER_GPU = 8
 """Slots for each GPU that may be shared: what limits them is its memory, this only keeps the machine alive."""
@@ -41,16 +42,16 @@ def hold_gpus(devices: tuple[Gpu, ...], name: str) -> GpuLock:
         ) from error
 
 
-def of(settings: AgentSettings, devices: tuple[Gpu, ...], queue_gpus: Mapping[str, GpuRange]) -> Means:
+def of(settings: AgentSettings, devices: tuple[Gpu, ...], queues: Sequence[ServedQueue]) -> Means:
     """All that its worker has. Raises SettingsError where the machine has less than was promised."""
     machine = machine_memory()
     memory = _memory(settings.memory, machine)
     if memory is not None and memory > machine:
         raise SettingsError(f"--memory {memory}: this machine, or its container, has {machine} bytes")
-    for queue, given in queue_gpus.items():
-        if given.least > len(devices):
+    for queue in queues:
+        if queue.gpus is not None and queue.gpus.least > len(devices):
             raise SettingsError(
-                f"--queue {queue}={given.least}: each task would need {given.least} GPUs, "
+                f"--queue {queue.name}={queue.gpus.least}: each task would need {queue.gpus.least} GPUs, "
                 f"this agent has {len(devices)}"
             )
     return Means(
@@ -61,7 +62,7 @@ def of(settings: AgentSettings, devices: tuple[Gpu, ...], queue_gpus: Mapping[st
         machine_memory_bytes=machine,
         limits_memory=settings.memory is not None,
         custom=settings.resources,
-        queue_gpus=queue_gpus,
+        queue_gpus={queue.id: queue.gpus for queue in queues if queue.gpus is not None},
     )
 
 

@@ -221,7 +221,7 @@ class QueueOrder:
         return self._queues
 
     def served(self, queue: str | None) -> None:
-        """Notes that a task came from `queue`."""
+        """Notes that a task came from `queue` (id)."""
         if self._fair and queue in self._queues:
             place = self._queues.index(queue) + 1
             self._queues = self._queues[place:] + self._queues[:place]
@@ -365,7 +365,7 @@ class Claimer:
             "claimed %s as run %d", claim.run.task, claim.run.number,
             extra={"action": "task_claimed", "task": claim.run.task, "run": claim.run.id},
         )  # fmt: skip
-        self._order.served(claim.task.queue)
+        self._order.served(claim.task.queue_id)
         self._begin(claim, claim.run, claim.task, tokens, worker)
         self._services.send_beat()
 
@@ -374,7 +374,7 @@ class Claimer:
 
     def _begin(self, claim: Claim, run: Run, task: Task, tokens: ClaimTokens, worker: Worker) -> None:
         try:
-            share = worker.allotment.take(run.id, task.spec.resources, task.queue)
+            share = worker.allotment.take(run.id, task.spec.resources, task.queue_id)
         except DoesNotFit as error:
             worker.fail(self._journal.save_run(claim, tokens), self._services, endings.beyond_capacity(str(error)))
             return

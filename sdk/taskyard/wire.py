@@ -705,7 +705,10 @@ class PauseRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerReport:
-    """What an agent says of one of its workers in a beat; the fields mean what they mean in `Worker`."""
+    """What an agent says of one of its workers in a beat; the fields mean what they mean in `Worker`.
+
+    Queues are named by their ids, which a new name leaves as they are, or by their names.
+    """
 
     name: str
     state: WorkerState
@@ -805,7 +808,7 @@ class ClaimRequest:
     """SHA-256 (hexadecimal) of the control token that the agent drew and journalled."""
     report_hash: str = ""
     queues: tuple[str, ...] = ()
-    """Names, in the order in which they are to be tried."""
+    """Ids or names, in the order in which they are to be tried."""
     free: Capacity = field(default_factory=Capacity)
     total: Capacity = field(default_factory=Capacity)
     labels: dict[str, str] = field(default_factory=dict)
@@ -911,7 +914,7 @@ class Token:
     revoked: bool = False
     last_used_at: float | None = None
     queues: tuple[str, ...] = ()
-    """For an agent: the queues it may claim from; empty for all."""
+    """For an agent: the names of the queues it may claim from, ids of those that are gone; empty for all."""
     create_queues: bool = False
 
 
@@ -923,6 +926,7 @@ class NewToken:
     name: str = ""
     expires_in_seconds: float | None = None
     queues: tuple[str, ...] = ()
+    """Ids or names. They exist, unless the agent may create queues."""
     create_queues: bool = False
 
 

@@ -6,7 +6,7 @@ import logging
 import os
 import secrets
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from taskyard.wire import Invitation, IssuedToken, LoginRequest, NewToken, Token
 
 from taskyard_server.auth import Actor, Authenticator, digest, draw_secret
 from taskyard_server.errors import Conflict, Forbidden, Invalid, NotFound, Unauthorised
+from taskyard_server.names import normalised
+from taskyard_server.queue_names import find_queue, known_queues, named, queue_names
 from taskyard_server.store.base import Store, TokenRecord
 
 logger = logging.getLogger(__name__)
@@ -40,17 +42,21 @@ class Accounts:
         """The caller's own token."""
         if actor.kind is TokenKind.RUN:
             return Token(id=actor.token, kind=actor.kind, name=actor.name, created_at=0.0)
-        return _shown(await self._record(actor.token))
+        return await self._shown(await self._record(actor.token))
 
     async def list(self, actor: Actor) -> list[Token]:
         """Newest first: all for an administrator, the caller's own otherwise."""
-        records = await self._store.tokens()
-        return [_shown(record) for record in records if not record.invitation and _manages(actor, record)]
+        records, names = await self._store.tokens(), await queue_names(self._store)
+        return [_shown(record, names) for record in records if not record.invitation and _manages(actor, record)]
 
     async def issue(self, new: NewToken, actor: Actor) -> IssuedToken:
-        """Makes a token. A user's is for the same account, and does not outlive the one that made it."""
+        """Makes a token. A user's is for the same account, and does not outlive the one that made it.
+
+        Raises Invalid, Forbidden, NotFound for a queue that neither exists nor may be created by the agent.
+        """
         _check(new)
         _may_hand_out(actor, new)
+        new = await self._with_queue_ids(new)
         return await self._add(new, owner=_owner_for(actor), limit=await self._limit_for(actor))
 
     async def revoke(self, token_id: str, actor: Actor) -> Token:
@@ -68,12 +74,13 @@ class Accounts:
         record = await self._store.update_token(token_id, revoked)
         self._authenticator.forget()
         logger.info("revoked token %s", token_id, extra={"action": "token_revoked", "token": token_id})
-        return _shown(record)
+        return await self._shown(record)
 
     async def invite(self, new: NewToken, actor: Actor) -> Invitation:
-        """Makes a single-use code, valid for ten minutes, that is exchanged for such a token."""
+        """Makes a single-use code, valid for ten minutes, exchanged for such a token. Raises as `issue`."""
         _check(new)
         _may_hand_out(actor, new)
+        new = await self._with_queue_ids(new)
         await self._forget_stale_invitations()
         code, now = _draw_code(), self._clock()
         record = TokenRecord(
@@ -146,7 +153,18 @@ class Accounts:
         )
         await self._store.add_token(record)
         logger.info("issued %s token %s", new.kind, token_id, extra={"action": "token_issued", "token": token_id})
-        return IssuedToken(token=_shown(record), secret=secret)
+        return IssuedToken(token=await self._shown(record), secret=secret)
+
+    async def _with_queue_ids(self, new: NewToken) -> NewToken:
+        known = await known_queues(self._store, new.queues)
+        missing = [ref for ref in new.queues if ref not in known]
+        if missing and not new.create_queues:
+            await find_queue(self._store, missing[0])  # says which are near
+        queues = (known[ref].id if ref in known else normalised(ref) for ref in new.queues)
+        return replace(new, queues=tuple(dict.fromkeys(queues)))
+
+    async def _shown(self, record: TokenRecord) -> Token:
+        return _shown(record, await queue_names(self._store))
 
     async def _record(self, token_id: str) -> TokenRecord:
         return await self._store.update_token(token_id, lambda record: record)
@@ -234,7 +252,7 @@ def _wrong_code() -> Unauthorised:
     )
 
 
-def _shown(record: TokenRecord) -> Token:
+def _shown(record: TokenRecord, names: Mapping[str, str]) -> Token:
     return Token(
         id=record.id,
         kind=record.kind,
@@ -243,6 +261,6 @@ def _shown(record: TokenRecord) -> Token:
         expires_at=record.expires_at,
         revoked=record.revoked,
         last_used_at=record.last_used_at,
-        queues=record.queues,
+        queues=named(record.queues, names),
         create_queues=record.create_queues,
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from taskyard.wire import TokenKind
 
 from taskyard_server.errors import Forbidden, Unauthorised, Unavailable
-from taskyard_server.store.base import Store, TaskRecord, TokenRecord
+from taskyard_server.store.base import QueueRecord, Store, TaskRecord, TokenRecord
 
 CACHE_SECONDS = 1.0
 """A revoked token is refused within this time by every server process of a store."""
@@ -33,12 +33,16 @@ class Actor:
     owner: str
     """The account that it acts for; a run acts for its submitter."""
     queues: tuple[str, ...] = ()
-    """For an agent: names of the queues it may claim from; empty for all."""
+    """For an agent: ids of the queues it may claim from, and names of those it may yet create; empty for all."""
     create_queues: bool = False
     task: str | None = None
     """For a run: its task."""
     project: str | None = None
     """For a run: the only project that it may touch."""
+
+    def may_serve(self, queue: QueueRecord | None) -> bool:
+        """For an agent: whether it may claim tasks of the queue; None: of none."""
+        return not self.queues or (queue is not None and not {queue.id, queue.name}.isdisjoint(self.queues))
 
 
 class Right(enum.Enum):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from taskyard.wire import Explanation, TaskState, Worker, WorkerState, WorkerVerdict
 
 from taskyard_server import matching
 from taskyard_server.matching import Offer
+from taskyard_server.queue_names import named
 from taskyard_server.store.base import Front, QueueRecord, TaskRecord
 
 MOST_VERDICTS = 200
@@ -27,16 +28,19 @@ def of_queued(
     queue: QueueRecord,
     position: int,
     workers: Sequence[Worker],
+    *,
     now: float,
+    names: Mapping[str, str],
     fronts: Iterable[Front] = (),
 ) -> Explanation:
     """Explains a task in a queue with `position` others before it. Workers that were stopped do not count, nor the
-    places of single tasks in services mode. `fronts` are those of all queues: they tell of reservations."""
+    places of single tasks in services mode. `names` are those of all queues by id, `fronts` theirs: they tell of
+    reservations."""
     present = [worker for worker in workers if worker.state is not WorkerState.STOPPED and worker.parent is None]
     kept = {front.candidate.reserved_for: front for front in fronts if front.candidate.reserved_for is not None}
-    verdicts = [_verdict(record, queue, worker, kept.get(worker.name), now) for worker in present]
-    watching = [verdict for verdict, worker in zip(verdicts, present, strict=True) if queue.name in worker.queues]
-    able = [worker for worker in present if queue.name in worker.queues]
+    verdicts = [_verdict(record, queue, worker, kept.get(worker.name), names, now) for worker in present]
+    watching = [verdict for verdict, worker in zip(verdicts, present, strict=True) if queue.id in worker.queues]
+    able = [worker for worker in present if queue.id in worker.queues]
     return Explanation(
         task=record.id,
         state=record.state,
@@ -46,10 +50,13 @@ def of_queued(
     )
 
 
-def obstacle(record: TaskRecord, queue: QueueRecord, worker: Worker) -> str | None:
-    """Why the worker would not take the task even with nothing else to do; None when it would."""
-    if queue.name not in worker.queues:
-        watched = ", ".join(worker.queues) or "none"
+def obstacle(record: TaskRecord, queue: QueueRecord, worker: Worker, names: Mapping[str, str]) -> str | None:
+    """Why the worker would not take the task even with nothing else to do; None when it would.
+
+    `names` are those of the queues by id.
+    """
+    if queue.id not in worker.queues:
+        watched = ", ".join(named(worker.queues, names)) or "none"
         return f"does not watch queue {queue.name!r} (it watches {watched})"
     if worker.state in _AWAY:
         return _AWAY[worker.state]
@@ -132,9 +139,14 @@ _IDLE = "idle"
 
 
 def _verdict(
-    record: TaskRecord, queue: QueueRecord, worker: Worker, kept_for: Front | None, now: float
+    record: TaskRecord,
+    queue: QueueRecord,
+    worker: Worker,
+    kept_for: Front | None,
+    names: Mapping[str, str],
+    now: float,
 ) -> WorkerVerdict:
-    reason = obstacle(record, queue, worker)
+    reason = obstacle(record, queue, worker, names)
     if reason is not None:
         return WorkerVerdict(worker=worker.name, fits=False, reason=reason)
     words = _occupation(record, queue, worker, kept_for)

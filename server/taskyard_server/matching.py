@@ -59,10 +59,9 @@ def shaped(record: TaskRecord) -> TaskRecord:
     return replace(record, shape=hashlib.sha256(text.encode()).hexdigest()[:16])
 
 
-def given_gpus(queues: Iterable[QueueRecord], by_name: Mapping[str, GpuRange]) -> dict[str, GpuRange]:
-    """Queue (id) → how many GPUs its tasks are given: what the agent says, and none for those of services."""
-    ranges = {queue.id: by_name[queue.name] for queue in queues if queue.name in by_name}
-    return {**ranges, **{queue.id: NO_GPUS for queue in queues if queue.kind is QueueKind.SERVICES}}
+def given_gpus(queues: Iterable[QueueRecord], said: Mapping[str, GpuRange]) -> dict[str, GpuRange]:
+    """Queue (id) → how many GPUs its tasks are given: what the agent said, and none for those of services."""
+    return {**said, **{queue.id: NO_GPUS for queue in queues if queue.kind is QueueKind.SERVICES}}
 
 
 def occupied(resources: Resources, total: Capacity, given: GpuRange | None = None) -> Capacity:

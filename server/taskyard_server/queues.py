@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import difflib
 import heapq
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,7 +26,8 @@ from taskyard_server import lifecycle
 from taskyard_server.auth import Actor
 from taskyard_server.claims import Claims
 from taskyard_server.errors import Conflict, Invalid, NotFound
-from taskyard_server.names import checked_id, checked_name, is_id, normalised
+from taskyard_server.names import checked_id, checked_name, normalised
+from taskyard_server.queue_names import find_queue
 from taskyard_server.specs import MAX_DESCRIPTION
 from taskyard_server.store.base import Change, QueueRecord, Store, TaskFilter, TaskRecord
 from taskyard_server.views import entry_view
@@ -200,7 +200,7 @@ class Queues:
         started: Mapping[str, float],
     ) -> Queue:
         waiting = counts.get(TaskState.QUEUED, 0)
-        watching = [worker for worker in workers if serves(worker, record.name)]
+        watching = [worker for worker in workers if serves(worker, record.id)]
         held = [self._clock() - started[run] for worker in watching for run in worker.runs if run in started]
         estimate = estimated_wait(
             waiting=waiting,
@@ -223,7 +223,7 @@ class Queues:
 
 
 def serves(worker: Worker, queue: str) -> bool:
-    """Whether the worker takes tasks of the queue of that name; the place of one running task takes none."""
+    """Whether the worker takes tasks of the queue (id); the place of one running task takes none."""
     return worker.state in SERVING_STATES and queue in worker.queues and worker.parent is None
 
 
@@ -255,19 +255,6 @@ def estimated_wait(
     return free_in[0] + rounds * usual
 
 
-async def find_queue(store: Store, ref: str) -> QueueRecord:
-    """Finds a queue by id or name. Raises NotFound naming the nearest ones."""
-    if is_id(ref):
-        try:
-            return await store.queue(ref)
-        except NotFound:
-            pass  # a name may look like an id
-    record = await store.queue_named(normalised(ref))
-    if record is None:
-        raise NotFound(_unknown(ref, [queue.name for queue in await store.queues()]))
-    return record
-
-
 async def update_task(store: Store, task_id: str, change: Change) -> TaskRecord:
     """As `Store.update`; a task whose queue is gone is changed as one that has none, never stuck in it.
 
@@ -292,13 +279,6 @@ async def _exists(store: Store, queue_id: str) -> bool:
     except NotFound:
         return False
     return True
-
-
-def _unknown(ref: str, names: Sequence[str]) -> str:
-    """What to say of a queue that does not exist."""
-    near = difflib.get_close_matches(ref, names, n=3, cutoff=0.5) or sorted(names)[:3]
-    known = f"; the nearest are {', '.join(repr(name) for name in near)}" if near else ""
-    return f"there is no queue {ref!r}{known}; create it with `taskyard queue create {ref!r}`"
 
 
 def _checked_queue_name(name: str) -> str:

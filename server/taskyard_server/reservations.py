@@ -16,6 +16,7 @@ from taskyard.wire import Capacity, Worker
 from taskyard_server import explanations, lifecycle, matching
 from taskyard_server.errors import NotFound
 from taskyard_server.matching import Holding, Offer, Turn
+from taskyard_server.queue_names import queue_names
 from taskyard_server.queues import update_task
 from taskyard_server.store.base import Change, Front, Store, TaskRecord
 
@@ -129,4 +130,6 @@ class Reservations:
             queue = await self._store.queue(queue_id)
         except NotFound:
             return "the queue is gone"
-        return "the queue is paused" if queue.paused else explanations.obstacle(record, queue, worker)
+        if queue.paused:
+            return "the queue is paused"
+        return explanations.obstacle(record, queue, worker, await queue_names(self._store))

@@ -16,6 +16,7 @@ from taskyard.wire import (
     Claim,
     ClaimRequest,
     FinishRequest,
+    GpuRange,
     LogPosition,
     Outcome,
     QueueKind,
@@ -37,7 +38,7 @@ from taskyard_server.claims import Claims, Waiter
 from taskyard_server.config import ServerConfig
 from taskyard_server.errors import Conflict, Forbidden, Invalid, NotFound, Stale
 from taskyard_server.matching import Offer
-from taskyard_server.names import normalised
+from taskyard_server.queue_names import by_queue_id, known_queues, named, queue_names, report_by_ids
 from taskyard_server.queues import update_task
 from taskyard_server.reservations import LOOK_AGAIN_SECONDS, Reservations, Taken
 from taskyard_server.run_logs import LogSlice, RunLogs, hash_of
@@ -106,13 +107,13 @@ class Runs:
         Answers without a run when none came in time, a directive ended the wait, or the client is gone.
         Raises Invalid, Forbidden for a queue that the token does not list, Conflict.
         """
-        _check_claim(request, actor)
-        queues = await self._open_queues(request)
+        _check_claim(request)
+        queues = await self._open_queues(request, actor)
         seeker = _Seeker(
             request=request,
             actor=actor,
             gone=gone,
-            offer=_offer(request, queues.values()),
+            offer=_offer(request, queues.values(), await by_queue_id(self._store, request.queue_gpus)),
             queues=queues,
             lock=self._repeats.setdefault(request.request_id, asyncio.Lock()),
         )
@@ -121,12 +122,22 @@ class Runs:
         with self._claims.park(seeker.offer, queues, request_id=request.request_id, runs=request.runs) as waiter:
             return await self._seek(seeker, waiter) or self._empty(request)
 
-    async def _open_queues(self, request: ClaimRequest) -> dict[str, QueueRecord]:
-        """Queues that do not exist (any more) are passed over, and a paused worker is given none."""
-        if request.worker is None or await self._takes_nothing(request.worker):
+    async def _open_queues(self, request: ClaimRequest, actor: Actor) -> dict[str, QueueRecord]:
+        """By id. Queues that do not exist (any more) are passed over, and a paused worker is given none.
+
+        Raises Forbidden for a queue that the token does not list.
+        """
+        if request.worker is None:
             return {}
-        found = [await self._store.queue_named(normalised(name)) for name in matching.in_order(request.queues)]
-        return {queue.id: queue for queue in found if queue is not None}
+        queues = {queue.id: queue for queue in (await known_queues(self._store, request.queues)).values()}
+        refused = [queue.name for queue in queues.values() if not actor.may_serve(queue)]
+        if refused:
+            own = await self._queues_of(actor)
+            raise Forbidden(f"this agent's token is for {own}, not for {', '.join(refused)}")
+        return {} if await self._takes_nothing(request.worker) else queues
+
+    async def _queues_of(self, actor: Actor) -> str:
+        return ", ".join(named(actor.queues, await queue_names(self._store)))
 
     async def _takes_nothing(self, worker: str) -> bool:
         try:
@@ -206,9 +217,9 @@ class Runs:
 
     async def _require_allowed_queue(self, task_id: str, actor: Actor) -> None:
         queue = await self._queue_of(await self._store.task(task_id))
-        if actor.queues and (queue is None or queue.name not in actor.queues):
+        if not actor.may_serve(queue):
             raise Forbidden(
-                f"this agent's token is for {', '.join(actor.queues)}; task {task_id} is in none of them"
+                f"this agent's token is for {await self._queues_of(actor)}; task {task_id} is in none of them"
             )
 
     def _given_by_name(self, record: TaskRecord, seeker: _Seeker) -> TaskRecord:
@@ -310,6 +321,7 @@ class Runs:
         self.tell(record)
 
     async def _save_worker(self, report: WorkerReport, beat: Beat, actor: Actor) -> WorkerDirective:
+        report = await report_by_ids(self._store, report)
         took_nothing = False
 
         def reported(known: WorkerRecord | None) -> WorkerRecord:
@@ -443,26 +455,22 @@ def timing_of(config: ServerConfig) -> lifecycle.Timing:
     )
 
 
-def _check_claim(request: ClaimRequest, actor: Actor) -> None:
+def _check_claim(request: ClaimRequest) -> None:
     if not request.request_id or len(request.request_id) > 200:
         raise Invalid("request_id must have 1 to 200 characters: draw one per claim")
     if request.worker is None:
         return
     if not (_HASH.fullmatch(request.control_hash) and _HASH.fullmatch(request.report_hash)):
         raise Invalid("control_hash and report_hash must be SHA-256 digests in lower-case hexadecimal digits")
-    refused = [name for name in request.queues if actor.queues and normalised(name) not in actor.queues]
-    if refused:
-        raise Forbidden(f"this agent's token is for {', '.join(actor.queues)}, not for {', '.join(refused)}")
 
 
-def _offer(request: ClaimRequest, queues: Iterable[QueueRecord]) -> Offer:
-    by_name = {normalised(name): given for name, given in request.queue_gpus.items()}
+def _offer(request: ClaimRequest, queues: Iterable[QueueRecord], queue_gpus: Mapping[str, GpuRange]) -> Offer:
     return Offer(
         worker=request.worker or request.agent,
         free=request.free,
         total=request.total,
         labels=request.labels,
-        given_gpus=matching.given_gpus(queues, by_name),
+        given_gpus=matching.given_gpus(queues, queue_gpus),
         runs=request.runs,
     )
 

@@ -34,7 +34,7 @@ from taskyard_server.claims import Claims
 from taskyard_server.disk_space import DiskSpace
 from taskyard_server.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge
 from taskyard_server.names import checked_id, is_id, normalised
-from taskyard_server.queues import find_queue
+from taskyard_server.queue_names import find_queue, queue_names
 from taskyard_server.store.base import BlobStore, LogStore, QueueRecord, Store, TaskFilter, TaskRecord
 from taskyard_server.variety import Variety
 from taskyard_server.views import entry_view, task_view
@@ -102,7 +102,7 @@ class Tasks:
             records = await self._repeated(records, error)
         else:
             self._announce_all(records)
-        names = await self._queue_names()
+        names = await queue_names(self._store)
         return [task_view(record, names.get(record.queue or "")) for record in records]
 
     def _require_room_and_number(self, number: int) -> None:
@@ -167,17 +167,18 @@ class Tasks:
 
     async def get(self, task_id: str, actor: Actor) -> Task:
         """Raises NotFound, Forbidden. An agent reads what it could claim: it builds environments ahead of time."""
-        view = await self._view(await self._allowed(task_id, actor))
-        if actor.kind is TokenKind.AGENT and not _waits_for(actor, view):
+        record = await self._allowed(task_id, actor)
+        queue = await self._queue_of(record)
+        if actor.kind is TokenKind.AGENT and (queue is None or not actor.may_serve(queue)):
             raise Forbidden(f"an agent's token reads tasks in its queues alone; task {task_id} is in none of them")
-        return view
+        return task_view(record, queue.name if queue is not None else None)
 
     async def list(self, wanted: TaskFilter, *, before: str | None, limit: int, actor: Actor) -> TaskPage:
         """Newest first; the cursor is the last task of the page."""
         wanted = _confined(wanted, actor)
         limit = max(1, min(limit, MAX_PAGE))
         records = await self._store.tasks(wanted, before=before, limit=limit + 1)
-        names = await self._queue_names()
+        names = await queue_names(self._store)
         views = tuple(task_view(record, names.get(record.queue or "")) for record in records[:limit])
         return TaskPage(tasks=views, cursor=views[-1].id if len(records) > limit else None)
 
@@ -245,8 +246,11 @@ class Tasks:
             return explanations.of_others(record, self._clock())
         queue = await self._store.queue(record.queue)
         workers = [known.worker for known in await self._store.workers()]
-        fronts = await self._store.fronts([each.id for each in await self._store.queues()])
-        return explanations.of_queued(record, queue, position, workers, self._clock(), fronts)
+        names = await queue_names(self._store)
+        fronts = await self._store.fronts(list(names))
+        return explanations.of_queued(
+            record, queue, position, workers, now=self._clock(), fronts=fronts, names=names
+        )
 
     # --- Change
 
@@ -345,20 +349,17 @@ class Tasks:
         _require_allowed(record, actor, verb)
         return record
 
-    async def _queue_names(self) -> dict[str, str]:
-        return {queue.id: queue.name for queue in await self._store.queues()}
-
     async def _view(self, record: TaskRecord) -> Task:
+        queue = await self._queue_of(record)
+        return task_view(record, queue.name if queue is not None else None)
+
+    async def _queue_of(self, record: TaskRecord) -> QueueRecord | None:
         if record.queue is None:
-            return task_view(record, None)
+            return None
         try:
-            return task_view(record, (await self._store.queue(record.queue)).name)
+            return await self._store.queue(record.queue)
         except NotFound:
-            return task_view(record, None)
-
-
-def _waits_for(actor: Actor, task: Task) -> bool:
-    return task.queue is not None and (not actor.queues or normalised(task.queue) in actor.queues)
+            return None
 
 
 _VERBS_OF_RUNS = frozenset({"read", "create", "enqueue", "stop"})

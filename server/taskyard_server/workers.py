@@ -24,7 +24,8 @@ from taskyard_server.auth import Actor
 from taskyard_server.claims import Claims
 from taskyard_server.errors import Conflict, Invalid
 from taskyard_server.matching import Offer
-from taskyard_server.names import checked_name, normalised
+from taskyard_server.names import checked_name
+from taskyard_server.queue_names import known_queues, queue_names, worker_by_names
 from taskyard_server.store.base import LIVE_WORKER_STATES, Front, QueueRecord, Store, WorkerRecord
 
 logger = logging.getLogger(__name__)
@@ -46,18 +47,21 @@ class Workers:
 
     async def list(self) -> list[Worker]:
         """All workers by name."""
-        return [record.worker for record in await self._store.workers()]
+        names = await queue_names(self._store)
+        return [worker_by_names(record.worker, names) for record in await self._store.workers()]
 
     async def get(self, name: str) -> Worker:
         """The worker with its counters. Raises NotFound."""
         record = await self._store.worker(name)
-        return replace(record.worker, counters=await self._counters(record))
+        return replace(await self._shown(record), counters=await self._counters(record))
+
+    async def _shown(self, record: WorkerRecord) -> Worker:
+        return worker_by_names(record.worker, await queue_names(self._store))
 
     async def _counters(self, record: WorkerRecord) -> WorkerCounters:
         """What is counted per queue and shape: the cost of deciding does not grow with the entries."""
         worker = record.worker
-        found = [await self._store.queue_named(name) for name in worker.queues]
-        queues = [queue for queue in found if queue is not None]
+        queues = list((await known_queues(self._store, worker.queues)).values())
         ids = [queue.id for queue in queues]
         counts = await self._store.counts()
         active = await self._store.active()
@@ -113,7 +117,7 @@ class Workers:
         logger.info(
             "worker %s was %s by %s", name, word, actor.name, extra={"action": f"worker_{word}", "worker": name}
         )
-        return record.worker
+        return await self._shown(record)
 
 
 def check_name(name: str) -> None:
@@ -125,7 +129,10 @@ def check_name(name: str) -> None:
 def reported(
     known: WorkerRecord | None, report: WorkerReport, beat: Beat, *, token: str, now: float
 ) -> WorkerRecord:
-    """The record after a beat; counters and a pause stay. Raises Conflict when another machine has that name."""
+    """The record after a beat, whose report names queues by their ids; counters and a pause stay.
+
+    Raises Conflict when another machine has that name.
+    """
     before = known.worker if known is not None else None
     if before is not None and before.state in LIVE_WORKER_STATES and before.host != beat.host:
         raise Conflict(
@@ -144,7 +151,7 @@ def reported(
         state=state_of(report, held=held, drain=drain),
         drain_requested=drain,
         paused_reason=held or report.paused_reason,
-        queues=tuple(normalised(queue) for queue in report.queues),
+        queues=report.queues,
         gpus=report.gpus,
         version=beat.version,
         boot_id=beat.boot_id,

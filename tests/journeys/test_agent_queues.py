@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from taskyard.wire import MoveRequest, MoveTo, TaskState
+from taskyard.wire import MoveRequest, MoveTo, QueueChanges, TaskState
 
 from tests.support.agents import wait_until
 from tests.support.yard import Yard
@@ -80,6 +80,34 @@ def test_a_queue_that_does_not_exist_is_created_when_asked_for(yard: Yard) -> No
         task = yard.submit("true", queue="fresh queue")
 
         assert yard.wait_for_end(task)[0].state is TaskState.COMPLETED
+
+
+def test_an_agent_goes_on_serving_a_queue_that_is_renamed(yard: Yard) -> None:
+    queue = yard.queue("vision")
+
+    with yard.agent("--queue", "vision") as agent:
+        wait_until(lambda: yard.client.queue(queue).workers, what="a worker")
+        yard.client.change_queue(queue, QueueChanges(name="vision-2"))
+        served = yard.wait_for_end(yard.submit("true", queue="vision-2"))
+        agent.restart()
+        code = agent.wait()
+        agent.restart("--queue", queue)
+        served += yard.wait_for_end(yard.submit("true", queue=queue))
+
+    assert [task.state for task in served] == [TaskState.COMPLETED] * 2
+    assert code == 2
+    assert "no queue 'vision'; there is 'vision-2'" in agent.log
+
+
+def test_an_agent_whose_token_is_for_other_queues_ends_with_a_word(yard: Yard) -> None:
+    own, token = yard.queue("own"), yard.server.issue("agent", queues=["own"])
+
+    with yard.agent("--queue", "default", own, variables={"TASKYARD_TOKEN": token}) as agent:
+        code = agent.wait()
+
+    assert code == 2
+    assert "this agent's token is for 'own', not for 'default'" in agent.log
+    assert "taskyard invite agent --queue own default" in agent.log
 
 
 def test_an_unknown_queue_is_refused_with_the_nearest_name_and_the_cure(yard: Yard) -> None:

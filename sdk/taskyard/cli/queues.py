@@ -96,7 +96,7 @@ def describe(namespace: argparse.Namespace) -> None:
 
 
 def rename(namespace: argparse.Namespace) -> None:
-    """Changes the name; tasks and agents that name the queue by its id are not affected."""
+    """Changes the name; its tasks, and agents that serve it, are not affected."""
     from taskyard.wire import QueueChanges
 
     _change(namespace, QueueChanges(name=namespace.name))

@@ -109,6 +109,7 @@ class WorkerRecord:
     """A worker as last reported."""
 
     worker: WireWorker
+    """Its queues are named by their ids."""
     token: str
     """Id of the agent's token that registered it."""
     held: str = ""
@@ -135,6 +136,7 @@ class TokenRecord:
     revoked: bool = False
     last_used_at: float | None = None
     queues: tuple[str, ...] = ()
+    """Ids; names for those that the agent may yet create."""
     create_queues: bool = False
 
 

@@ -13,6 +13,7 @@ from taskyard.wire import IssuedToken, LoginRequest, NewToken, TokenKind
 from taskyard_server.accounts import Accounts
 from taskyard_server.auth import CACHE_SECONDS, RIGHTS, Actor, Authenticator, Right
 from taskyard_server.errors import Conflict, Forbidden, Invalid, NotFound, Unauthorised
+from taskyard_server.store.base import QueueRecord
 from taskyard_server.store.sqlite import SqliteStore
 
 USER = NewToken(kind=TokenKind.USER, name="ada")
@@ -157,6 +158,42 @@ async def test_token_of_a_token_does_not_outlive_it(door: Door) -> None:
     child = await door.accounts.issue(NewToken(kind=TokenKind.USER, expires_in_seconds=3600.0), actor)
 
     assert child.token.expires_at == short.token.expires_at
+
+
+async def queue_of(door: Door, name: str) -> QueueRecord:
+    queue = QueueRecord(id="ab" * 16, name=name, description="", paused=False, created_at=0.0)
+    await door.accounts._store.add_queue(queue)
+    return queue
+
+
+@pytest.mark.parametrize("ref", ["ab" * 16, "café", " cafe\N{COMBINING ACUTE ACCENT}"])
+async def test_an_agents_token_is_for_a_queue_however_that_is_named(door: Door, ref: str) -> None:
+    queue = await queue_of(door, "café")
+
+    issued = await door.accounts.issue(NewToken(kind=TokenKind.AGENT, queues=(ref,)), door.root)
+
+    assert issued.token.queues == ("café",)
+    assert (await door.authenticator.actor(issued.secret)).may_serve(queue)
+
+
+async def test_a_queue_that_does_not_exist_is_refused_with_the_nearest(door: Door) -> None:
+    await queue_of(door, "single-gpu")
+    new = NewToken(kind=TokenKind.AGENT, queues=("singel-gpu",))
+
+    with pytest.raises(NotFound, match="nearest are 'single-gpu'"):
+        await door.accounts.issue(new, door.root)
+    with pytest.raises(NotFound, match="nearest are 'single-gpu'"):
+        await door.accounts.invite(new, door.root)
+
+
+async def test_an_agent_that_may_create_queues_serves_what_it_creates(door: Door) -> None:
+    new = NewToken(kind=TokenKind.AGENT, queues=("later",), create_queues=True)
+
+    issued = await door.accounts.issue(new, door.root)
+
+    actor = await door.authenticator.actor(issued.secret)
+    assert actor.may_serve(await queue_of(door, "later"))
+    assert not actor.may_serve(None)
 
 
 async def test_users_make_no_administrators_and_nobody_makes_runs(door: Door) -> None:

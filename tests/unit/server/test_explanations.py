@@ -18,13 +18,13 @@ LABELLED = {"labels": {"arch": "t4"}}
 
 def place(name: str = "w", *, gpus: int = 2, **fields: Any) -> Worker:
     total = fields.pop("total", Capacity(slots=max(1, gpus), gpus=gpus))
-    known = {"queues": ("q",), "total": total, "free": total, **fields}
+    known = {"queues": (QUEUE.id,), "total": total, "free": total, **fields}
     return Worker(name=name, agent="agent", host="host", state=WorkerState.IDLE, **known)
 
 
 def explained(resources: Resources, *workers: Worker, where: QueueRecord = QUEUE) -> Explanation:
     record = replace(queued(where.id), spec=replace(queued(where.id).spec, resources=resources))
-    return explanations.of_queued(record, where, 0, workers, now=0.0)
+    return explanations.of_queued(record, where, 0, workers, now=0.0, names={where.id: where.name})
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_one_worker_is_not_counted() -> None:
 
 
 def test_a_worker_that_gives_gpus_by_queue_says_what_it_gives() -> None:
-    giving = place(queue_gpus={"q": GpuRange(least=1, most=2)})
+    giving = place(queue_gpus={QUEUE.id: GpuRange(least=1, most=2)})
 
     verdict = explained(Resources(gpus=3), giving).workers[0]
 

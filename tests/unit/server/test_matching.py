@@ -176,9 +176,9 @@ def test_where_the_queue_gives_the_gpus_the_least_must_be_free(
 
 
 def test_services_are_given_no_gpu_and_take_a_slot() -> None:
-    services = replace(queue("services"), kind=QueueKind.SERVICES)
+    services, one = replace(queue("services"), kind=QueueKind.SERVICES), queue("one")
 
-    given = matching.given_gpus([services, queue("one")], {"one": GpuRange(least=1, most=1)})
+    given = matching.given_gpus([services, one], {one.id: GpuRange(least=1, most=1)})
 
     assert matching.occupied(Resources(gpus=None), FOUR, given[services.id]).gpus == 0
     assert misfit(Resources(gpus=1), FOUR, FOUR, given[services.id]) == (

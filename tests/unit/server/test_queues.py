@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from taskyard.wire import (
     Capacity,
+    GpuRange,
     NewQueue,
     Outcome,
     OutcomeKind,
@@ -54,6 +55,34 @@ async def test_a_queue_may_have_any_name(services: Services, name: str) -> None:
 async def test_a_name_must_show_what_it_is(services: Services, name: str) -> None:
     with pytest.raises(Invalid):
         await create(services, name)
+
+
+async def test_a_queue_keeps_its_workers_and_their_gpus_under_a_new_name(services: Services) -> None:
+    queue = await create(services, "old")
+    agent, given = services.agent(queues=(queue.id,)), {queue.id: GpuRange(least=1, most=1)}
+    await agent.beat()
+    task = await services.enqueue("old", resources=Resources(gpus=None))
+
+    await services.queues.change(queue.id, QueueChanges(name="new"), ADA)
+
+    explained = (await services.tasks.explain(task.id, ADA)).summary
+    assert (await services.workers.get(agent.name)).queues == ("new",)
+    assert (await services.queues.get(queue.id)).workers == (agent.name,)
+    assert "no worker watches" not in explained
+    claim = await agent.claim(free=Capacity(gpus=1), total=Capacity(slots=2, gpus=2), queue_gpus=given)
+    assert claim.run is not None
+
+
+async def test_an_agent_may_say_names(services: Services) -> None:
+    queue = await create(services, "caf\N{LATIN SMALL LETTER E WITH ACUTE}")
+    agent = services.agent(queues=("cafe\N{COMBINING ACUTE ACCENT} ",))
+    await agent.beat()
+    await services.enqueue(queue.name)
+
+    claim = await agent.claim()
+
+    assert claim.run is not None
+    assert (await services.queues.get(queue.id)).workers == (agent.name,)
 
 
 async def test_a_name_is_taken_once(services: Services) -> None:
