@@ -173,6 +173,19 @@ class Tasks:
             raise Forbidden(f"an agent's token reads tasks in its queues alone; task {task_id} is in none of them")
         return task_view(record, queue.name if queue is not None else None)
 
+    async def require_readable_run(self, run_id: str, actor: Actor) -> None:
+        """Raises Forbidden, and NotFound for those whose rights depend on the task.
+
+        An agent reads the runs that it claimed, and those of the tasks that it could claim.
+        """
+        if actor.kind in (TokenKind.ADMINISTRATOR, TokenKind.USER):
+            return
+        record = await self._allowed(lifecycle.task_of(run_id), actor)
+        if actor.kind is not TokenKind.AGENT or actor.may_serve(await self._queue_of(record)):
+            return
+        if lifecycle.require_run(record, run_id).agent != actor.token:
+            raise Forbidden(f"an agent's token reads its own runs and its queues' alone; {run_id} is another's")
+
     async def list(self, wanted: TaskFilter, *, before: str | None, limit: int, actor: Actor) -> TaskPage:
         """Newest first; the cursor is the last task of the page."""
         wanted = _confined(wanted, actor)

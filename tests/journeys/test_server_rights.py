@@ -123,6 +123,23 @@ def test_run_acts_inside_its_project_alone(tokens: tuple[ServerProcess, dict[str
     assert log.status_code in (403, 404)
 
 
+def test_agent_reads_its_own_runs_and_its_queues_alone(tokens: tuple[ServerProcess, dict[str, str]]) -> None:
+    server, _ = tokens
+    with server.client() as root:
+        queue = root.post("/queues", json={"name": "private"}).json()["id"]
+        secrets = [server.issue("agent", queues=[name]) for name in (queue, queue, "default")]
+        enqueue(root, queue)
+        with Claimant(server, secrets[0]) as owner:
+            run = owner.claim(queue)["run"]["id"]
+            owner.beat(run)
+
+        before = [read_all_of(server, secret, run) for secret in secrets]
+        root.delete(f"/queues/{queue}", params={"force": True}).raise_for_status()
+
+        assert before == [{200}, {200}, {403}]
+        assert [read_all_of(server, secret, run) for secret in secrets] == [{200}, {403}, {403}]
+
+
 def test_token_of_a_run_ends_with_it(tokens: tuple[ServerProcess, dict[str, str]]) -> None:
     server, secrets = tokens
     with server.client() as root, Claimant(server, secrets["G"], worker="host:cpu:1") as agent:
@@ -136,6 +153,15 @@ def test_token_of_a_run_ends_with_it(tokens: tuple[ServerProcess, dict[str, str]
             agent.finish(claimed).raise_for_status()
 
             assert becomes_true(lambda: run.get("/whoami").status_code == 401, seconds=2.0)
+
+
+def read_all_of(server: ServerProcess, secret: str, run: str) -> set[int]:
+    statuses = set()
+    with server.client(secret) as client:
+        for part in ("", "/logs", "/logs/stream", "/metrics"):
+            with client.stream("GET", f"/runs/{run}{part}") as answer:
+                statuses.add(answer.status_code)
+    return statuses
 
 
 def address(route: Route) -> str:

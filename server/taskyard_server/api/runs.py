@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Header, Query, Request, Response
 from pydantic import TypeAdapter
 from sse_starlette import EventSourceResponse, ServerSentEvent
-from taskyard.wire import FinishRequest, LogChunk, LogPosition, Run, Series, StartRequest, TokenKind
+from taskyard.wire import FinishRequest, LogChunk, LogPosition, Run, Series, StartRequest
 
 from taskyard_server.api import body
 from taskyard_server.api.blobs import RAW, RAW_ANSWER, RAW_BODY
@@ -56,9 +56,8 @@ STREAM_ANSWER: dict[int | str, dict[str, Any]] = {
 
 
 async def _readable(run_id: str, services: InServices, actor: InActor) -> str:
-    """The run's id, where the caller may see it: a run's token reads inside its own project alone."""
-    if actor.kind is TokenKind.RUN:
-        await services.tasks.get(run_id.partition(".")[0], actor)
+    """The run's id, where the caller may see it. Raises Forbidden, NotFound."""
+    await services.tasks.require_readable_run(run_id, actor)
     return run_id
 
 
