@@ -167,6 +167,13 @@ def test_acknowledged_task_survives_a_kill(server: ServerProcess, root: httpx.Cl
     assert root.get(f"/tasks/{task}").json()["state"] == "queued"
 
 
+@pytest.mark.parametrize("last", ["9" * 5000, "-1", "x"])
+def test_stream_resumes_after_an_event_of_its_own_alone(root: httpx.Client, last: str) -> None:
+    answer = root.get(f"/runs/{enqueue(root)}.1/logs/stream", headers={"Last-Event-ID": last})
+
+    assert answer.status_code == 422
+
+
 def test_blob_is_kept_under_its_own_digest_alone(root: httpx.Client) -> None:
     digest = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
 

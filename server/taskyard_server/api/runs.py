@@ -131,13 +131,12 @@ async def stream_log(
     services: InServices,
     call: InCall,
     offset: Offset = 0,
-    last_event_id: Annotated[str | None, Header()] = None,
+    last_event_id: Annotated[int | None, Header(ge=0, le=LARGEST_OFFSET)] = None,
 ) -> Response:
     """Follows the log until it is complete; `Last-Event-ID` resumes after the last event received."""
     await services.runs.get(run_id)
-    if last_event_id is not None and last_event_id.isdecimal() and last_event_id.isascii():
-        offset = min(int(last_event_id), LARGEST_OFFSET)
-    return EventSourceResponse(_events(run_id, offset, services, call), ping=PING_SECONDS)
+    begin = offset if last_event_id is None else last_event_id
+    return EventSourceResponse(_events(run_id, begin, services, call), ping=PING_SECONDS)
 
 
 async def _events(run_id: str, offset: int, services: Services, call: Call) -> AsyncIterator[ServerSentEvent]:
