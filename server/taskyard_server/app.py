@@ -96,17 +96,17 @@ def _compose(config: ServerConfig, stores: Stores) -> tuple[Services, Claims, Sw
     clock, store = time.time, stores.store
     authenticator = Authenticator(store, clock)
     room = Claims(store, clock)
+    disk = DiskSpace(config.data, config.min_free_disk_bytes)
     run_service = Runs(store, room, stores.logs, stores.samples, clock, config)
     services = Services(
         config=config,
         store=store,
         blobs=stores.blobs,
+        disk=disk,
         authenticator=authenticator,
         accounts=Accounts(store, authenticator, clock),
         repeats=Repeats(store, clock),
-        tasks=Tasks(
-            store, room, stores.logs, stores.blobs, clock, DiskSpace(config.data, config.min_free_disk_bytes)
-        ),
+        tasks=Tasks(store, room, stores.logs, stores.blobs, clock, disk),
         queues=Queues(store, room, clock),
         room=room,
         workers=Workers(store, room, clock),

@@ -86,7 +86,7 @@ class ServerConfig:
     sample_retention_days: float = field(default=30.0, metadata=_how("how long measurements are kept", float))
     task_retention_days: float = field(default=365.0, metadata=_how("how long ended tasks are kept", float))
     min_free_disk_bytes: int = field(
-        default=1 << 30, metadata=_how("free disk below which logs and enqueues are refused", int)
+        default=1 << 30, metadata=_how("free disk below which uploads, logs and enqueues are refused", int)
     )
     max_blob_bytes: int = field(
         default=512 * MIB, metadata=_how("most bytes of one uploaded pack or archive", int)

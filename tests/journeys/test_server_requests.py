@@ -174,6 +174,14 @@ def test_stream_resumes_after_an_event_of_its_own_alone(root: httpx.Client, last
     assert answer.status_code == 422
 
 
+def test_low_disk_takes_neither_code_nor_tasks() -> None:
+    with ServerProcess("--min-free-disk-bytes", str(1 << 60)) as server, server.client() as root:
+        answers = (root.put(f"/blobs/{'0' * 64}", content=b"hello"), root.post("/tasks", json=draft()))
+
+        assert [answer.status_code for answer in answers] == [503, 503]
+        assert all("the server's disk is low" in answer.json()["detail"] for answer in answers)
+
+
 def test_blob_is_kept_under_its_own_digest_alone(root: httpx.Client) -> None:
     digest = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
 

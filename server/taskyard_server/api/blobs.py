@@ -27,6 +27,7 @@ Digest = Annotated[str, Path(pattern="^[0-9a-f]{64}$", description="SHA-256 of t
 @allow(Right.WRITE_BLOBS, repeatable=False)
 async def upload_blob(sha256: Digest, request: Request, services: InServices) -> None:
     """Stores the bytes; a repeat is harmless. Bytes with another digest are refused."""
+    services.disk.require_room("uploads are refused")
     limit = services.config.max_blob_bytes
     await services.blobs.put(sha256, body.chunks(request, limit), limit=limit)
 

@@ -12,6 +12,7 @@ from taskyard_server.accounts import Accounts
 from taskyard_server.auth import Actor, Authenticator
 from taskyard_server.claims import Claims
 from taskyard_server.config import ServerConfig
+from taskyard_server.disk_space import DiskSpace
 from taskyard_server.idempotency import Repeats
 from taskyard_server.metrics import Metrics
 from taskyard_server.queues import Queues
@@ -28,6 +29,7 @@ class Services:
     config: ServerConfig
     store: Store
     blobs: BlobStore
+    disk: DiskSpace
     authenticator: Authenticator
     accounts: Accounts
     repeats: Repeats
