@@ -113,7 +113,7 @@ def _compose(config: ServerConfig, stores: Stores) -> tuple[Services, Claims, Sw
         runs=run_service,
         metrics=Metrics(stores.samples, clock),
     )
-    return services, room, Sweeper(store, room, run_service, clock, config)
+    return services, room, Sweeper(store, room, run_service, stores.blobs, clock, config)
 
 
 @contextlib.asynccontextmanager

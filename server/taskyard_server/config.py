@@ -32,6 +32,13 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _days_from_an_hour(text: str) -> float:
+    value = float(text)
+    if not 1 / 24 <= value < 10**6:
+        raise ValueError(f"{text} is not a number of days from an hour (0.05) on: uploads wait for their tasks")
+    return value
+
+
 def _port(text: str) -> int:
     value = int(text)
     if not 0 <= value <= 65535:
@@ -85,6 +92,10 @@ class ServerConfig:
     log_retention_days: float = field(default=90.0, metadata=_how("how long logs of ended runs are kept", float))
     sample_retention_days: float = field(default=30.0, metadata=_how("how long measurements are kept", float))
     task_retention_days: float = field(default=365.0, metadata=_how("how long ended tasks are kept", float))
+    blob_retention_days: float = field(
+        default=1.0,
+        metadata=_how("how long uploaded code that no task uses is kept after its last use", _days_from_an_hour),
+    )
     min_free_disk_bytes: int = field(
         default=1 << 30, metadata=_how("free disk below which uploads, logs and enqueues are refused", int)
     )

@@ -11,18 +11,25 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio
-from taskyard.wire import TaskState, Worker, WorkerState
+from taskyard.wire import Worker, WorkerState
 
-from taskyard_server import lifecycle, workers
+from taskyard_server import lifecycle, specs, workers
 from taskyard_server.claims import Claims
 from taskyard_server.config import ServerConfig
 from taskyard_server.errors import Conflict, NotFound, Unavailable
 from taskyard_server.queues import update_task
 from taskyard_server.runs import Runs, timing_of
-from taskyard_server.store.base import LIVE_WORKER_STATES, Store, TaskFilter, TaskRecord, WorkerRecord
+from taskyard_server.store.base import (
+    LIVE_WORKER_STATES,
+    BlobStore,
+    Store,
+    TaskFilter,
+    TaskRecord,
+    WorkerRecord,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +43,11 @@ AT_ONCE = 5_000
 """Due tasks looked at in one tick."""
 HOUSEKEEPING_SECONDS = 60.0
 HOUSEKEEPING_TASKS = 500
-"""Ended tasks looked at in one round; the next round goes on from there."""
+"""Tasks looked at in one round; the next round goes on from there."""
 ANSWERS_KEPT_SECONDS = 86_400.0
 GONE_WORKERS_KEPT_SECONDS = 7 * 86_400.0
 _DAY = 86_400.0
 _GONE = (WorkerState.STOPPED, WorkerState.LOST)
-_ENDED = (TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELLED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +66,7 @@ class Sweeper:
         store: Store,
         claims: Claims,
         runs: Runs,
+        blobs: BlobStore,
         clock: Callable[[], float],
         config: ServerConfig,
         monotonic: Callable[[], float] = time.monotonic,
@@ -76,7 +83,7 @@ class Sweeper:
         self._hearing_since = float("-inf")
         """The end of the last gap: before it, silence proves nothing."""
         self._held_since: float | None = None
-        self._housekeeping = _Housekeeping(store, runs, config)
+        self._housekeeping = _Housekeeping(store, runs, blobs, config)
         self._cleaned_at = float("-inf")
 
     async def run(self) -> None:
@@ -211,31 +218,51 @@ def _deaf_seconds(before: float | None, last: _Moment | None, now: _Moment) -> f
     return max(0.0, now.wall - before) if before is not None else 0.0
 
 
-class _Housekeeping:
-    """Forgets what is older than its retention, a portion at a time."""
+@dataclass(frozen=True, kw_only=True)
+class _Walk:
+    """A walk through all tasks, newest first."""
 
-    def __init__(self, store: Store, runs: Runs, config: ServerConfig) -> None:
+    began_at: float
+    used: frozenset[str] = frozenset()
+    """Digests of the blobs of the tasks seen so far."""
+    cursor: str | None = None
+
+
+class _Housekeeping:
+    """Forgets what is older than its retention, walking through all tasks a portion at a time."""
+
+    def __init__(self, store: Store, runs: Runs, blobs: BlobStore, config: ServerConfig) -> None:
         self._store = store
         self._runs = runs
+        self._blobs = blobs
         self._config = config
-        self._cursor: str | None = None
+        self._walk: _Walk | None = None
 
     async def round(self, now: float) -> None:
         """One portion. Raises Unavailable."""
         await self._store.forget_answers(now - ANSWERS_KEPT_SECONDS)
         await self._runs.forget_samples(now - self._config.sample_retention_days * _DAY)
         await self._forget_gone_workers(now)
+        self._walk = await self._further(self._walk or _Walk(began_at=now), now)
+
+    async def _further(self, walk: _Walk, now: float) -> _Walk | None:
+        """The walk after one more portion; None at its end."""
         try:
-            page = await self._store.tasks(
-                TaskFilter(states=_ENDED), before=self._cursor, limit=HOUSEKEEPING_TASKS
-            )
+            page = await self._store.tasks(TaskFilter(), before=walk.cursor, limit=HOUSEKEEPING_TASKS)
         except NotFound:
-            page = []  # somebody deleted the task of the cursor: begin again
+            return None  # somebody deleted the task of the cursor: begin again
         kept = [record for record in page if not await self._forget_old(record, now)]
-        if len(page) < HOUSEKEEPING_TASKS:
-            self._cursor = None
-        elif kept:
-            self._cursor = kept[-1].id
+        used = walk.used.union(*(specs.blobs_of(record.spec) for record in kept))
+        if len(page) == HOUSEKEEPING_TASKS:
+            return replace(walk, used=used, cursor=kept[-1].id if kept else walk.cursor)
+        await self._forget_blobs(used, walk.began_at)
+        return None
+
+    async def _forget_blobs(self, used: frozenset[str], began_at: float) -> None:
+        """Tasks that were made during the walk were not seen by it; what they are made of was asked for since."""
+        number = await self._blobs.forget_unused(used, began_at - self._config.blob_retention_days * _DAY)
+        if number:
+            logger.info("%d uploads that no task uses are forgotten", number, extra={"action": "blobs_expired"})
 
     async def _forget_gone_workers(self, now: float) -> None:
         """A worker that comes back later registers anew."""
@@ -246,6 +273,8 @@ class _Housekeeping:
 
     async def _forget_old(self, record: TaskRecord, now: float) -> bool:
         """Returns whether the task itself is gone."""
+        if not record.state.terminal:
+            return False
         age_days = (now - record.updated_at) / _DAY
         expired = age_days > self._config.task_retention_days
         if expired:

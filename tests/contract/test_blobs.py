@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import random
+import time
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta, timezone
 
 import pytest
 from taskyard_server.errors import Invalid, NotFound, TooLarge
@@ -34,8 +37,6 @@ async def test_an_empty_blob_is_a_blob(blobs: BlobStore) -> None:
 
 
 async def test_a_blob_that_is_not_held_has_no_size_and_is_not_found(blobs: BlobStore) -> None:
-    await blobs.delete(DIGEST)
-
     assert await blobs.size(DIGEST) is None
     with pytest.raises(NotFound, match=DIGEST):
         await everything(blobs, DIGEST)
@@ -75,12 +76,32 @@ async def test_sending_a_blob_again_is_harmless_also_at_once(blobs: BlobStore) -
     assert await everything(blobs, DIGEST) == CONTENT
 
 
-async def test_a_deleted_blob_is_gone(blobs: BlobStore) -> None:
-    await blobs.put(DIGEST, chunked(CONTENT), limit=LIMIT)
+async def test_blobs_that_nobody_used_since_then_are_forgotten_but_for_those_in_use(blobs: BlobStore) -> None:
+    contents = (b"of a task", b"of none", b"of none either")
+    used, *unused = [hashlib.sha256(content).hexdigest() for content in contents]
+    for content in contents:
+        await blobs.put(hashlib.sha256(content).hexdigest(), chunked(content), limit=LIMIT)
 
-    await blobs.delete(DIGEST)
+    early = await blobs.forget_unused({used}, time.time() - 3600)
+    late = await blobs.forget_unused({used}, time.time() + 3600)
 
-    assert await blobs.size(DIGEST) is None
+    assert (early, late) == (0, 2)
+    assert [await blobs.size(digest) for digest in (used, *unused)] == [len(contents[0]), None, None]
+    assert await everything(blobs, used) == contents[0]
+
+
+@pytest.mark.parametrize("use", ["ask", "send"])
+async def test_a_use_keeps_a_blob_from_being_forgotten(backend: Backend, stores: Stores, use: str) -> None:
+    await stores.blobs.put(DIGEST, chunked(CONTENT), limit=LIMIT)
+    age(backend, DIGEST)
+
+    if use == "ask":
+        await stores.blobs.size(DIGEST)
+    else:
+        await stores.blobs.put(DIGEST, chunked(CONTENT), limit=LIMIT)
+
+    assert await stores.blobs.forget_unused((), time.time() - 3600) == 0
+    assert await everything(stores.blobs, DIGEST) == CONTENT
 
 
 async def test_a_blob_outlives_a_restart(backend: Backend, stores: Stores) -> None:
@@ -93,6 +114,20 @@ async def test_a_blob_outlives_a_restart(backend: Backend, stores: Stores) -> No
     await again.close()
 
     assert content == CONTENT
+
+
+def age(backend: Backend, digest: str) -> None:
+    """Lets the last use of a blob be two days ago."""
+    then = datetime.now(timezone.utc) - timedelta(days=2)
+    if backend.url.startswith("sqlite"):
+        os.utime(backend.data / "blobs" / digest[:2] / digest, times=(then.timestamp(), then.timestamp()))
+        return
+    from pymongo import MongoClient
+
+    with MongoClient[dict[str, object]](backend.url) as client:
+        client.get_default_database()["blobs.files"].update_one(
+            {"filename": digest}, {"$set": {"uploadDate": then}}
+        )
 
 
 async def chunked(content: bytes) -> AsyncIterator[bytes]:

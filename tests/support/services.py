@@ -262,7 +262,7 @@ async def open_services(data: Path, clock: Clock | None = None, **settings: Any)
             queues=Queues(stores.store, claims, clock),
             workers=Workers(stores.store, claims, clock),
             runs=runs,
-            sweeper=Sweeper(stores.store, claims, runs, clock, config, clock.monotonic),
+            sweeper=Sweeper(stores.store, claims, runs, stores.blobs, clock, config, clock.monotonic),
         )
         await services.queues.ensure_defaults()
         yield services

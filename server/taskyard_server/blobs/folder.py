@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import re
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeVar
 
@@ -22,11 +24,16 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class FolderBlobs:
-    """See `base.BlobStore`. A blob appears under its name when it is whole and on the disk."""
+    """See `base.BlobStore`. A blob appears under its name when it is whole and on the disk.
+
+    Its time of modification is that of its last use.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._arriving = folder / "arriving"
+        self._using = threading.Lock()
+        """Held while a use is noted, and while one that is old is forgotten."""
 
     async def open(self) -> None:
         """Drops what was left half written. Raises StartRefused when the folder cannot be written."""
@@ -53,10 +60,13 @@ class FolderBlobs:
         return size
 
     async def size(self, digest: str) -> int | None:
-        try:
-            return self._path(digest).stat().st_size
-        except FileNotFoundError:
-            return None
+        path = self._path(digest)
+        with self._using:
+            try:
+                os.utime(path)
+                return path.stat().st_size
+            except FileNotFoundError:
+                return None
 
     async def get(self, digest: str) -> AsyncIterator[bytes]:
         try:
@@ -67,8 +77,19 @@ class FolderBlobs:
             while chunk := await asyncio.to_thread(blob.read, CHUNK_BYTES):
                 yield chunk
 
-    async def delete(self, digest: str) -> None:
-        self._path(digest).unlink(missing_ok=True)
+    async def forget_unused(self, used: Collection[str], before: float) -> int:
+        return await _on_disk(self._forget_unused, used, before)
+
+    def _forget_unused(self, used: Collection[str], before: float) -> int:
+        unused = [path for path in self._folder.glob("??/*") if path.name not in used]
+        return sum(self._forget(path, before) for path in unused)
+
+    def _forget(self, path: Path, before: float) -> bool:
+        with self._using:
+            if path.stat().st_mtime >= before:
+                return False
+            path.unlink()
+        return True
 
     def _prepare(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -102,7 +123,7 @@ async def _on_disk(work: Callable[P, T], *args: P.args, **options: P.kwargs) -> 
         return await asyncio.to_thread(work, *args, **options)
     except OSError as error:
         raise Unavailable(
-            f"the blob cannot be written ({error.strerror}): free space on the server's disk, then try again"
+            f"blobs cannot be written ({error.strerror}): free space on the server's disk, then try again"
         ) from error
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
+from datetime import datetime, timedelta, timezone
 
 from gridfs import AsyncGridIn, NoFile
+from pymongo.asynchronous.collection import AsyncCollection
 
 from taskyard_server.errors import Invalid, NotFound, TooLarge
 from taskyard_server.mongodb import Database, Document, translated, translating
 
+_USE_NOTED_SECONDS = 600.0
+"""A use is noted again after so long: many tasks of one blob are not to write to one document."""
 _UPLOAD_MILLISECONDS = 24 * 3600 * 1000
 _ABANDONED: list[Document] = [
     {"$sort": {"files_id": 1, "n": 1}},
@@ -23,7 +27,7 @@ _ABANDONED: list[Document] = [
 
 
 class MongoBlobs:
-    """See `base.BlobStore`."""
+    """See `base.BlobStore`. The time of an upload, as GridFS calls it, is that of the last use."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -66,14 +70,27 @@ class MongoBlobs:
                     yield chunk
 
     @translating
-    async def delete(self, digest: str) -> None:
-        async for held in self._database.files.find({"filename": digest}):
-            await self._database.files.delete(held._id)
+    async def forget_unused(self, used: Collection[str], before: float) -> int:
+        number, old = 0, {"uploadDate": {"$lt": datetime.fromtimestamp(before, timezone.utc)}}
+        async for held in self._files.find(old, {"filename": 1}):
+            if held["filename"] not in used and await self._files.find_one_and_delete({"_id": held["_id"], **old}):
+                await self._database.collection("blobs.chunks").delete_many({"files_id": held["_id"]})
+                number += 1
+        return number
 
     async def _size(self, digest: str) -> int | None:
-        async for held in self._database.files.find({"filename": digest}).limit(1):
-            return int(held.length)
-        return None
+        """Notes the use, unless one is known that is recent enough."""
+        recent = {"$gte": datetime.now(timezone.utc) - timedelta(seconds=_USE_NOTED_SECONDS)}
+        held = await self._files.find_one({"filename": digest, "uploadDate": recent}, {"length": 1})
+        if held is None:
+            held = await self._files.find_one_and_update(
+                {"filename": digest}, [{"$set": {"uploadDate": "$$NOW"}}], {"length": 1}
+            )
+        return None if held is None else int(held["length"])
+
+    @property
+    def _files(self) -> AsyncCollection[Document]:
+        return self._database.collection("blobs.files")
 
 
 async def _copy(chunks: AsyncIterator[bytes], upload: AsyncGridIn, digest: str, limit: int) -> int:

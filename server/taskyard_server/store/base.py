@@ -8,7 +8,7 @@ knows what is atomic and what the order is, and nothing else.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -396,13 +396,14 @@ class BlobStore(Protocol):
         beyond `limit`; a blob that exists is left alone."""
 
     async def size(self, digest: str) -> int | None:
-        """None when it is not held."""
+        """None when it is not held. Asking is a use: whoever was given a size finds the blob for a while."""
 
     def get(self, digest: str) -> AsyncIterator[bytes]:
         """The bytes in chunks. Raises NotFound at the first."""
 
-    async def delete(self, digest: str) -> None:
-        """Forgets it; nothing happens when it is not held."""
+    async def forget_unused(self, used: Collection[str], before: float) -> int:
+        """Forgets those not in `used` (digests) that nobody put or asked for since `before`, an hour ago at least.
+        Returns how many. A use at the same time keeps the blob, or does not find it."""
 
 
 class SampleStore(Protocol):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import time
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from taskyard.wire import Phase, TaskState, WorkerState
+from taskyard.wire import Code, NewTask, Phase, TaskState, WorkerState
 from taskyard_server.errors import NotFound, Unavailable
 from taskyard_server.store.base import Answer, TaskFilter
-from taskyard_server.sweeper import MAX_HOLD_SECONDS
+from taskyard_server.sweeper import HOUSEKEEPING_TASKS, MAX_HOLD_SECONDS
 
-from tests.support.services import ADA, Clock, FakeAgent, Services, open_services
+from tests.support.services import ADA, Clock, FakeAgent, Services, open_services, spec
 
 DAY = 86_400.0
 
@@ -225,6 +228,33 @@ async def test_tasks_that_wait_or_run_are_never_forgotten(tmp_path: Path) -> Non
         await services.sweeper.tick(services.clock())
 
         assert len(await services.stores.store.tasks(TaskFilter())) == 2
+
+
+async def put_code(services: Services, content: bytes) -> str:
+    async def whole() -> AsyncIterator[bytes]:
+        yield content
+
+    digest = hashlib.sha256(content).hexdigest()
+    await services.stores.blobs.put(digest, whole(), limit=len(content))
+    return digest
+
+
+async def test_code_that_no_task_uses_is_forgotten_after_a_while(tmp_path: Path) -> None:
+    async with open_services(tmp_path, Clock(wall=time.time()), blob_retention_days=2) as services:
+        digests = [await put_code(services, content) for content in (b"used", b"deleted", b"unused")]
+        used, of_deleted, _ = digests
+        await services.enqueue(code=Code(archive=used))
+        await services.tasks.create_many([NewTask(spec=spec())] * HOUSEKEEPING_TASKS, ADA)
+        await services.tasks.delete((await services.enqueue(code=Code(archive=of_deleted))).id, ADA)
+
+        services.clock.move(DAY)
+        await services.tick(70)
+        early = len(list((tmp_path / "blobs").glob("??/*")))
+        services.clock.move(1.5 * DAY)
+        await services.tick(70)
+
+        assert early == 3
+        assert [await services.stores.blobs.size(digest) is not None for digest in digests] == [True, False, False]
 
 
 async def test_remembered_answers_are_dropped_after_a_day(services: Services) -> None:
