@@ -259,14 +259,16 @@ UPTIME = Setting(
     name="uptime",
     kind=hours.rule,
     many=True,
+    separator=";",
     default=(),
     metavar="HOURS",
-    help="take tasks only then, by this machine's clock, like '22-6 MON-FRI'",
+    help="take tasks only then, by this machine's clock, like '22-6 MON-FRI'; the variable parts several by `;`",
 )
 DOWNTIME = Setting(
     name="downtime",
     kind=hours.rule,
     many=True,
+    separator=";",
     default=(),
     metavar="HOURS",
     help="take tasks only outside of these",

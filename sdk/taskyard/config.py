@@ -57,6 +57,8 @@ class Setting:
     metavar: str | None = None
     many: bool = False
     """Takes one or more values and yields a tuple; a variable holds them quoted as in a shell."""
+    separator: str = ""
+    """What stands between several values in a variable instead, where a value has spaces of its own."""
     choices: tuple[str, ...] = ()
     alone: str | None = None
     """What the flag without a value means; None: it needs one."""
@@ -217,6 +219,8 @@ def _from_variable(setting: Setting, environ: Mapping[str, str]) -> Any:
     text = environ[setting.variable]
     if not setting.many:
         return text
+    if setting.separator:
+        return [part.strip() for part in text.split(setting.separator) if part.strip()]
     try:
         return shlex.split(text)
     except ValueError as error:
@@ -228,7 +232,13 @@ def _value(setting: Setting, raw: Any, origin: str) -> Value:
         return Value(setting, _parsed(setting, raw, origin), origin, str(raw))
     items = raw if isinstance(raw, list) else [raw]
     values = tuple(_parsed(setting, item, origin) for item in items)
-    return Value(setting, values, origin, shlex.join(map(str, items)))
+    return Value(setting, values, origin, _joined(setting, items))
+
+
+def _joined(setting: Setting, values: Iterable[Any]) -> str:
+    """Several values as the setting's variable would hold them."""
+    words = map(str, values)
+    return f"{setting.separator} ".join(words) if setting.separator else shlex.join(words)
 
 
 def _parsed(setting: Setting, raw: Any, origin: str) -> Any:

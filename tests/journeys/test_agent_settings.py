@@ -29,7 +29,7 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "queue": ("b 'a queue'", ("b", "a queue")),
     "git_token_file": ("git.example.org=/token", (("git.example.org", Path("/token")),)),
     "foreground": ("yes", True),
-    "uptime": ("'22-6 MON-FRI' '* SAT'", (hours.rule("22-6 MON-FRI"), hours.rule("* SAT"))),
+    "uptime": ("22-6 MON-FRI; * SAT", (hours.rule("22-6 MON-FRI"), hours.rule("* SAT"))),
     "downtime": ("9-17", (hours.rule("9-17"),)),
     "resources": ("LICENSE=2", ((("LICENSE", 2.0),),)),
     "label": ("zone=a", (("zone", "a"),)),

@@ -79,6 +79,17 @@ def test_many_values_come_from_one_flag_or_a_quoted_variable() -> None:
     assert from_flag["queue"] == from_variable["queue"] == ("a", "my queue")
 
 
+def test_values_with_spaces_of_their_own_are_parted_by_the_separator(tmp_path: Path) -> None:
+    nights = Setting(name="nights", many=True, separator=";", help="")
+    user = written(tmp_path / "config.toml", 'nights = ["22-6 MON-FRI", "* SAT"]\n')
+
+    from_variable = resolve([nights], environ={"TASKYARD_NIGHTS": "22-6 MON-FRI; * SAT"})
+    from_file = resolve([nights], environ={}, user_file=user)
+
+    assert from_variable["nights"] == from_file["nights"] == ("22-6 MON-FRI", "* SAT")
+    assert [value.shown for value in from_variable] == ["22-6 MON-FRI; * SAT"]
+
+
 def test_a_switch_can_be_taken_back_by_its_flag() -> None:
     environ = {"TASKYARD_EAGER": "yes"}
 
