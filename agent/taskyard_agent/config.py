@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
+from taskyard.asking import span, span_above_zero
 from taskyard.config import (
     CONNECTION_SETTINGS,
     SERVER,
@@ -42,20 +43,6 @@ def size(text: str) -> int:
     if match is None:
         raise ValueError(f"{text!r} is not a size; write it like 20GB")
     return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
-
-
-DURATION = re.compile(r"(?=.)(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.IGNORECASE)
-
-
-def duration(text: str) -> float:
-    """Reads `90s`, `30m`, `1h30m`, `2d` or a number of seconds; returns seconds."""
-    if text.strip().isdecimal():
-        return float(text)
-    match = DURATION.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(f"{text!r} is not a time span; write it like 90s, 30m or 1h30m")
-    spans = (86_400, 3600, 60, 1)
-    return sum(float(part or 0) * span for part, span in zip(match.groups(), spans, strict=True))
 
 
 def at_least_one(text: str) -> int:
@@ -274,11 +261,14 @@ DOWNTIME = Setting(
     help="take tasks only outside of these",
 )
 LIFETIME = Setting(
-    name="lifetime", kind=duration, metavar="TIME", help="end after so long, like 12h; what runs is waited for"
+    name="lifetime",
+    kind=span_above_zero,
+    metavar="TIME",
+    help="end after so long, like 12h; what runs is waited for",
 )
 LIFETIME_STAGGER = Setting(
     name="lifetime_stagger",
-    kind=duration,
+    kind=span,
     default=0.0,
     metavar="TIME",
     help="lengthen or shorten the lifetime at random by up to so much, so that not all agents end together",
@@ -287,7 +277,7 @@ LIFETIME_RESTART = Setting(
     name="lifetime_restart", kind=bool, default=False, help="start anew at the end of the lifetime"
 )
 IDLE_TIMEOUT = Setting(
-    name="idle_timeout", kind=duration, metavar="TIME", help="end when nothing has run for so long"
+    name="idle_timeout", kind=span_above_zero, metavar="TIME", help="end when nothing has run for so long"
 )
 MAX_TASKS = Setting(name="max_tasks", kind=at_least_one, metavar="N", help="end after so many runs")
 WORKERS = Setting(
@@ -305,7 +295,7 @@ HOOKS = Setting(
 )
 HOOK_TIMEOUT = Setting(
     name="hook_timeout",
-    kind=duration,
+    kind=span_above_zero,
     default=60.0,
     default_text="60s",
     metavar="TIME",

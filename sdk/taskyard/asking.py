@@ -13,8 +13,9 @@ from typing import Any
 from taskyard.errors import UsageError
 from taskyard.wire import Container, Policy, Resources
 
-_SPAN = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
-_SPAN_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_SPAN_SECONDS = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
+_SPAN = re.compile("".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in _SPAN_SECONDS), re.IGNORECASE)
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", re.IGNORECASE)
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 NOTHING = "none"
@@ -133,11 +134,30 @@ def limits(base: Policy, *, timeout: str | float | None = None, max_idle_gpu: st
 
 
 def seconds(given: str | float, flag: str) -> float:
-    """Reads 90, 90s, 30m, 12h, 2d. Raises UsageError."""
-    match = _SPAN.fullmatch(str(given))
-    if not match or float(match[1]) == 0:
-        raise UsageError(f"{flag} {given}: write a time like 90s, 30m, 12h or 2d")
-    return float(match[1]) * _SPAN_SECONDS[match[2]]
+    """Reads a time span of more than nothing, as `span` does. Raises UsageError."""
+    try:
+        return span_above_zero(str(given))
+    except ValueError as error:
+        raise UsageError(f"{flag}: {error}") from None
+
+
+def span(text: str) -> float:
+    """Reads `90`, `90s`, `1.5h`, `1h30m`, `2d`; returns seconds. Raises ValueError saying how one is written."""
+    text = text.strip()
+    if _NUMBER.fullmatch(text):
+        return float(text)
+    match = _SPAN.fullmatch(text)
+    if not (text and match):
+        raise ValueError(f"{text!r} is not a time span; write it like 90s, 30m, 1h30m or 2d")
+    return sum(float(part or 0) * unit for part, unit in zip(match.groups(), _SPAN_SECONDS.values(), strict=True))
+
+
+def span_above_zero(text: str) -> float:
+    """Reads a span as `span` does, where none at all makes no sense. Raises ValueError."""
+    found = span(text)
+    if found == 0:
+        raise ValueError(f"{text!r} is no time at all; write a longer one, like 90s, 30m or 1h30m")
+    return found
 
 
 def size(given: str | int, flag: str) -> int:

@@ -133,6 +133,7 @@ def test_a_cloned_repository_has_no_say_in_what_an_agent_runs(
         (("--queue", "a", "a"), "--queue names 'a' twice"),
         (("--name", "two words"), "--name: 'two words' is not a worker's name"),
         (("--cache-bytes", "huge"), "'huge' is not a size; write it like 20GB"),
+        (("--idle-timeout", "0"), "--idle-timeout: '0' is no time at all"),
         (("--python-downloads", "maybe"), "'maybe' is not one of auto, never"),
     ],
 )

@@ -126,7 +126,7 @@ def test_an_unknown_queue_ends_with_2_the_nearest_names_and_how_to_create_it(
         (("show", "@last"), "none yet"),
         (("edit", "TASK"), "say what to change"),
         (("edit", "TASK", "--set", "lr"), "--set lr: write it as NAME=VALUE"),
-        (("edit", "TASK", "--timeout", "soon"), "--timeout soon: write a time like 90s"),
+        (("edit", "TASK", "--timeout", "soon"), "--timeout: 'soon' is not a time span; write it like 90s"),
         (("clone", "TASK", "--secret", "A=b"), "--secret A: give the name alone"),
         (("ps", "--watch"), "on a terminal"),
         (("ps", "--watch", "--json"), "on a terminal"),

@@ -84,12 +84,14 @@ def test_what_is_no_container_is_refused(asked: Asked) -> None:
         container(asked, None)
 
 
-@pytest.mark.parametrize(("text", "expected"), [("90", 90), ("1.5m", 90), ("2h", 7200), ("1d", 86400)])
+@pytest.mark.parametrize(
+    ("text", "expected"), [("90", 90), ("1.5m", 90), ("2h", 7200), ("1d", 86400), ("1h30m", 5400), ("1D2H", 93600)]
+)
 def test_times_are_read_as_people_write_them(text: str, expected: float) -> None:
     assert seconds(text, "--timeout") == expected
 
 
-@pytest.mark.parametrize("text", ["", "0", "-5", "5 parsecs"])
+@pytest.mark.parametrize("text", ["", "0", "0h0m", "-5", "5 parsecs", "1h30", "30m1h"])
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--timeout"):
         seconds(text, "--timeout")
