@@ -87,7 +87,12 @@ def parse_selection(selection: str, available: Sequence[Gpu]) -> tuple[Gpu, ...]
 def _spelled_out(word: str) -> Sequence[str]:
     """The indices of a range such as `0-3`; any other word as it is."""
     match = re.fullmatch(r"(\d{1,4})-(\d{1,4})", word)
-    return [str(index) for index in range(int(match[1]), int(match[2]) + 1)] if match else [word]
+    if match is None:
+        return [word]
+    first, last = int(match[1]), int(match[2])
+    if last < first:
+        raise SettingsError(f"--gpus: {word} begins after its end; write {last}-{first}")
+    return [str(index) for index in range(first, last + 1)]
 
 
 def _pick(word: str, available: Sequence[Gpu]) -> Gpu:

@@ -79,7 +79,7 @@ def test_gpus_are_chosen_by_index_or_uuid(selection, indices):
 
 
 @pytest.mark.parametrize(
-    "selection", ["4", "-1", "0,0", "", ",", "GPU-ffff", "GPU-", "zero", "0;1", "2-1", "2-4", "0-1,1"]
+    "selection", ["4", "-1", "0,0", "", ",", "GPU-ffff", "GPU-", "zero", "0;1", "2-1", "0,3-1", "2-4", "0-1,1"]
 )
 def test_a_selection_that_cannot_be_followed_is_refused(selection):
     with pytest.raises(SettingsError):
