@@ -83,6 +83,7 @@ def _add_daemon(verbs: Any) -> None:
 
 
 def _run_daemon(namespace: argparse.Namespace) -> int:
+    _refuse_lone_words(namespace)
     if namespace.stop is not None:
         place = read_settings(namespace, DAEMON_SETTINGS).local_dir
         return detached.stop(place, namespace.stop or None, everything=namespace.all, say=_say)
@@ -95,6 +96,16 @@ def _run_daemon(namespace: argparse.Namespace) -> int:
         return _live(settings, devices)
     folder = Journal(agents_folder(settings), str(settings.name)).folder
     return detached.go_on_in_background(folder, lambda: _live(settings, devices), _say)
+
+
+def _refuse_lone_words(namespace: argparse.Namespace) -> None:
+    """Raises SettingsError for a word of `--stop` or `--status` without its verb: it must not start an agent."""
+    if namespace.all and namespace.stop is None:
+        raise SettingsError("--all belongs to --stop: write `agent daemon --stop --all`")
+    if namespace.all and namespace.stop:
+        raise SettingsError(f"--stop {namespace.stop} is one agent and --all is every one; give one of them")
+    if namespace.json and namespace.status is None:
+        raise SettingsError("--json belongs to --status: write `agent daemon --status --json`")
 
 
 def _say(line: str) -> None:

@@ -134,6 +134,11 @@ def test_a_cloned_repository_has_no_say_in_what_an_agent_runs(
         (("--name", "two words"), "--name: 'two words' is not a worker's name"),
         (("--cache-bytes", "huge"), "'huge' is not a size; write it like 20GB"),
         (("--idle-timeout", "0"), "--idle-timeout: '0' is no time at all"),
+        (("--all",), "--all belongs to --stop"),
+        (("--status", "--all"), "--all belongs to --stop"),
+        (("--json",), "--json belongs to --status"),
+        (("--stop", "--json"), "--json belongs to --status"),
+        (("--stop", "one", "--all"), "--stop one is one agent and --all is every one"),
         (("--python-downloads", "maybe"), "'maybe' is not one of auto, never"),
     ],
 )
