@@ -219,6 +219,15 @@ MEMORY = Setting(
     help="memory for tasks, each held to its share: auto (the machine's), a size, a part like 0.5, or none; "
     "default: the machine's, and only a task that asks for an amount is held to it",
 )
+MACHINE_PART = Setting(
+    name="machine_part",
+    kind=fraction,
+    default=1.0,
+    default_text="1",
+    metavar="PART",
+    help="the part of the machine's memory to reckon with, like 0.5, where other agents use the rest; "
+    "--workers tells its own",
+)
 CPU_ONLY = Setting(name="cpu_only", kind=bool, default=False, help="use no GPU")
 NAME = Setting(
     name="name", kind=worker_name, help="the worker's name; default: host:gpu0,1, host:cpu:0 or host:services"
@@ -285,7 +294,8 @@ WORKERS = Setting(
     kind=int,
     default=0,
     metavar="N",
-    help="keep so many agents running, NAME:1 to NAME:N, with the GPUs split among them; 0: be one oneself",
+    help="keep so many agents running, NAME:1 to NAME:N, with GPUs, memory and amounts split among them; "
+    "0: be one oneself",
 )
 HOOKS = Setting(
     name="hooks",
@@ -449,7 +459,7 @@ GROUPS: Mapping[str, tuple[Setting, ...]] = {
     "queues": (QUEUE, ORDER_FAIRNESS, CREATE_QUEUE),
     "worker": (NAME, PRESET, LABEL, RESOURCES),
     "GPUs and slots": (GPUS, CPU_ONLY, DYNAMIC_GPUS, SHARE_GPUS, SLOTS, SERVICES_MODE, WORKERS),
-    "limits": (MEMORY, PAUSE_AT, IDLE_GPU_PERCENT, RUN_AS, PASS_ENV),
+    "limits": (MEMORY, MACHINE_PART, PAUSE_AT, IDLE_GPU_PERCENT, RUN_AS, PASS_ENV),
     "code": (GIT_TOKEN_FILE, GIT_SSH_KEY, ALLOW_FILE_REPOSITORIES, ALLOW_FILTERS, SUBMODULE_HOST),
     "environments": (
         INHERIT,
@@ -528,6 +538,8 @@ class AgentSettings:
     labels: Mapping[str, str]
     memory: float | int | None
     """A part of the machine's (float), or bytes, 0 for no limit; None: nobody said."""
+    machine_part: float
+    """How much of the machine's memory is this agent's to reckon with; others have the rest."""
     slots: int | None
     services_mode: int | None
     """Tasks at once; None: not in that mode."""

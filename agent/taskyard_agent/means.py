@@ -44,10 +44,13 @@ def hold_gpus(devices: tuple[Gpu, ...], name: str) -> GpuLock:
 
 def of(settings: AgentSettings, devices: tuple[Gpu, ...], queues: Sequence[ServedQueue]) -> Means:
     """All that its worker has. Raises SettingsError where the machine has less than was promised."""
-    machine = machine_memory()
+    machine = int(machine_memory() * settings.machine_part)
     memory = _memory(settings.memory, machine)
     if memory is not None and memory > machine:
-        raise SettingsError(f"--memory {memory}: this machine, or its container, has {machine} bytes")
+        part = (
+            "" if settings.machine_part == 1 else f" for this agent (--machine-part {settings.machine_part:.2g})"
+        )
+        raise SettingsError(f"--memory {memory}: this machine, or its container, has {machine} bytes{part}")
     for queue in queues:
         if queue.gpus is not None and queue.gpus.least > len(devices):
             raise SettingsError(

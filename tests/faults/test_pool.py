@@ -176,3 +176,13 @@ def test_the_gpus_are_split_among_the_workers(patient: Faulty, tmp_path: Path) -
 
         assert gpus == {"tester:1": [FIRST], "tester:2": [FIRST + 1, FIRST + 2]}
         assert pool.stop() == 0
+
+
+def test_what_a_machine_has_once_is_given_out_once_by_a_pool(patient: Faulty) -> None:
+    with pool_of(patient, 2, "--resources", "LICENSE=1", "--memory", "1GB") as pool:
+        started(pool)
+        given = {worker.name: worker.total for worker in patient.client.workers()}
+
+        assert sorted(total.custom["LICENSE"] for total in given.values()) == [0, 1]
+        assert [total.memory_bytes for total in given.values()] == [512 << 20, 512 << 20]
+        assert pool.stop() == 0

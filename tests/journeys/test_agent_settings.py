@@ -33,6 +33,7 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "downtime": ("9-17", (hours.rule("9-17"),)),
     "resources": ("LICENSE=2", ((("LICENSE", 2.0),),)),
     "label": ("zone=a", (("zone", "a"),)),
+    "machine_part": ("0.5", 0.5),
     "pause_at": ("80%", 0.8),
 }
 """Variables' texts and their values, where the kind of the setting does not say enough."""

@@ -1,4 +1,4 @@
-"""A pool: keeps several agents of this machine running, each a process of its own, the GPUs split among them."""
+"""A pool: keeps several agents of this machine running, each a process, and splits what there is among them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from taskyard.wire import Gpu
@@ -43,23 +43,62 @@ class Place:
 
 
 def places(settings: AgentSettings, devices: Sequence[Gpu], agents: Path) -> list[Place]:
-    """Splits the GPUs as evenly as they go, in their order. Raises SettingsError where they do not suffice."""
+    """Splits GPUs and amounts as evenly as they go, in their order, and the memory evenly.
+
+    Raises SettingsError where they do not suffice, or cannot be split.
+    """
     number = settings.workers
     if devices and number > len(devices):
         raise SettingsError(f"--workers {number}: there are only {len(devices)} GPUs; or give --cpu-only")
     edges = [index * len(devices) // number for index in range(number + 1)]
     shares = [devices[begin:end] for begin, end in itertools.pairwise(edges)]
-    return [_place(settings, index, share, agents) for index, share in enumerate(shares)]
+    amounts = _split_amounts(settings.resources, number)
+    return [
+        _place(settings, index, (*_gpu_flags(share), *_memory_flags(settings), *own_amounts), agents)
+        for index, (share, own_amounts) in enumerate(zip(shares, amounts, strict=True))
+    ]
 
 
-def _place(settings: AgentSettings, index: int, share: Sequence[Gpu], agents: Path) -> Place:
+def _place(settings: AgentSettings, index: int, share: Sequence[str], agents: Path) -> Place:
     name = f"{settings.name}:{index + 1}"
-    flags = ["--name", name, "--workers", "0", "--foreground", "--no-detached"]
-    flags += ["--gpus", ",".join(gpu.uuid for gpu in share), "--no-cpu-only"] if share else ["--cpu-only"]
+    flags = ["--name", name, "--workers", "0", "--foreground", "--no-detached", *share]
     if settings.http is not None:
         host, port = settings.http
         flags += ["--http", f"{host}:{port + index}"]
     return Place(folder=Journal(agents, name).folder, flags=tuple(flags))
+
+
+def _gpu_flags(share: Sequence[Gpu]) -> tuple[str, ...]:
+    return ("--gpus", ",".join(gpu.uuid for gpu in share), "--no-cpu-only") if share else ("--cpu-only",)
+
+
+def _memory_flags(settings: AgentSettings) -> tuple[str, ...]:
+    """A part of the machine's memory is by itself one of the agent's part; bytes are split here."""
+    part = ("--machine-part", f"{settings.machine_part / settings.workers:.6f}")
+    if isinstance(settings.memory, float) or not settings.memory:
+        return part
+    return (*part, "--memory", f"{settings.memory // settings.workers}B")
+
+
+def _split_amounts(amounts: Mapping[str, float], number: int) -> list[tuple[str, ...]]:
+    """Flags for each agent. An amount is of things that nobody can halve, such as licences."""
+    for name, amount in amounts.items():
+        if not amount.is_integer():
+            raise SettingsError(
+                f"--workers {number}: {name}={amount:g} cannot be split among agents; give a whole amount, or one "
+                "agent with --slots"
+            )
+    return [
+        ("--resources", *(f"{name}={_part(int(amount), index, number)}" for name, amount in amounts.items()))
+        if amounts
+        else ()
+        for index in range(number)
+    ]
+
+
+def _part(amount: int, index: int, number: int) -> int:
+    """The first ones have one more, where it does not go evenly."""
+    return amount // number + (index < amount % number)
 
 
 class Member:
