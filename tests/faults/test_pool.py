@@ -73,6 +73,20 @@ def test_a_worker_that_dies_again_and_again_comes_back_ever_more_slowly(patient:
             wait_until(lambda pause=pause: f"ended with -9; it starts again in {pause} s" in pool.log)
 
 
+def test_a_worker_that_hangs_is_replaced_and_its_run_is_unharmed(patient: Faulty, tmp_path: Path) -> None:
+    impatient = {"NOTIFY_SOCKET": str(tmp_path / "nobody listens"), "WATCHDOG_USEC": "4000000"}
+    with pool_of(patient, 1, variables=impatient) as pool:
+        (hung,) = started(pool, 1).values()
+        witness = patient.witness()
+        witness.wait_for_start()
+        os.kill(hung.pid, signal.SIGSTOP)
+        wait_until(lambda: "has given no sign of life for 4 s: it is killed" in pool.log)
+        wait_until(lambda: any(agent.pid != hung.pid for agent in members(pool).values()))
+        witness.ends_once(starts=1)
+
+        assert pool.stop() == 0
+
+
 def test_a_pool_that_was_killed_leaves_its_runs_to_the_next(patient: Faulty) -> None:
     with pool_of(patient, 2) as pool:
         before = started(pool)

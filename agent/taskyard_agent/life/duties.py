@@ -13,7 +13,7 @@ from taskyard_agent.tally import Tally
 
 from .hours import Hours
 from .running import Announcement
-from .systemd import ServiceManager
+from .systemd import LIVES, READY, STOPPING, ServiceManager
 
 logger = logging.getLogger(__name__)
 
@@ -79,11 +79,11 @@ class Life:
     def ready(self) -> None:
         """The server knows the agent."""
         self._announcement.make(known=True)
-        self._manager.tell("READY=1")
+        self._manager.tell(READY)
 
     def stop(self) -> None:
         """Ends it."""
-        self._manager.tell("STOPPING=1")
+        self._manager.tell(STOPPING)
         self._announcement.withdraw()
         self._stopping.set()
         self._woken.set()
@@ -134,7 +134,7 @@ class Life:
 
     def _feed_watchdog(self) -> float:
         if self._lives():
-            self._manager.tell("WATCHDOG=1")
+            self._manager.tell(LIVES)
         return (self._manager.patience_seconds or NEVER) / 3
 
     def _count(self) -> None:

@@ -22,13 +22,15 @@ from taskyard_agent.errors import SettingsError
 from taskyard_agent.journal import Journal
 
 from .running import LOOK_SECONDS, Announcement, read
-from .systemd import VARIABLES, ServiceManager
+from .systemd import LIVES, READY, STOPPING, VARIABLES, Ear, ServiceManager
 
 logger = logging.getLogger(__name__)
 
 BACKOFF_SECONDS = (1.0, 60.0)
 QUIET_SECONDS = 60.0
 """An agent that lived so long starts again at once, the next time."""
+SILENT_SECONDS = 120.0
+"""An agent that gave no sign of life for so long hangs, unless the pool's own manager is less patient."""
 PREDECESSOR_SECONDS = 30.0
 """How long an agent of a pool that was killed may take to hand over."""
 MISTAKE = 2
@@ -111,6 +113,10 @@ class Member:
         self._pause = BACKOFF_SECONDS[0]
         self._started_at = 0.0
         self._lives = 0
+        self._heard_at: float | None = None
+        """The last sign of life; None until the server knows the agent, and once that is about to end."""
+        self.known = False
+        """Whether the server knows the agent that runs."""
         self.due_at: float | None = 0.0
         """When it is started next; None while it runs, and once it has ended for good."""
         self.mistaken = False
@@ -121,20 +127,48 @@ class Member:
         """Whether there is a process."""
         return self._process is not None
 
-    def start(self, lifeline: int) -> None:
+    @property
+    def pid(self) -> int | None:
+        """Of the process, while there is one."""
+        return None if self._process is None else self._process.pid
+
+    def start(self, lifeline: int, environ: Mapping[str, str]) -> None:
         """Starts the agent, in a group of its own: Ctrl-C reaches it through the pool alone."""
-        environ = {name: value for name, value in os.environ.items() if name not in VARIABLES}
         argv = [sys.executable, "-m", "taskyard.cli.child", str(lifeline), *self._command]
         self._process = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, env=environ, pass_fds=(lifeline,), start_new_session=True
         )
         self._started_at, self.due_at = time.monotonic(), None
+        self._heard_at, self.known = None, False
         self._lives += 1
 
     def signal(self, number: int) -> None:
         """Sends the agent a signal."""
         if self._process is not None:
             self._process.send_signal(number)
+
+    def hear(self, word: str) -> None:
+        """Notes what the agent tells."""
+        if word == READY:
+            self.known = True
+        self._heard_at = time.monotonic() if self.known and word != STOPPING else None
+
+    def patience(self, patience_seconds: float) -> float:
+        """How long the agent may be silent yet."""
+        if self._process is None or self._heard_at is None:
+            return float("inf")
+        return self._heard_at + patience_seconds - time.monotonic()
+
+    def end_if_silent(self, patience_seconds: float) -> None:
+        """Kills an agent that hangs: its keepers hold what it runs until it is back."""
+        if self.patience(patience_seconds) > 0:
+            return
+        logger.error(
+            "agent %s has given no sign of life for %.0f s: it is killed", self.folder.name, patience_seconds,
+            extra={"action": "pool_agent_silent"},
+        )  # fmt: skip
+        self._heard_at = None
+        self.signal(signal.SIGKILL)
 
     def look(self) -> None:
         """Notes the agent's end, if it has ended, and decides when it starts again."""
@@ -167,6 +201,7 @@ class Pool:
         self._members = members
         self._journal = journal
         self._manager = ServiceManager(settings.environ)
+        self._patience_seconds = self._manager.patience_seconds or SILENT_SECONDS
         self._ending = False
 
     def run(self) -> int:
@@ -178,9 +213,9 @@ class Pool:
         announcement.make()
         lifeline, own_end = os.pipe()
         try:
-            with _Signals() as signals:
+            with _Signals() as signals, Ear(self._patience_seconds) as ear:
                 self._await_predecessors()
-                return self._keep(signals, lifeline, announcement)
+                return self._keep(signals, ear, lifeline, announcement)
         finally:
             announcement.withdraw()
             os.close(own_end)
@@ -192,24 +227,33 @@ class Pool:
         while any(read(member.folder) for member in self._members) and time.monotonic() < deadline:
             time.sleep(LOOK_SECONDS)
 
-    def _keep(self, signals: _Signals, lifeline: int, announcement: Announcement) -> int:
+    def _keep(self, signals: _Signals, ear: Ear, lifeline: int, announcement: Announcement) -> int:
         known = False
+        environ = {name: value for name, value in self._settings.environ.items() if name not in VARIABLES}
         while True:
+            self._listen(ear)
             for member in self._members:
+                member.end_if_silent(self._patience_seconds)
                 member.look()
                 if self._is_due(member):
-                    member.start(lifeline)
+                    member.start(lifeline, environ | ear.variables)
             if any(member.mistaken for member in self._members):
                 return self._give_up()
             if not any(member.runs or self._comes_back(member) for member in self._members):
                 return 0
-            if not known and self._all_known():
+            if not known and all(member.known for member in self._members):
                 known = True
                 announcement.make(known=True)
-                self._manager.tell("READY=1")
-            self._manager.tell("WATCHDOG=1")
-            for number in signals.wait(self._rest(known=known)):
+                self._manager.tell(READY)
+            self._manager.tell(LIVES)
+            for number in signals.wait(self._rest(), ear):
                 self._obey(number)
+
+    def _listen(self, ear: Ear) -> None:
+        for pid, word in ear.hear():
+            for member in self._members:
+                if member.pid == pid:
+                    member.hear(word)
 
     def _comes_back(self, member: Member) -> bool:
         return member.due_at is not None and not self._ending
@@ -217,18 +261,15 @@ class Pool:
     def _is_due(self, member: Member) -> bool:
         return self._comes_back(member) and (member.due_at or 0.0) <= time.monotonic()
 
-    def _all_known(self) -> bool:
-        found = [read(member.folder) for member in self._members]
-        return all(agent is not None and agent.known for agent in found)
-
-    def _rest(self, *, known: bool) -> float | None:
-        """How long nothing is to be done unless a signal comes."""
+    def _rest(self) -> float | None:
+        """How long nothing is to be done unless a signal, or a word of an agent, comes."""
         due = [member.due_at for member in self._members if self._comes_back(member) and member.due_at is not None]
         pauses = [max(0.0, at - time.monotonic()) for at in due]
-        pauses += [] if known else [LOOK_SECONDS]
+        pauses += [max(0.0, member.patience(self._patience_seconds)) for member in self._members if member.known]
         watchdog = self._manager.patience_seconds
         pauses += [watchdog / 3] if watchdog else []
-        return min(pauses, default=None)
+        rest = min(pauses, default=float("inf"))
+        return None if rest == float("inf") else rest
 
     def _obey(self, number: int) -> None:
         if number == signal.SIGCHLD:
@@ -270,7 +311,8 @@ class _Signals:
         self._inside.close()
         self._outside.close()
 
-    def wait(self, seconds: float | None) -> bytes:
-        """The numbers of those that came; empty when none did in time."""
-        readable, _, _ = select.select([self._outside], [], [], seconds)
-        return self._outside.recv(64) if readable else b""
+    def wait(self, seconds: float | None, ear: Ear) -> bytes:
+        """The numbers of those that came; empty when none did in time, or an agent told something first."""
+        own = self._outside.fileno()
+        readable, _, _ = select.select([own, ear.fileno()], [], [], seconds)
+        return self._outside.recv(64) if own in readable else b""

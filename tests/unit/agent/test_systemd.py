@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from taskyard_agent.life.systemd import ServiceManager
+from taskyard_agent.life.systemd import Ear, ServiceManager
 
 
 @pytest.fixture
@@ -46,3 +48,19 @@ def test_the_watchdog_is_the_one_of_this_very_process() -> None:
     assert ServiceManager({**asked, "WATCHDOG_PID": str(os.getpid())}).patience_seconds == 30.0
     assert ServiceManager({**asked, "WATCHDOG_PID": "1"}).patience_seconds is None
     assert ServiceManager({"NOTIFY_SOCKET": "/run/notify"}).patience_seconds is None
+
+
+TELL = (
+    "import os; from taskyard_agent.life.systemd import ServiceManager; ServiceManager(os.environ).tell('READY=1')"
+)
+
+
+def test_a_pool_hears_who_told_it_something() -> None:
+    with Ear(30.0) as ear:
+        ServiceManager(ear.variables).tell("WATCHDOG=1")
+        other = subprocess.Popen([sys.executable, "-c", TELL], env={**os.environ, **ear.variables})
+        other.wait()
+
+        assert list(ear.hear()) == [(os.getpid(), "WATCHDOG=1"), (other.pid, "READY=1")]
+        assert list(ear.hear()) == []
+        assert ServiceManager(ear.variables).patience_seconds == 30.0
