@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from tests.support import docker as engine
 from tests.support import workers
 from tests.support.agents import wait_until
 from tests.support.person import Person
+from tests.support.units import faults
 from tests.support.wheels import make_wheel
 from tests.support.yard import Yard
 
@@ -128,11 +128,8 @@ def test_the_unit_is_one_that_systemd_takes(yard: Yard, tmp_path: Path) -> None:
         pytest.skip("needs systemd-analyze")
     Person(tmp_path).log_in(yard.server).types("agent", "init", "worker", "--name", "dusty")
     unit = tmp_path / "work" / "worker" / "worker.service"
-    unit.write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", unit.read_text(), flags=re.MULTILINE))
 
-    checked = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
-
-    assert "worker.service" not in checked.stderr, checked.stderr
+    assert faults(unit, tmp_path) == []
 
 
 def test_an_agent_that_inherits_gives_every_task_its_own_environment(yard: Yard) -> None:
