@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import getpass
+import os
 import re
 import shutil
 import subprocess
@@ -13,14 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from taskyard.client import Client
+from taskyard.config import user_folder
 from taskyard.errors import TaskyardError
 from taskyard.wire import to_json
 
-from . import account, gpus
+from . import account, gpus, means
 from .checkout import check_repository
 from .config import AgentSettings
-from .daemon import checkout_settings
-from .errors import AgentError
+from .containers import ContainerSettings
+from .containers.engine import Engine, engine_name, engine_of, find_socket
+from .daemon import checkout_settings, environment_settings
+from .environments import conda
+from .errors import AgentError, SettingsError
+from .hooks import HookFailed, Hooks
+from .run_as import account_of, check_reach
 
 OLDEST_GIT = (2, 34)
 """Configuration by environment, which keeps credentials out of argv, and mirrors that are packed in portions."""
@@ -57,6 +66,10 @@ def examine(settings: AgentSettings, *, repository: str | None = None) -> Iterat
     yield _disk(settings)
     yield from _server(settings)
     yield _gpus(settings)
+    yield from _containers(settings)
+    yield from _conda(settings)
+    yield from _other_user(settings)
+    yield from _hooks(settings)
     yield _agent_command()
     if repository is not None:
         yield _repository(repository, settings)
@@ -160,6 +173,96 @@ def _gpus(settings: AgentSettings) -> Finding:
         ),
         cure="nvidia-smi shows what the driver sees; choose others with --gpus, or --cpu-only",
     )
+
+
+def _containers(settings: AgentSettings) -> Iterator[Finding]:
+    if settings.docker is None:
+        return
+    wanted = ContainerSettings(
+        enabled=True, args=settings.docker_args, allowed=settings.docker_allow, environ=settings.environ
+    )
+    try:
+        wanted.check()
+        with contextlib.closing(engine_of(wanted)) as engine:
+            detail = f"{engine_name(settings.environ)} {engine.version} at {engine.socket}"
+            yield Finding(name="container engine", ok=True, detail=detail)
+            yield from _container_gpus(settings, engine)
+    except AgentError as error:
+        cure = _engine_cure(settings)
+        yield Finding(name="container engine", ok=False, detail=str(error), cure=cure)
+
+
+def _engine_cure(settings: AgentSettings) -> str:
+    """For an engine that may not be asked, that is down, or that is not there."""
+    with contextlib.suppress(SettingsError):
+        socket = find_socket(settings.environ)
+        if socket is not None and socket.exists() and not os.access(socket, os.R_OK | os.W_OK):
+            return f"usermod --append --groups docker {getpass.getuser()}, then log in anew"
+        if socket is not None:
+            return "systemctl start docker, or for Podman: systemctl --user enable --now podman.socket"
+    return "install Docker or Podman, on Debian: apt-get install docker.io; or leave out --docker"
+
+
+def _container_gpus(settings: AgentSettings, engine: Engine) -> Iterator[Finding]:
+    try:
+        devices = means.choose_gpus(settings)
+    except SettingsError:
+        return  # said already
+    if not devices:
+        return
+    ok = engine.gives_gpus(settings.environ)
+    cure = (
+        "install nvidia-container-toolkit, then: nvidia-ctk runtime configure --runtime=docker && systemctl "
+        "restart docker; for Podman: nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml"
+    )
+    detail = "NVIDIA's container toolkit is there" if ok else "no container gets one: NVIDIA's toolkit is missing"
+    yield Finding(name="GPUs in containers", ok=ok, detail=detail, cure=cure)
+
+
+def _conda(settings: AgentSettings) -> Iterator[Finding]:
+    if settings.conda_binary is None:
+        return
+    cure = "pip install 'taskyard[conda]' and leave out --conda-binary, or name a conda, mamba or micromamba"
+
+    def look() -> str:
+        program = conda.program(environment_settings(settings))
+        if program is None:
+            return conda.version()
+        said = _output(program, "--version")
+        if not said:
+            raise SettingsError(f"{program} --version fails")
+        return f"{program} {said}"
+
+    yield _checked("conda", look, cure=cure)
+
+
+def _other_user(settings: AgentSettings) -> Iterator[Finding]:
+    if settings.run_as is None:
+        return
+
+    def look() -> str:
+        account = account_of(str(settings.run_as))
+        check_reach(account, settings.local_dir)
+        return f"{account.name} ({account.uid_and_gid}) reaches {settings.local_dir}"
+
+    cure = f"sudo taskyard agent doctor --run-as {settings.run_as} --local-dir /var/lib/taskyard"
+    yield _checked("tasks' user", look, cure=cure)
+
+
+def _hooks(settings: AgentSettings) -> Iterator[Finding]:
+    folder = settings.hooks
+    if not folder.is_dir():
+        if folder != user_folder() / "hooks":  # it was named
+            cure = f"mkdir -p {folder}, or name another folder with --hooks DIR"
+            yield Finding(name="hooks", ok=False, detail=f"{folder} is no folder", cure=cure)
+        return
+    try:
+        there = ", ".join(hook.value for hook in Hooks(folder=folder).check()) or "none"
+    except HookFailed as error:
+        happened, _, cure = str(error).rpartition("; ")
+        yield Finding(name="hooks", ok=False, detail=happened, cure=cure)
+        return
+    yield Finding(name="hooks", ok=True, detail=f"{there} in {folder}")
 
 
 def _agent_command() -> Finding:

@@ -72,6 +72,16 @@ class Hooks:
             end = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
             raise HookFailed(f"the hook {hook.value!r} failed, {end}" + (f": {said.last}" if said.last else ""))
 
+    def check(self) -> tuple[Hook, ...]:
+        """The hooks that there are, each of which may be run. Raises HookFailed for one that may not."""
+        there = tuple(hook for hook in Hook if self.has(hook))
+        for hook in there:
+            self._refuse_unsafe(hook)
+            program = self.folder / hook.value
+            if not os.access(program, os.X_OK):
+                raise HookFailed(f"the hook {hook.value!r} cannot be run; run: chmod u+x {program}")
+        return there
+
     def _refuse_unsafe(self, hook: Hook) -> None:
         """What others may write, others may run as this user."""
         program = (self.folder / hook.value).resolve()

@@ -17,6 +17,7 @@ from taskyard.wire import Environment, RequirementsKind, TaskState
 from taskyard_agent.config import EXECUTE_SETTINGS, read_settings
 from taskyard_agent.doctor import Finding, examine
 
+from tests.support import docker, nvml
 from tests.support.person import Person
 from tests.support.repositories import Repository
 from tests.support.servers import ServerProcess
@@ -132,6 +133,9 @@ def test_the_doctor_leaves_no_token_behind(person: Person, yard: Yard) -> None:
         (("--gpus", "63"), "GPUs", "nvidia-smi"),
         (("--repo", "ext::sh -c id"), "repository", "give an https:// or ssh address"),
         (("--repo", "/no/such/repository", "--allow-file-repositories"), "repository", ""),
+        (("--conda-binary", "/no/such/conda"), "conda", "pip install 'taskyard[conda]'"),
+        (("--run-as", "nobody-of-that-name"), "tasks' user", "sudo taskyard agent doctor --run-as"),
+        (("--hooks", "/no/such/hooks"), "hooks", "mkdir -p /no/such/hooks"),
     ],
 )
 def test_each_failure_comes_with_its_cure(person: Person, words: tuple[str, ...], name: str, cure: str) -> None:
@@ -141,6 +145,50 @@ def test_each_failure_comes_with_its_cure(person: Person, words: tuple[str, ...]
     assert done.returncode == 1
     assert cure in failed[name]
     assert failed[name]
+
+
+@pytest.mark.parametrize(
+    ("engine", "cure"), [("unix:///no/such/socket", "systemctl start docker"), ("tcp://far:1", "apt-get install")]
+)
+def test_an_engine_that_is_wanted_and_not_to_be_had_is_reported(person: Person, engine: str, cure: str) -> None:
+    done = person.types("agent", "doctor", "--docker", "--json", DOCKER_HOST=engine)
+
+    (found,) = [found for found in json.loads(done.stdout) if found["name"] == "container engine"]
+    assert not found["ok"]
+    assert cure in found["cure"]
+
+
+@pytest.mark.skipif(nvml.compiler() is None, reason="builds a fake driver with a C compiler")
+def test_an_engine_that_gives_no_gpus_is_reported_with_the_toolkit_it_lacks(
+    person: Person, tmp_path: Path
+) -> None:
+    docker.connect().close()
+    driver = nvml.install(tmp_path, gpus=1)
+    hook = tmp_path / "bin" / "nvidia-container-runtime-hook"
+
+    without = person.types("agent", "doctor", "--docker", **driver)
+    hook.parent.mkdir()
+    hook.touch(mode=0o755)
+    path = f"{hook.parent}{os.pathsep}{os.environ['PATH']}"
+    having = person.types("agent", "doctor", "--docker", **driver, PATH=path)
+
+    assert "ok    container engine: " in without.stdout
+    assert "FAIL  GPUs in containers" in without.stdout
+    assert "nvidia-ctk runtime configure" in without.stdout
+    assert "ok    GPUs in containers" in having.stdout
+
+
+@pytest.mark.parametrize(("mode", "cure"), [(0o777, "chmod go-w"), (0o644, "chmod u+x")])
+def test_a_hook_that_would_not_be_run_is_reported(person: Person, tmp_path: Path, mode: int, cure: str) -> None:
+    hooks = tmp_path / "hooks"
+    hooks.mkdir(mode=0o755)
+    (hooks / "before-run").touch()
+    (hooks / "before-run").chmod(mode)
+
+    done = person.types("agent", "doctor", "--hooks", str(hooks))
+
+    assert "FAIL  hooks: the hook 'before-run'" in done.stdout
+    assert f"{cure} {hooks / 'before-run'}" in done.stdout
 
 
 def test_a_machine_that_has_not_joined_is_told_how(tmp_path: Path, yard: Yard) -> None:

@@ -37,7 +37,7 @@ AGENT = """# The agent's commands and settings
 | `agent execute --id TASK` | runs one task here and now, with its log and its exit code |
 | `agent build --id TASK [--target NAME]` | makes the environment or the image of a task before it runs |
 | `agent join URL` | lets this machine in, with a code of `taskyard invite agent` or a token |
-| `agent doctor [--repo URL]` | checks the machine; each failure names the command that mends it |
+| `agent doctor [--repo URL] …` | checks the machine, and what `--docker`, `--run-as` … need, with each cure |
 | `agent cache list`, `prune [--all]`, `verify [--repair]` | environments, repositories and images kept here |
 | `agent init DIR` | writes a custom worker: an image with an agent and what its tasks need |
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,10 @@ TASK, RUN, AGENT = "taskyard.task", "taskyard.run", "taskyard.agent"
 PREPARED = "taskyard.prepared"
 """Label of an image that a set-up made."""
 REQUEST_SECONDS = 120
+NVIDIA = "nvidia"
+NVIDIA_HOOK = "nvidia-container-runtime-hook"
+"""NVIDIA's program that Docker looks for; Podman goes by the device interface's files."""
+DEVICE_FILES = ("/etc/cdi", "/var/run/cdi")
 
 
 def find_socket(environ: Mapping[str, str]) -> Path | None:
@@ -77,6 +82,19 @@ class Engine:
         """What it runs natively: `x86_64`."""
         with translated("cannot use containers"):
             return str(self.client.info()["Architecture"])
+
+    @property
+    def version(self) -> str:
+        """Of the engine itself."""
+        with translated("cannot use containers"):
+            return str(self.client.info()["ServerVersion"])
+
+    def gives_gpus(self, environ: Mapping[str, str]) -> bool:
+        """Whether NVIDIA's toolkit is there, without which no container gets a GPU."""
+        with translated("cannot use containers"):
+            runtimes = self.client.info().get("Runtimes") or {}
+        files = [file for folder in DEVICE_FILES for file in Path(folder).glob("*nvidia*")]
+        return NVIDIA in runtimes or bool(files) or shutil.which(NVIDIA_HOOK, path=environ.get("PATH")) is not None
 
     def create(self, options: Mapping[str, Any]) -> str:
         """Makes a container, not started yet; returns its id. `options` are those of the engine's library.

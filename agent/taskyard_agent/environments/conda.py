@@ -56,7 +56,7 @@ def resolve(request: EnvironmentRequest, interpreter: Interpreter, settings: Env
         find_links=requirements.find_links,
         no_index=requirements.no_index,
     )
-    tool = _tool(settings)
+    tool = program(settings)
     return Recipe(
         manager=_named(tool),
         interpreter=interpreter,
@@ -134,7 +134,7 @@ def _with_python(found: Installed, python: Path, packages: list[str], installer:
 # --- Which tool ------------------------------------------------------------------------------------------
 
 
-def _tool(settings: EnvironmentSettings) -> str | None:
+def program(settings: EnvironmentSettings) -> str | None:
     """Returns the program to use; None: py-rattler. Raises RunFailed where neither is there."""
     path = settings.variables.get("PATH", os.defpath)
     if settings.conda_binary not in (None, NO_BINARY):
