@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -14,6 +15,7 @@ from taskyard_agent.life.running import RunningAgent, on_this_machine
 from tests.faults.conftest import Faulty
 from tests.support import nvml
 from tests.support.agents import AgentProcess, wait_until
+from tests.support.person import Person
 
 FIRST = (os.getpid() % 15 + 1) * 4
 
@@ -124,6 +126,20 @@ def test_the_drain_of_a_pool_waits_for_every_run(patient: Faulty) -> None:
         witness.ends_once(starts=1)
 
         assert pool.wait() == 0
+
+
+def test_a_pool_whose_agents_are_drained_from_afar_ends(patient: Faulty, tmp_path: Path) -> None:
+    person = Person(tmp_path).log_in(patient.server)
+    with pool_of(patient, 2) as pool:
+        started(pool)
+        by_the_pools_name = person.types("worker", "drain", "tester")
+        by_pattern = person.types("worker", "drain", "tester:*", "--json")
+
+        assert by_the_pools_name.returncode == 2
+        assert "tester:1, tester:2" in by_the_pools_name.stderr
+        assert [worker["name"] for worker in json.loads(by_pattern.stdout)] == ["tester:1", "tester:2"]
+        assert pool.wait() == 0
+        assert "starts again" not in pool.log
 
 
 def test_a_second_signal_cancels_what_the_pool_runs(patient: Faulty) -> None:

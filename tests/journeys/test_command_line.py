@@ -137,7 +137,7 @@ def test_an_unknown_queue_ends_with_2_the_nearest_names_and_how_to_create_it(
         (("metrics", "TASK", "--since", "soon"), "--since soon: write a time like 90s"),
         (("metrics", "--worker", "there", "--attempt", "1"), "--attempt is for a task"),
         (("logs", "TASK", "--attempt", "2"), "has had 0 attempts"),
-        (("workers", "show"), "take one name"),
+        (("workers", "show"), "the other verbs take names"),
         (("workers", "show", "nobody"), "no worker is called 'nobody'"),
         (("ps", "--server", "localhost:1"), "not a server's address"),
         (("ps", "--server", "http://example.org"), "--insecure"),

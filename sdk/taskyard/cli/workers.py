@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import fnmatch
 from typing import TYPE_CHECKING, Any
 
 from taskyard.asking import gigabytes
 from taskyard.cli import output
 from taskyard.cli.session import add_command, open_client
-from taskyard.errors import NotFound, UsageError
+from taskyard.errors import UsageError
 
 if TYPE_CHECKING:
     from taskyard.client import Client
@@ -28,24 +29,42 @@ def add_parser(subparsers: Any) -> None:
         text = "list, show, drain, pause, resume or delete workers" if name == "workers" else "the same as workers"
         parser = add_command(subparsers, name, text, workers)
         parser.add_argument("verb", nargs="?", choices=VERBS, default="list", help="default: list")
-        parser.add_argument("name", nargs="?", metavar="NAME", help="a worker's name")
+        parser.add_argument("names", nargs="*", metavar="NAME", help="a worker's name, or a pattern like 'pool:*'")
         parser.add_argument("--reason", metavar="TEXT", help="why it is paused, for those who wonder")
 
 
 def workers(namespace: argparse.Namespace) -> None:
     """Carries out the verb."""
-    if (namespace.name is None) != (namespace.verb == "list"):
-        raise UsageError("`taskyard workers` lists all; the other verbs take one name")
+    if bool(namespace.names) == (namespace.verb == "list"):
+        raise UsageError("`taskyard workers` lists all; the other verbs take names, or a pattern like 'pool:*'")
     if namespace.reason is not None and namespace.verb != "pause":
         raise UsageError("--reason belongs to `taskyard worker pause NAME`")
     with open_client(namespace) as client:
+        there = client.workers()
         if namespace.verb == "list":
-            _list(namespace, client.workers())
+            _list(namespace, there)
             return
-        try:
-            _one(namespace, client)
-        except NotFound as error:
-            raise UsageError(f"no worker is called {namespace.name!r}; `taskyard workers` lists them") from error
+        names = _meant(namespace.names, there)
+        found = [_told(name, namespace, client) for name in names]
+        _show(namespace, found, as_one=names == namespace.names[:1])
+
+
+def _meant(given: list[str], there: list[Worker]) -> list[str]:
+    """The names that are given, and those that patterns fit. Raises UsageError for one that is nobody's."""
+    return list(dict.fromkeys(name for text in given for name in _fitting(text, there)))
+
+
+def _fitting(text: str, there: list[Worker]) -> list[str]:
+    """A pattern leaves the places of a worker's tasks out: they go as the worker goes."""
+    names = [worker.name for worker in there]
+    if text in names:
+        return [text]
+    found = [one.name for one in there if one.parent is None and fnmatch.fnmatchcase(one.name, text)]
+    if not found:
+        of_pool = [name for name in names if name.startswith(f"{text}:")]
+        also = f"; there is {', '.join(of_pool)}: name them, or '{text}:*'" if of_pool else ""
+        raise UsageError(f"no worker is called {text!r}{also or '; `taskyard workers` lists them'}")
+    return found
 
 
 def _list(namespace: argparse.Namespace, found: list[Worker]) -> None:
@@ -63,25 +82,30 @@ def _below_their_parents(found: list[Worker]) -> list[Worker]:
     return [one for root in roots for one in (root, *(worker for worker in found if worker.parent == root.name))]
 
 
-def _one(namespace: argparse.Namespace, client: Client) -> None:
-    worker = _told(namespace, client)
-    if namespace.verb == "delete":
-        client.delete_worker(namespace.name)
+def _show(namespace: argparse.Namespace, found: list[Worker], *, as_one: bool) -> None:
+    """One that was named by itself in full, several as a table."""
     if namespace.json:
-        output.print_json(worker)
-    elif namespace.verb != "delete":
-        output.print_fields(_about(worker))
+        output.print_json(found[0] if as_one else found)
+    elif namespace.verb == "delete":
+        return
+    elif as_one:
+        output.print_fields(_about(found[0]))
+    else:
+        _list(namespace, found)
 
 
-def _told(namespace: argparse.Namespace, client: Client) -> Worker:
+def _told(name: str, namespace: argparse.Namespace, client: Client) -> Worker:
     """The worker, after it was told what the verb says."""
     if namespace.verb == "drain":
-        return client.drain_worker(namespace.name)
+        return client.drain_worker(name)
     if namespace.verb == "pause":
-        return client.pause_worker(namespace.name, namespace.reason or "")
+        return client.pause_worker(name, namespace.reason or "")
     if namespace.verb == "resume":
-        return client.resume_worker(namespace.name)
-    return client.worker(namespace.name)
+        return client.resume_worker(name)
+    worker = client.worker(name)
+    if namespace.verb == "delete":
+        client.delete_worker(name)
+    return worker
 
 
 def _row(worker: Worker) -> tuple[object, ...]:

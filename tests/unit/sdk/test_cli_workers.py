@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from taskyard.cli.workers import _about, _below_their_parents, _row
+import pytest
+from taskyard.cli.workers import _about, _below_their_parents, _meant, _row
+from taskyard.errors import UsageError
 from taskyard.wire import Capacity, Gpu, GpuRange, Worker, WorkerState
 
 GB = 1024**3
@@ -48,3 +50,32 @@ def test_one_worker_says_what_is_free_as_it_is_asked_for() -> None:
         "0.5 of 2 LICENSE",
     ]
     assert ("gives", "one=1 two=1-2") in about
+
+
+THERE = [worker("pool:1"), worker("pool:2"), worker("s"), worker("s:task", "s")]
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (["pool:2", "s"], ["pool:2", "s"]),
+        (["pool:*"], ["pool:1", "pool:2"]),
+        (["s*", "pool:[12]", "pool:1"], ["s", "pool:1", "pool:2"]),
+        (["s:task"], ["s:task"]),
+    ],
+)
+def test_workers_are_meant_by_names_and_patterns(given: list[str], meant: list[str]) -> None:
+    assert _meant(given, THERE) == meant
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("pool", r"no worker is called 'pool'; there is pool:1, pool:2: name them, or 'pool:\*'"),
+        ("nobody", "no worker is called 'nobody'; `taskyard workers` lists them"),
+        ("nobody:*", r"no worker is called 'nobody:\*'"),
+    ],
+)
+def test_a_name_that_is_nobodys_is_refused_with_those_of_its_pool(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        _meant([text], THERE)
