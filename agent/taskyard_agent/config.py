@@ -506,6 +506,19 @@ DECLARED = tuple(
     setting for setting in DAEMON_SETTINGS if setting not in (*CONNECTION_SETTINGS, PRESET, FOREGROUND)
 )
 """Those that are fields of `AgentSettings`; where a command does not take one, it has its default."""
+EXCLUSIVE = (
+    ("gpus", "cpu_only"),
+    ("services_mode", "gpus"),
+    ("services_mode", "slots"),
+    ("services_mode", "dynamic_gpus"),
+    ("services_mode", "share_gpus"),
+    ("cpu_only", "dynamic_gpus"),
+    ("cpu_only", "share_gpus"),
+    ("dynamic_gpus", "share_gpus"),
+    ("uptime", "downtime"),
+    ("foreground", "detached"),
+)
+"""Settings of which one at most is taken."""
 FIELDS = {
     "queue": "queues",
     "label": "labels",
@@ -605,12 +618,10 @@ def read_settings(namespace: argparse.Namespace, settings: Sequence[Setting]) ->
     """
     environ = dict(os.environ)
     values = _resolved(namespace, settings, environ)
-    if GPUS in settings:
-        values.refuse_together("gpus", "cpu_only")
+    for pair in _exclusive(settings):
+        values.refuse_together(*pair)
     if DETACHED in settings:
         _check_life(values)
-    if SERVICES_MODE in settings:
-        _check_places(values)
     queue_gpus = _queue_gpus(values) if QUEUE in settings else {}
     return AgentSettings(
         connection=connection(namespace, environ=environ, in_project=False),
@@ -622,12 +633,10 @@ def read_settings(namespace: argparse.Namespace, settings: Sequence[Setting]) ->
     )
 
 
-def _check_places(values: Resolved) -> None:
-    for other in ("gpus", "slots", "dynamic_gpus", "share_gpus"):
-        values.refuse_together("services_mode", other)
-    for needs_gpus in ("dynamic_gpus", "share_gpus"):
-        values.refuse_together("cpu_only", needs_gpus)
-    values.refuse_together("dynamic_gpus", "share_gpus")
+def _exclusive(settings: Sequence[Setting]) -> list[tuple[str, str]]:
+    """The pairs of EXCLUSIVE that a command takes."""
+    names = {setting.name for setting in settings}
+    return [pair for pair in EXCLUSIVE if names.issuperset(pair)]
 
 
 def _queue_gpus(values: Resolved) -> dict[str, GpuRange | None]:
@@ -658,12 +667,19 @@ def _resolved(namespace: argparse.Namespace, settings: Sequence[Setting], enviro
     if name is None:
         return values
     known = {setting.name for setting in settings} - {PRESET.name}
-    return look(preset=presets.preset(name, user_table(own, "presets"), known), preset_origin=f"preset {name}")
+    table = presets.preset(name, user_table(own, "presets"), known)
+    outranked = _excluded_beside(values, settings)
+    kept = {setting: value for setting, value in table.items() if setting not in outranked}
+    return look(preset=kept, preset_origin=f"preset {name}")
+
+
+def _excluded_beside(values: Resolved, settings: Sequence[Setting]) -> set[str]:
+    """The settings that what was given as a flag or a variable excludes: a preset has no say in them."""
+    given = {value.setting.name for value in values if value.value and value.outranks_files}
+    return {name for pair in _exclusive(settings) for name in pair if given & (set(pair) - {name})}
 
 
 def _check_life(values: Resolved) -> None:
-    values.refuse_together("uptime", "downtime")
-    values.refuse_together("foreground", "detached")
     if values["workers"] < 0:
         raise SettingsError(f"--workers {values['workers']}: give how many agents to keep running")
     if values["lifetime"] is None and (values["lifetime_stagger"] or values["lifetime_restart"]):

@@ -101,6 +101,11 @@ class Value:
     """As somebody wrote it; empty where nobody did."""
 
     @property
+    def outranks_files(self) -> bool:
+        """Whether a flag or a variable said so."""
+        return self.origin in (f"flag {self.setting.flag}", self.setting.variable)
+
+    @property
     def shown(self) -> str:
         """The value as it may be printed."""
         if self.value in (None, "", ()):

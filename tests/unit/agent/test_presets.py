@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
 import pytest
-from taskyard.config import Resolved, resolve, user_table
+from taskyard.config import Resolved, add_settings, resolve, user_table
 from taskyard.errors import UsageError
 from taskyard_agent import presets
-from taskyard_agent.config import DAEMON_SETTINGS
+from taskyard_agent.config import DAEMON_SETTINGS, read_settings
 from taskyard_agent.errors import SettingsError
 
 NAMES = [setting.name for setting in DAEMON_SETTINGS]
@@ -39,6 +40,26 @@ def test_what_is_given_besides_outranks_the_preset(tmp_path: Path) -> None:
     values = resolved("pytorch-gpu", environ=environ, user_file=tmp_path / "config.toml")
 
     assert (values["gpus"], values["queue"]) == ("0,1", ("mine",))
+
+
+@pytest.mark.parametrize(
+    ("argv", "gpus", "cpu_only"),
+    [
+        (("--preset", "pytorch-gpu", "--cpu-only"), None, True),
+        (("--preset", "pytorch-cpu", "--gpus", "0"), "0", False),
+        (("--preset", "pytorch-gpu", "--services-mode"), None, False),
+        (("--preset", "pytorch-gpu", "--no-cpu-only"), "all", False),
+    ],
+)
+def test_what_excludes_a_setting_of_the_preset_outranks_it(
+    argv: tuple[str, ...], gpus: str | None, cpu_only: bool
+) -> None:
+    parser = argparse.ArgumentParser()
+    add_settings(parser, DAEMON_SETTINGS)
+
+    read = read_settings(parser.parse_args(argv), DAEMON_SETTINGS)
+
+    assert (read.gpus, read.cpu_only) == (gpus, cpu_only)
 
 
 def test_a_preset_outranks_the_files(tmp_path: Path) -> None:
