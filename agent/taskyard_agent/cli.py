@@ -280,7 +280,7 @@ def _add_init(verbs: Any) -> None:
     parser.add_argument("--base", default=scaffold.BASE, metavar="IMAGE", help=f"default: {scaffold.BASE}")
     parser.add_argument("--force", action="store_true", help="overwrite files that are there")
     _add_json(parser)
-    add_settings(parser, [setting for setting in CONNECTION_SETTINGS if setting.name != "ca_file"])
+    add_settings(parser, CONNECTION_SETTINGS)
 
 
 def _run_init(namespace: argparse.Namespace) -> int:

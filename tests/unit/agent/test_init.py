@@ -14,8 +14,14 @@ from taskyard_agent.errors import SettingsError
 from taskyard_agent.scaffold import CustomWorker, write
 
 
-def worker(server: str = "https://yard.example.org", *, insecure: bool = False, **words: Any) -> CustomWorker:
-    link = Connection(server=server, token="sesame-open", insecure=insecure)
+def worker(
+    server: str = "https://yard.example.org",
+    *,
+    insecure: bool = False,
+    ca_file: Path | None = None,
+    **words: Any,
+) -> CustomWorker:
+    link = Connection(server=server, token="sesame-open", insecure=insecure, ca_file=ca_file)
     return CustomWorker(link=link, **{"name": "torch", "queue": "gpu", "base": "example.org/base:1", **words})
 
 
@@ -59,6 +65,29 @@ def test_plain_http_that_was_agreed_to_is_agreed_to_by_the_agent(tmp_path: Path)
 
     assert daemon_arguments((tmp_path / "compose.yaml").read_text())[-1] == "--insecure"
     assert "/token --insecure\n" in (tmp_path / "worker.service").read_text()
+
+
+def test_a_certificate_of_the_servers_own_goes_along(tmp_path: Path) -> None:
+    authority = tmp_path / "authority.pem"
+    authority.write_text("certificate")
+    authority.chmod(0o600)
+
+    written = write(tmp_path / "new", worker(ca_file=authority), force=False)
+
+    flags = ["--ca-file", "/opt/worker/ca.pem"]
+    assert tmp_path / "new" / "ca.pem" in written
+    assert (tmp_path / "new" / "ca.pem").read_text() == "certificate"
+    assert (tmp_path / "new" / "ca.pem").stat().st_mode & 0o777 == 0o644
+    assert daemon_arguments((tmp_path / "new" / "compose.yaml").read_text())[-2:] == flags
+    assert f"/token {' '.join(flags)}\n" in (tmp_path / "new" / "worker.service").read_text()
+    assert "\ninstall -D --mode 0644 ca.pem /opt/worker/ca.pem\n" in (tmp_path / "new" / "README.md").read_text()
+
+
+def test_a_certificate_that_cannot_be_read_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"no\.pem: No such file"):
+        write(tmp_path / "new", worker(ca_file=tmp_path / "no.pem"), force=False)
+
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_folder_that_holds_something_is_overwritten_by_force_alone(tmp_path: Path) -> None:
