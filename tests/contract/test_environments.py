@@ -13,9 +13,12 @@ from pathlib import Path
 import pytest
 from taskyard.wire import Manager, Reason, RequirementsKind
 from taskyard_agent.environments import (
+    EnvironmentRequest,
     cache,
+    pip,
     uv,
 )
+from taskyard_agent.environments.indexes import PYTORCH_INDEX
 from taskyard_agent.environments.interpreters import probe
 from taskyard_agent.environments.torch_builds import build_for_this_machine
 from taskyard_agent.errors import RunFailed, RunStopped
@@ -45,6 +48,12 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path, index: PackageIndex, s
     (tmp_path / "agent" / "downloads").mkdir(parents=True)
     (tmp_path / "agent" / "downloads" / "virtualenv").symlink_to(seeds)
     with bench_for(request.param, tmp_path, index.url) as ready:
+        yield ready
+
+
+@pytest.fixture
+def pip_bench(tmp_path: Path, index: PackageIndex) -> Iterator[Bench]:
+    with bench_for(Manager.PIP, tmp_path, index.url) as ready:
         yield ready
 
 
@@ -518,26 +527,74 @@ def test_inherited_environment_is_the_agents_own_under_an_overlay(tmp_path: Path
 Probe = Callable[[], None]
 
 
-@pytest.mark.parametrize(
-    ("packages", "asked", "gpus", "backend"),
+TORCH_BUILDS = pytest.mark.parametrize(
+    ("lines", "asked", "gpus", "backend"),
     [
         (("torch",), "auto", 0, "cpu"),
         (("torch",), "auto", 1, build_for_this_machine() or "auto"),
         (("torch",), "cu126", 0, "cu126"),
         (("torch==2.6.0+cu124", "numpy"), "auto", 0, "cu124"),
-        (("torch",), "none", 1, None),
+        ((f"--extra-index-url {PYTORCH_INDEX}/cu121", "torch"), "auto", 1, "cu121"),
+        ((f"--extra-index-url {PYTORCH_INDEX}/cu121", "torch"), "cpu", 1, "cpu"),
+        (("torch==2.6.0+cu124",), "none", 1, None),
     ],
 )
+
+
+@TORCH_BUILDS
 def test_build_of_pytorch_follows_the_requirement_else_the_machine(
-    uv_bench: Bench, packages: tuple[str, ...], asked: str, gpus: int, backend: str | None
+    uv_bench: Bench, lines: tuple[str, ...], asked: str, gpus: int, backend: str | None
 ) -> None:
-    request = uv_bench.request(requirements=RequirementsKind.PACKAGES, packages=packages)
-    environment = dataclasses.replace(request.environment, torch_backend=asked)
-    request = dataclasses.replace(request, environment=environment, gpus=gpus)
+    request = _for_torch(uv_bench, lines, asked, gpus)
 
     recipe = uv.resolve(request, probe(Path(sys.executable), uv_bench.settings), uv_bench.settings)
 
     assert recipe.torch_backend == backend
+
+
+@TORCH_BUILDS
+def test_pip_looks_for_the_same_build_of_pytorch_in_its_index(
+    pip_bench: Bench, lines: tuple[str, ...], asked: str, gpus: int, backend: str | None
+) -> None:
+    request = _for_torch(pip_bench, lines, asked, gpus)
+
+    recipe = pip.resolve(request, probe(Path(sys.executable), pip_bench.settings), pip_bench.settings)
+
+    wanted = f"{PYTORCH_INDEX}/{backend}"
+    assert recipe.indexes.extra[-1:] == ((wanted,) if backend not in (None, "auto") else ())
+
+
+@pytest.mark.parametrize(("asked", "extra"), [("auto", ()), ("cpu", (f"{PYTORCH_INDEX}/cpu",))])
+def test_pip_asks_the_index_of_pytorch_only_where_something_names_it(
+    pip_bench: Bench, asked: str, extra: tuple[str, ...]
+) -> None:
+    request = _for_torch(pip_bench, ("alpha",), asked, 0)
+
+    recipe = pip.resolve(request, probe(Path(sys.executable), pip_bench.settings), pip_bench.settings)
+
+    assert recipe.indexes.extra == extra
+
+
+def test_a_lock_stands_against_a_build_of_pytorch_and_the_log_says_so(
+    uv_bench: Bench, index: PackageIndex
+) -> None:
+    _lock(uv_bench, index, '[project]\nname = "mine"\nversion = "1"\ndependencies = ["alpha"]\n')
+    request = uv_bench.request(requirements=RequirementsKind.UV_LOCK, path="uv.lock")
+    request = dataclasses.replace(
+        request, environment=dataclasses.replace(request.environment, torch_backend="cu126")
+    )
+
+    recipe = uv.resolve(request, probe(Path(sys.executable), uv_bench.settings), uv_bench.settings)
+
+    assert recipe.torch_backend is None
+    assert recipe.remarks[-1].startswith("--torch-backend cu126 changes nothing: uv.lock says which build")
+
+
+def _for_torch(bench: Bench, lines: tuple[str, ...], asked: str, gpus: int) -> EnvironmentRequest:
+    (bench.tree / "requirements.txt").write_text("\n".join(lines))
+    request = bench.request(requirements=RequirementsKind.REQUIREMENTS_TXT, path="requirements.txt")
+    environment = dataclasses.replace(request.environment, torch_backend=asked)
+    return dataclasses.replace(request, environment=environment, gpus=gpus)
 
 
 def test_safe_index_strategy_holds_once_a_private_index_takes_part(uv_bench: Bench) -> None:

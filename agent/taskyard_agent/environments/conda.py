@@ -25,6 +25,7 @@ from taskyard_agent.environments.indexes import configured_indexes
 from taskyard_agent.environments.installer import Installer
 from taskyard_agent.environments.interpreters import Interpreter
 from taskyard_agent.environments.request import EnvironmentRequest, EnvironmentSettings, failed
+from taskyard_agent.environments.torch_builds import torch_backend_of
 from taskyard_agent.environments.venvs import installed, policy_of, remarks_on
 
 BINARIES = ("micromamba", "mamba", "conda")
@@ -63,7 +64,7 @@ def resolve(request: EnvironmentRequest, interpreter: Interpreter, settings: Env
         requirements=requirements,
         indexes=indexes,
         index_strategy=settings.index_strategy or ("unsafe-best-match" if indexes.all_public() else "first-index"),
-        torch_backend=uv.torch_backend_of(request, requirements, indexes) if requirements.lines else None,
+        torch_backend=torch_backend_of(request, requirements, indexes) if requirements.lines else None,
         conda=replace(order, tool=tool),
         remarks=(*remarks_on(request), *_remarks(request, order, tool)),
     )

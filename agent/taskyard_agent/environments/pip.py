@@ -10,12 +10,13 @@ from pathlib import Path
 from taskyard.wire import RequirementsKind
 
 from taskyard_agent.environments.base import Recipe
-from taskyard_agent.environments.indexes import PYTORCH_INDEX, IndexPolicy, configured_indexes
+from taskyard_agent.environments.indexes import Indexes, IndexPolicy, configured_indexes
 from taskyard_agent.environments.installer import Installer
 from taskyard_agent.environments.interpreters import Interpreter
 from taskyard_agent.environments.projects import read_project
 from taskyard_agent.environments.request import EnvironmentRequest, EnvironmentSettings, failed
 from taskyard_agent.environments.requirements import Requirements, read_project_dependencies
+from taskyard_agent.environments.torch_builds import index_of_build, names_torch, torch_backend_of
 from taskyard_agent.environments.venvs import (
     LISTED,
     READERS,
@@ -41,11 +42,10 @@ def version() -> str:
 def resolve(request: EnvironmentRequest, interpreter: Interpreter, settings: EnvironmentSettings) -> Recipe:
     """Reads and vets what the task asks for; see `base.Manager`."""
     requirements = _read(request, policy_of(settings))
-    backend = request.environment.torch_backend
-    torch = [f"{PYTORCH_INDEX}/{backend}"] if backend not in ("auto", "none") else []
-    indexes = configured_indexes(settings.variables).with_added(
+    configured = configured_indexes(settings.variables)
+    indexes = configured.with_added(
         default=requirements.default_index,
-        extra=[*requirements.extra_indexes, *torch],
+        extra=[*requirements.extra_indexes, *_torch_index(request, requirements, configured)],
         find_links=requirements.find_links,
         no_index=requirements.no_index,
     )
@@ -103,6 +103,13 @@ def _read(request: EnvironmentRequest, policy: IndexPolicy) -> Requirements:
             "use `--manager uv`, or list its dependencies in the [project] table"
         )
     return requirements
+
+
+def _torch_index(request: EnvironmentRequest, requirements: Requirements, configured: Indexes) -> tuple[str, ...]:
+    """pip asks every index for every package: this one takes part where PyTorch or its build is named alone."""
+    backend = torch_backend_of(request, requirements, configured)
+    asked_for = request.environment.torch_backend != "auto" or names_torch(requirements)
+    return index_of_build(backend) if asked_for else ()
 
 
 def _options(requirements: Requirements) -> list[str]:

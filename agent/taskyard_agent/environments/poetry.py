@@ -15,6 +15,7 @@ from taskyard_agent.environments.interpreters import Interpreter
 from taskyard_agent.environments.poetry_lock import LOCK, Lock, read_lock
 from taskyard_agent.environments.request import EnvironmentRequest, EnvironmentSettings
 from taskyard_agent.environments.task_files import shown
+from taskyard_agent.environments.torch_builds import remarks_on_build
 from taskyard_agent.environments.venvs import check_environment, describe_environment, file_of, policy_of
 
 install = uv.install
@@ -62,4 +63,4 @@ def _remarks(request: EnvironmentRequest, lock: Path, read: Lock) -> tuple[str, 
         f"{shown(lock, request.tree)} is older than its pyproject.toml: it still holds all that is asked for, "
         "and is installed as it is; `poetry lock` renews it"
     )
-    return (chosen,) if read.fresh else (chosen, stale)
+    return (chosen, *(() if read.fresh else (stale,)), *remarks_on_build(request))

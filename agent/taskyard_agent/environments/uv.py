@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from taskyard.wire import RequirementsKind
 
 from taskyard_agent.environments.base import Recipe
 from taskyard_agent.environments.image_python import lent_to
-from taskyard_agent.environments.indexes import Indexes, IndexPolicy, configured_indexes, refusal
+from taskyard_agent.environments.indexes import IndexPolicy, configured_indexes, refusal
 from taskyard_agent.environments.installer import Installer
 from taskyard_agent.environments.interpreters import Interpreter
 from taskyard_agent.environments.projects import read_project
@@ -24,7 +23,7 @@ from taskyard_agent.environments.requirements import (
     read_project_dependencies,
 )
 from taskyard_agent.environments.task_files import inside, read_toml
-from taskyard_agent.environments.torch_builds import build_for_this_machine
+from taskyard_agent.environments.torch_builds import remarks_on_build, torch_backend_of
 from taskyard_agent.environments.uv_sources import UVS_OWN, kinds_of
 from taskyard_agent.environments.venvs import (
     LISTED,
@@ -42,11 +41,6 @@ from taskyard_agent.environments.venvs import (
 )
 from taskyard_agent.environments.written import require_inside
 
-TORCH_PACKAGES = ("torch", "torchvision", "torchaudio", "torchtext", "torchdata", "pytorch-triton")
-_TORCH_LABEL = re.compile(
-    rf"^(?:{'|'.join(TORCH_PACKAGES)})(?:\[.*?\])?\s*={{2,3}}\s*[\w.]+\+(?P<backend>cpu|cu\d+|rocm[\d.]+)"
-)
-_TORCH = re.compile(rf"(?m)^(?:{'|'.join(TORCH_PACKAGES)})\b")
 _QUIET = ("--color", "never", "--no-progress")
 _LINKING = ("--link-mode", "copy")
 """A copy is a clone where the file system can; a hardlink would let an edit reach uv's cache."""
@@ -79,7 +73,7 @@ def resolve(request: EnvironmentRequest, interpreter: Interpreter, settings: Env
         torch_backend=torch_backend_of(request, requirements, indexes),
         source=source,
         digest=_digest(source) if source else "",
-        remarks=remarks_on(request),
+        remarks=(*remarks_on(request), *remarks_on_build(request)),
     )
 
 
@@ -218,24 +212,6 @@ def _vet_index(address: str, where: str, policy: IndexPolicy) -> None:
 
 def _git_address(address: str) -> str:
     return address if address.startswith("git+") else f"git+{address}"
-
-
-def torch_backend_of(request: EnvironmentRequest, requirements: Requirements, indexes: Indexes) -> str | None:
-    """Returns uv's `--torch-backend`. A build that a requirement names outright decides for all of PyTorch."""
-    if request.environment.requirements in (RequirementsKind.UV_LOCK, RequirementsKind.PYLOCK) or indexes.no_index:
-        return None
-    for line in requirements.lines:
-        named = _TORCH_LABEL.match(line)
-        if named:
-            return named["backend"]
-    wanted = request.environment.torch_backend
-    if wanted == "none":
-        return None
-    if re.fullmatch(r"auto|cpu|xpu|cu\d+|rocm[\d.]+", wanted) is None:
-        raise failed(f"{wanted!r} is no build of PyTorch; write `--torch-backend auto`, `cpu` or `cu126`")
-    if wanted != "auto" or not _TORCH.search("\n".join(requirements.lines)):
-        return "cpu" if wanted == "auto" and not request.gpus else wanted
-    return (build_for_this_machine() or wanted) if request.gpus else "cpu"
 
 
 def _digest(source: Path) -> str:
