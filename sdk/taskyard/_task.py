@@ -60,6 +60,7 @@ class Task:
         docker_args: str | Sequence[str] | None = None,
         setup_script: str | Path | None = None,
         apt: str | Sequence[str] = (),
+        torch_backend: str | None = None,
         max_idle_gpu: str | float | None = None,
         python: str | None = None,
         packages: Iterable[str] = (),
@@ -90,6 +91,7 @@ class Task:
             docker_args=docker_args,
             setup_script=setup_script,
             apt=apt,
+            torch_backend=torch_backend,
         )
         wanted = Wanted(
             command=_command(script, module, executable, args),
@@ -104,6 +106,7 @@ class Task:
             packages=tuple(packages),
             requirements=Path(requirements) if requirements else None,
             manager=wire.Manager(manager) if manager else None,
+            torch_backend=asking.environment(asked, wire.Environment()).torch_backend,
             parameters=parameters or {},
             env=dict(env or {}),
             secret_values=dict(secrets or {}),
@@ -244,7 +247,9 @@ class Task:
             known = ", ".join(field.name for field in dataclasses.fields(asking.Asked))
             raise UsageError(f"a task can ask for {known}, timeout and max_idle_gpu: {error}") from error
         container = asking.container(asked, spec.container)
+        environment = asking.environment(asked, spec.environment)
         return wire.TaskChanges(
+            environment=None if environment == spec.environment else environment,
             resources=asking.resources(asked, spec.resources),
             policy=asking.limits(spec.policy, **times),
             container=None if container == spec.container else container or wire.Container(),

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from taskyard.errors import UsageError
-from taskyard.wire import Container, Policy, Resources
+from taskyard.wire import Container, Environment, Policy, Resources
 
 _SPAN_SECONDS = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
 _SPAN = re.compile("".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in _SPAN_SECONDS), re.IGNORECASE)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", re.IGNORECASE)
+_TORCH_BACKEND = re.compile(r"auto|none|cpu|xpu|cu\d+|rocm\d+(\.\d+)*")
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 NOTHING = "none"
 
@@ -40,6 +41,17 @@ class Asked:
     """A file."""
     apt: str | Sequence[str] = ()
     """Packages, or their names with spaces between them."""
+    torch_backend: str | None = None
+    """The build of PyTorch: `auto`, `cpu`, `cu126` and the like; `none`: whatever the indexes have."""
+
+
+def environment(asked: Asked, base: Environment) -> Environment:
+    """`base` with what is asked for. Raises UsageError."""
+    if asked.torch_backend is None:
+        return base
+    if _TORCH_BACKEND.fullmatch(asked.torch_backend) is None:
+        raise UsageError(f"--torch-backend {asked.torch_backend}: write auto, cpu, cu126 or the like, or none")
+    return dataclasses.replace(base, torch_backend=asked.torch_backend)
 
 
 def resources(asked: Asked, base: Resources) -> Resources:

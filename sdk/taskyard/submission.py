@@ -53,6 +53,7 @@ class Wanted:
     requirements: Path | None = None
     manager: Manager | None = None
     """None: what the requirements' file is for, else uv."""
+    torch_backend: str = "auto"
     parameters: Mapping[str, Any] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     secret_values: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -235,6 +236,7 @@ def _environment(wanted: Wanted, command: Command, root: Path) -> tuple[Environm
         requirements=needs.kind,
         path=needs.path,
         packages=needs.packages,
+        torch_backend=wanted.torch_backend,
     )
     return environment, needs, python
 

@@ -145,10 +145,16 @@ def program(yard: Yard, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path
 @pytest.mark.usefixtures("north")
 def test_a_task_made_changed_and_cloned_by_keywords_runs_with_what_they_say(yard: Yard, program: Path) -> None:
     made = Task.create(
-        executable="true", folder=program, manager="inherit", memory="8GB", resources={"LICENSE": 1}, gpus=3
+        executable="true",
+        folder=program,
+        manager="inherit",
+        memory="8GB",
+        resources={"LICENSE": 1},
+        gpus=3,
+        torch_backend="cu126",
     )
     made.set(memory="256MB", gpus=0, require={"site": "north"}, timeout="10m")
-    cloned = made.clone(on_worker="north", resources={"LICENSE": 2}, queue="default")
+    cloned = made.clone(on_worker="north", torch_backend="cpu", resources={"LICENSE": 2}, queue="default")
 
     cloned.wait(60)
 
@@ -157,6 +163,8 @@ def test_a_task_made_changed_and_cloned_by_keywords_runs_with_what_they_say(yard
     assert made.record.spec.policy.timeout_seconds == 600
     assert cloned.record.spec.resources.custom == {"LICENSE": 2.0}
     assert cloned.record.spec.resources.worker == "north"
+    builds = [task.record.spec.environment.torch_backend for task in (made, cloned)]
+    assert builds == ["cu126", "cpu"]
     assert cloned.status is TaskState.COMPLETED
     assert yard.client.worker("north").completed == 1
 

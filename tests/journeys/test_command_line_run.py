@@ -128,23 +128,31 @@ def test_what_a_task_asks_for_is_in_the_plan_and_in_the_task(type_in, checkout: 
     needs = ("--memory", "8GB", "--resource", "licence=1", "--require", "arch=a100", "--on-worker", "there")
     times = ("--max-idle-gpu", "30m", "--timeout", "2h")
 
-    result = type_in("run", *asks, *needs, *times, "--", "python", "train.py")
+    build = ("--torch-backend", "cu126")
+
+    result = type_in("run", *asks, *needs, *times, *build, "--", "python", "train.py")
     spec = json.loads(type_in("show", "@last", "--json").stdout)["spec"]
 
+    assert "PyTorch's build: cu126" in result.stderr
     assert "python:3.12; apt git; a setup script; --shm-size 8g" in result.stderr
     assert "8 GB of memory, 1 licence, arch=a100, on worker there" in result.stderr
     assert spec["container"]["setup_script"] == "make all\n"
     assert spec["resources"]["custom"] == {"licence": 1.0}
     assert (spec["policy"]["max_idle_gpu_seconds"], spec["policy"]["timeout_seconds"]) == (1800.0, 7200.0)
+    assert spec["environment"]["torch_backend"] == "cu126"
 
 
 def test_a_clone_changes_what_is_asked_for(type_in) -> None:
     type_in("run", "--image", "python:3.12", "--gpus", "2", "--on-worker", "there", "--", "python", "train.py")
 
-    type_in("clone", "@last", "--image", "none", "--gpu-memory", "10GB", "--on-worker", "")
+    type_in(
+        *("clone", "@last", "--image", "none", "--gpu-memory", "10GB"),
+        *("--on-worker", "", "--torch-backend", "cpu"),
+    )
     spec = json.loads(type_in("show", "@last", "--json").stdout)["spec"]
 
     assert spec["container"] is None
+    assert (spec["environment"]["torch_backend"], spec["environment"]["manager"]) == ("cpu", "inherit")
     assert (spec["resources"]["gpus"], spec["resources"]["worker"]) == (None, None)
     assert spec["resources"]["gpu_memory_bytes"] == 10 * 1024**3
 
@@ -152,7 +160,8 @@ def test_a_clone_changes_what_is_asked_for(type_in) -> None:
 @pytest.mark.parametrize(
     "words",
     [("--memory", "much"), ("--docker-args", "shm"), ("--resource", "licence"), ("--require", "arch"),
-     ("--gpus", "1", "--gpu-memory", "1GB"), ("--setup-script", "gone.sh"), ("--max-idle-gpu", "soon")],
+     ("--torch-backend", "cuda"), ("--gpus", "1", "--gpu-memory", "1GB"), ("--setup-script", "gone.sh"),
+     ("--max-idle-gpu", "soon")],
 )  # fmt: skip
 def test_what_cannot_be_asked_for_is_refused_before_anything_is_sent(type_in, words: tuple[str, ...]) -> None:
     result = type_in("run", *words, "--", "python", "train.py")

@@ -27,6 +27,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="a name for people")
     parser.add_argument("--description", metavar="TEXT", help="what it is for")
     parser.add_argument("--tag", action="append", default=[], metavar="TAG", help="a tag; may be repeated")
+    parser.add_argument(
+        "--torch-backend",
+        metavar="BUILD",
+        help="PyTorch's build: auto (default: what the worker can run), cpu, cu126 …; none: the indexes decide",
+    )
     parser.add_argument("--gpus", type=int, metavar="N", help="GPUs it needs; default: whatever the worker has")
     parser.add_argument(
         "--set",
@@ -92,6 +97,7 @@ def asked(namespace: argparse.Namespace) -> Asked:
         docker_args=namespace.docker_args,
         setup_script=namespace.setup_script,
         apt=tuple(namespace.apt),
+        torch_backend=namespace.torch_backend,
     )
 
 
@@ -108,6 +114,7 @@ def changes(namespace: argparse.Namespace, task: Task) -> TaskChanges:
         project=namespace.project,
         description=namespace.description,
         tags=tuple(namespace.tag) or None,
+        environment=_if_changed(asking.environment(wanted, spec.environment), spec.environment),
         container=None if container == spec.container else container or Container(),
         resources=_if_changed(asking.resources(wanted, spec.resources), spec.resources),
         policy=_if_changed(policy(namespace, spec.policy), spec.policy),

@@ -100,7 +100,7 @@ def _submit(client: Client, namespace: argparse.Namespace) -> Task:
 def _wanted(namespace: argparse.Namespace, settings: Any) -> Wanted:
     from taskyard import asking
     from taskyard.submission import Wanted, read_command
-    from taskyard.wire import Manager, Policy, Resources
+    from taskyard.wire import Environment, Manager, Policy, Resources
 
     if not namespace.rest:
         raise UsageError("say what to run, like: taskyard run -- python train.py --lr 0.01")
@@ -120,6 +120,7 @@ def _wanted(namespace: argparse.Namespace, settings: Any) -> Wanted:
         packages=tuple(namespace.package),
         requirements=namespace.requirements,
         manager=None if settings["manager"] == "auto" else Manager(settings["manager"]),
+        torch_backend=asking.environment(asked, Environment()).torch_backend,
         parameters=changes.assignments(namespace.set, "--set", any_name=True),
         env=changes.assignments(namespace.env, "--env"),
         secret_values=changes.secrets(namespace.secret),
@@ -218,7 +219,9 @@ def _changes(prepared: Prepared) -> str:
 def _needs(prepared: Prepared) -> str:
     packages = prepared.spec.environment.packages
     shown = ", ".join(packages[:SHOWN_PACKAGES]) + (", …" if len(packages) > SHOWN_PACKAGES else "")
-    return output.clean(f"{prepared.needs.origin}{f': {shown}' if packages else ''}")
+    build = prepared.spec.environment.torch_backend
+    torch = f"; PyTorch's build: {build}" if build != "auto" else ""
+    return output.clean(f"{prepared.needs.origin}{f': {shown}' if packages else ''}{torch}")
 
 
 def _inside(container: Container) -> str:

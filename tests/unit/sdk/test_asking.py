@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from taskyard.asking import Asked, container, in_words, resources, seconds, size
+from taskyard.asking import Asked, container, environment, in_words, resources, seconds, size
 from taskyard.errors import UsageError
-from taskyard.wire import Container, Resources
+from taskyard.wire import Container, Environment, Resources
 
 GB = 1024**3
 
@@ -57,6 +57,15 @@ def test_amounts_labels_and_the_worker_are_merged() -> None:
 def test_what_cannot_be_given_is_refused_by_its_flag(asked: Asked, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         resources(asked, Resources())
+
+
+def test_a_build_of_pytorch_is_changed_alone_and_refused_by_its_flag() -> None:
+    base = Environment(python="3.11")
+
+    assert environment(Asked(), base) == base
+    assert environment(Asked(torch_backend="cu126"), base) == Environment(python="3.11", torch_backend="cu126")
+    with pytest.raises(UsageError, match="--torch-backend cuda: write auto, cpu, cu126"):
+        environment(Asked(torch_backend="cuda"), base)
 
 
 def test_a_container_is_built_from_its_parts_and_taken_away_by_none(tmp_path: Path) -> None:
