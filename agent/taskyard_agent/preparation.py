@@ -162,9 +162,9 @@ class Preparation:
         return variables.compose(
             around,
             ready.variables,
-            gpus.variables(self.devices),
             self._spec.env,
             self.secrets,
+            gpus.variables(self.devices),  # the agent's choice, whatever the task says: others run on the rest
             self.services.server_variables,
             own,
             bin_folder=ready.path,

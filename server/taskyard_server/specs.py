@@ -70,6 +70,7 @@ _HELPER = re.compile(r"[^/]*::")
 _BAD_IN_REF = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(/|$)")
 _FETCHED_SCHEMES = ("https", "ssh", "git+ssh", "ssh+git", "file")
 
+_GPUS = "the agent picks the GPUs; ask for so many with --gpus N, and for none with --gpus 0"
 _REFUSED_VARIABLES: Mapping[str, str] = {
     "LD_PRELOAD": "it would load code into every program",
     "LD_AUDIT": "it would load code into every program",
@@ -83,6 +84,9 @@ _REFUSED_VARIABLES: Mapping[str, str] = {
     "PS4": "it would run code in traced shells",
     "PROMPT_COMMAND": "it would run code in shells",
     "SSH_ASKPASS": "it would be started for passwords",
+    "CUDA_VISIBLE_DEVICES": _GPUS,
+    "CUDA_DEVICE_ORDER": _GPUS,
+    "NVIDIA_VISIBLE_DEVICES": _GPUS,
 }
 _REFUSED_PREFIXES: Mapping[str, str] = {
     "GIT_": "git takes programs from it",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
 import socket
+import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,6 +90,20 @@ def test_a_task_that_wants_no_gpu_sees_none(yard: Yard, driver: dict[str, str]) 
         yard.wait_for_end(task)
 
     assert yard.text(task) == " PCI_BUS_ID\n"
+
+
+def test_a_variable_that_an_older_server_took_shows_no_other_gpu(yard: Yard, driver: dict[str, str]) -> None:
+    draft = yard.python(SHOW, queue=None, gpus=1, env={"WANTED": nvml.uuid(TWO)})
+    renamed = """UPDATE tasks SET body = CAST(replace(body, '"WANTED"', '"CUDA_VISIBLE_DEVICES"') AS BLOB)"""
+    with contextlib.closing(sqlite3.connect(yard.server.data / "control.db")) as store, store:
+        store.execute(f"{renamed} WHERE id = ?", (draft.id,))
+
+    with agent_on(ONE, yard, driver):
+        task = yard.client.enqueue(draft.id, "default")
+        yard.wait_for_end(task)
+
+    assert list(yard.task(task).spec.env) == ["CUDA_VISIBLE_DEVICES"]
+    assert yard.text(task) == f"{nvml.uuid(ONE)} PCI_BUS_ID\n"
 
 
 def test_a_gpu_of_another_agent_is_refused(yard: Yard, driver: dict[str, str]) -> None:

@@ -189,6 +189,21 @@ async def test_what_cannot_be_meant_is_refused(services: Services, fields: dict[
     assert await page(services) == []
 
 
+@pytest.mark.parametrize("name", ["CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES"])
+@pytest.mark.parametrize("kind", ["env", "secrets"])
+async def test_a_task_does_not_choose_its_gpus_and_is_told_how_to_ask(
+    services: Services, kind: str, name: str
+) -> None:
+    values = {name: "7"}
+    wanted = {
+        "env": new(env=values),
+        "secrets": NewTask(spec=spec(secrets=(name,)), secret_values=values),
+    }
+
+    with pytest.raises(Invalid, match=f"{kind}: a task may not set {name}: .* --gpus N, .* --gpus 0"):
+        await services.tasks.create(wanted[kind], ADA)
+
+
 URLS = {
     "https://github.com/o/r.git": True,
     "ssh://git@host:2222/o/r": True,
