@@ -11,6 +11,7 @@ from typing import Any
 import docker
 import pytest
 from taskyard.wire import Container, Environment, RequirementsKind, Task, TaskState
+from taskyard_agent.containers.engine import AGENT, RUN, TASK
 
 from tests.support.agents import AgentProcess
 from tests.support.docker import IMAGE, connect, ensure_image
@@ -104,6 +105,7 @@ def test_an_image_that_was_built_runs_as_it_stands_and_needs_nothing_installed(
         yard.wait_for_end(again, inherited, seconds=SLOW)
 
     assert done.returncode == 0, done.stderr
+    assert not any(engine.images.get(target).labels[label] for label in (TASK, RUN, AGENT))
     assert said.splitlines()[1] == "made"
     assert said.startswith("/opt/taskyard/environment/")
     assert (yard.text(again), yard.text(inherited)) == ("1.16.0\n", "there\n")

@@ -15,7 +15,7 @@ from taskyard_agent.containers.arguments import Created
 from taskyard_agent.containers.engine import Engine
 from taskyard_agent.containers.images import Image
 from taskyard_agent.containers.records import RECORD, Inside
-from taskyard_agent.containers.workshop import HOME, Workshop, agents_user, attach_command, bound, defaults, lent
+from taskyard_agent.containers.workshop import HOME, Workshop, agents_user, attach_command, bound, lent, made_of
 from taskyard_agent.keeper.durable import write_whole
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -71,11 +71,9 @@ class Box:
         shell = ("/bin/sh", "-c", ONE_STREAM, "sh") if self.workshop.shell else ()
         argv = (*shell, *command.argv)
         limits = _memory(self.options, command.memory_bytes)
-        made = {
-            **defaults(self.engine, self.task, self.run),
-            "user": command.user or agents_user(),
-            "working_dir": str(command.work),
-            **self.options,
+        own = {"user": command.user or agents_user(), "working_dir": str(command.work), **self.options}
+        return {
+            **made_of(self.engine, self.task, self.run, own),
             **limits,
             "name": f"taskyard-{self.run}",
             "image": self.image.id,
@@ -83,10 +81,8 @@ class Box:
             "command": list(argv[1:]),
             "environment": dict(command.variables),
             "mounts": [*bound(command.reads, command.writes), *lent(self.workshop.bundle)],
+            **_devices(command.gpus),
         }
-        made["labels"] = {**self.options.get("labels", {}), **defaults(self.engine, self.task, self.run)["labels"]}
-        made["security_opt"] = ["no-new-privileges", *self.options.get("security_opt", [])]
-        return {**made, **_devices(command.gpus)}
 
 
 def _memory(options: Created, given: int | None) -> Created:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 TASK, RUN, AGENT = "taskyard.task", "taskyard.run", "taskyard.agent"
 """Labels of every container that an agent makes; the agent's is its folder, which no other agent has."""
+OF_NOBODY = {TASK: "", RUN: "", AGENT: ""}
+"""Labels of an image that is made of such a container: it would hand its own on to every container made of it, and
+those are no leftovers of ours."""
 PREPARED = "taskyard.prepared"
 """Label of an image that a set-up made."""
 REQUEST_SECONDS = 120

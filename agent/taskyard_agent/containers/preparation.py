@@ -15,7 +15,7 @@ from taskyard_agent.containers.kept import prune_with, uses_of
 from taskyard_agent.containers.prepared import SetUp
 from taskyard_agent.containers.records import Order
 from taskyard_agent.containers.settings import ContainerSettings
-from taskyard_agent.containers.workshop import Workshop
+from taskyard_agent.containers.workshop import Workshop, looked_into
 
 PROXIES = (
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy",
@@ -38,7 +38,7 @@ class Preparation:
         platform = options.get("platform")
         image = obtain(self.engine, wanted.image, platform=platform, log=order.log, cancelled=order.cancelled)
         order.log(f"image {image.name} ({image.digest})")
-        shell = self._has_shell(image)
+        shell = self._has_shell(image, order)
         bundle = authorities.bundle_of(self.settings.environ)
         ready, lock = self._set_up(image, wanted, operators, bundle, order)
         workshop = Workshop(
@@ -84,10 +84,10 @@ class Preparation:
         prune_with(self.engine, self.settings, self.settings.kept_images)
         return ready
 
-    def _has_shell(self, image: Image) -> bool:
+    def _has_shell(self, image: Image, order: Order) -> bool:
         """Looked up in a container that is never started, once for each image."""
         if image.id not in self.shells:
-            container = self.engine.create({"image": image.id, "entrypoint": ["/bin/sh"]})
+            container = self.engine.create(looked_into(self.engine, order.task, order.run, image.id))
             try:
                 self.shells[image.id] = self.engine.has_file(container, "/bin/sh")
             finally:

@@ -20,11 +20,11 @@ from taskyard.wire import Container, Phase, Reason
 
 from taskyard_agent.containers import authorities
 from taskyard_agent.containers.arguments import Created
-from taskyard_agent.containers.engine import PREPARED, Engine
+from taskyard_agent.containers.engine import OF_NOBODY, PREPARED, Engine
 from taskyard_agent.containers.failure import engine_failed, refused, translated
 from taskyard_agent.containers.images import Image, Log, find
 from taskyard_agent.containers.kept import REPOSITORY, Uses
-from taskyard_agent.containers.workshop import attach_command, defaults, lent
+from taskyard_agent.containers.workshop import attach_command, lent, made_of
 from taskyard_agent.errors import RunFailed, RunStopped
 from taskyard_agent.programs import Lines, Program
 
@@ -128,8 +128,7 @@ class SetUp:
         kept = {name: value for name, value in self.options.items() if name in OF_THE_OPERATOR}
         mount = Mount(type="bind", source=str(script), target=SCRIPT, read_only=True)
         return {
-            **defaults(self.engine, self.task, self.run),
-            **kept,
+            **made_of(self.engine, self.task, self.run, kept),
             "image": self.image.id,
             "entrypoint": ["/bin/sh"],
             "command": [SCRIPT],
@@ -161,7 +160,7 @@ class SetUp:
             raise RunFailed(Phase.CONTAINER, Reason.CONTAINER, message)
 
     def _commit(self, container: str) -> None:
-        conf = {**self.image.start, "Labels": {PREPARED: self.key}}
+        conf = {**self.image.start, "Labels": {**OF_NOBODY, PREPARED: self.key}}
         with translated("the image that the set-up made cannot be kept"):
             self.engine.client.api.commit(container, repository=REPOSITORY, tag=self.key, conf=conf)
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from taskyard_agent.containers.box import Box
-from taskyard_agent.containers.engine import Engine
+from taskyard_agent.containers.engine import OF_NOBODY, Engine
 from taskyard_agent.containers.failure import bad_image, engine_failed, translated
 from taskyard_agent.containers.images import NAME, Image, find
+from taskyard_agent.containers.workshop import looked_into
 
 FOLDER = PurePosixPath("/opt/taskyard")
 ENVIRONMENT = FOLDER / "environment"
@@ -59,11 +60,12 @@ def _parts(name: str) -> tuple[str, str]:
 
 
 def _commit(box: Box, environment: Baked, name: tuple[str, str], scratch: Path) -> None:
-    container = box.engine.create({"image": box.image.id, "entrypoint": ["/bin/sh"]})
+    container = box.engine.create(looked_into(box.engine, box.task, box.run, box.image.id))
     try:
         _fill(box.engine, container, environment, scratch)
         variables = {"PATH": f"{ENVIRONMENT}/bin:{box.path}", "VIRTUAL_ENV": str(ENVIRONMENT)}
-        conf = {**box.image.start, "Env": [f"{name}={value}" for name, value in variables.items()]}
+        env = [f"{name}={value}" for name, value in variables.items()]
+        conf = {**box.image.start, "Env": env, "Labels": OF_NOBODY}
         with translated("the image with the environment cannot be kept"):
             box.engine.client.api.commit(container, repository=name[0], tag=name[1], conf=conf)
     finally:

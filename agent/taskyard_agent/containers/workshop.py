@@ -13,7 +13,7 @@ from pathlib import Path
 from docker.types import LogConfig, Mount
 
 from taskyard_agent.containers import attach, authorities
-from taskyard_agent.containers.arguments import Created
+from taskyard_agent.containers.arguments import Created, merge
 from taskyard_agent.containers.engine import AGENT, RUN, TASK, Engine
 from taskyard_agent.containers.images import Image
 from taskyard_agent.containers.settings import PIDS
@@ -86,8 +86,7 @@ class Workshop:
         kept = {name: value for name, value in self.options.items() if name not in ("user", "working_dir")}
         mounts = [*bound(reads, writes), *lent(self.bundle)]
         return {
-            **defaults(self.engine, self.task, self.run),
-            **kept,
+            **made_of(self.engine, self.task, self.run, kept),
             "image": self.image.id,
             "entrypoint": [argv[0]],
             "command": list(argv[1:]),
@@ -103,12 +102,23 @@ def agents_user() -> str:
     return f"{os.getuid()}:{os.getgid()}"
 
 
-def defaults(engine: Engine, task: str, run: str) -> Created:
-    """What holds for every container unless its operator says otherwise."""
+def made_of(engine: Engine, task: str, run: str, options: Created) -> Created:
+    """What the engine is asked for a run's container of any kind, made of what its operator and task say.
+
+    Single values are theirs; they add to labels and protection, and take neither away.
+    """
+    return merge({"labels": {TASK: task, RUN: run, AGENT: engine.agent}, **_defaults()}, options)
+
+
+def looked_into(engine: Engine, task: str, run: str, image: str) -> Created:
+    """What the engine is asked for a container that is never started."""
+    return made_of(engine, task, run, {"image": image, "entrypoint": ["/bin/sh"]})
+
+
+def _defaults() -> Created:
     return {
         "detach": True,
         "init": True,
-        "labels": {TASK: task, RUN: run, AGENT: engine.agent},
         "security_opt": ["no-new-privileges"],
         "pids_limit": PIDS,
         # What it writes goes to whoever attached, and nowhere else: not a second time to the engine's disk.

@@ -20,7 +20,7 @@ from taskyard_agent.containers.images import NAME, Image
 from taskyard_agent.containers.kept import REPOSITORY, Uses
 from taskyard_agent.containers.prepared import SetUp
 from taskyard_agent.containers.records import Ended, Inside
-from taskyard_agent.containers.workshop import Workshop
+from taskyard_agent.containers.workshop import Workshop, looked_into
 from taskyard_agent.errors import RunFailed, SettingsError
 from taskyard_agent.held import Cause, ExitRecord
 
@@ -118,6 +118,21 @@ def test_labels_user_and_protection_hold_by_default() -> None:
     assert made["security_opt"] == ["no-new-privileges", "seccomp=x"]
     assert made["user"] == f"{os.getuid()}:{os.getgid()}"
     assert made["pids_limit"] == 4096
+
+
+def test_what_builds_environments_keeps_labels_and_protection_whatever_the_operator_adds() -> None:
+    operators = arguments.operators("--label team=vision --security-opt seccomp=unconfined --pids-limit 9")
+    shop = Workshop(engine=ENGINE, image=IMAGE, task="t", run="t.1", bundle=None, options=operators)
+
+    made = shop._options(["true"], Path("/tree"), {}, (), ())
+
+    assert made["labels"] == options({"labels": {"team": "vision"}})["labels"]
+    assert made["security_opt"] == ["no-new-privileges", "seccomp=unconfined"]
+    assert made["pids_limit"] == 9
+
+
+def test_a_container_that_is_only_looked_into_is_found_again_by_its_labels() -> None:
+    assert looked_into(ENGINE, "t", "t.1", "image:1")["labels"] == options()["labels"]
 
 
 def test_what_a_run_reads_is_never_writable() -> None:
