@@ -758,6 +758,8 @@ class Beat:
     host: str
     boot_id: str
     version: str
+    instance: str = ""
+    """Which agent speaks, whatever its name: drawn once for its folder. Empty from older agents."""
     workers: tuple[WorkerReport, ...] = ()
     runs: tuple[RunReport, ...] = ()
     samples: tuple[Sample, ...] = ()
@@ -783,6 +785,9 @@ class WorkerDirective:
     reason: str = ""
     drain: bool = False
     """Take nothing more, and end after what runs."""
+    taken_seconds: float | None = None
+    """The name is another agent's, and stays that for so long unless it is heard again: nothing was kept of this
+    worker, and it is given nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -804,6 +809,8 @@ class ClaimRequest:
     """The worker that is free, or None to wait for directives alone."""
     boot_id: str
     request_id: str
+    instance: str = ""
+    """As in `Beat`."""
     control_hash: str = ""
     """SHA-256 (hexadecimal) of the control token that the agent drew and journalled."""
     report_hash: str = ""

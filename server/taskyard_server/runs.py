@@ -43,6 +43,7 @@ from taskyard_server.queues import update_task
 from taskyard_server.reservations import LOOK_AGAIN_SECONDS, Reservations, Taken
 from taskyard_server.run_logs import LogSlice, RunLogs, hash_of
 from taskyard_server.store.base import (
+    LIVE_WORKER_STATES,
     LogStore,
     QueueRecord,
     RunRecord,
@@ -59,6 +60,8 @@ logger = logging.getLogger(__name__)
 
 MAX_WAIT_SECONDS = 25.0
 MAX_SAMPLES = 10_000
+SILENT_LEASES = 0.5
+"""An agent that was not heard for so long, three beats, is silent: see the held breath of `sweeper`."""
 TAKING_NOTHING = (WorkerState.PAUSED, WorkerState.DRAINING, WorkerState.STOPPED)
 _HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
@@ -97,6 +100,8 @@ class Runs:
         self._clock = clock
         self._timing = timing_of(config)
         self._reservations = Reservations(store, clock, config.reserve_after_seconds)
+        self.hearing_since = float("-inf")
+        """The end of the last gap in which this server could not hear: before it, silence proves nothing."""
         self._repeats: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     # --- Claims
@@ -108,7 +113,8 @@ class Runs:
         Raises Invalid, Forbidden for a queue that the token does not list, Conflict.
         """
         _check_claim(request)
-        queues = await self._open_queues(request, actor)
+        worker = await self._worker_of(request)
+        queues = await self._open_queues(request, worker, actor)
         seeker = _Seeker(
             request=request,
             actor=actor,
@@ -117,12 +123,25 @@ class Runs:
             queues=queues,
             lock=self._repeats.setdefault(request.request_id, asyncio.Lock()),
         )
+        if worker is not None and not workers.may_claim_as(worker, request):
+            return await self._claim_under_taken_name(seeker, worker)
         if request.task is not None:
             return await self._claim_by_name(seeker, request.task)
         with self._claims.park(seeker.offer, queues, request_id=request.request_id, runs=request.runs) as waiter:
             return await self._seek(seeker, waiter) or self._empty(request)
 
-    async def _open_queues(self, request: ClaimRequest, actor: Actor) -> dict[str, QueueRecord]:
+    async def _worker_of(self, request: ClaimRequest) -> WorkerRecord | None:
+        return None if request.worker is None else await self._known(request.worker)
+
+    async def _known(self, worker: str) -> WorkerRecord | None:
+        try:
+            return await self._store.worker(worker)
+        except NotFound:
+            return None
+
+    async def _open_queues(
+        self, request: ClaimRequest, worker: WorkerRecord | None, actor: Actor
+    ) -> dict[str, QueueRecord]:
         """By id. Queues that do not exist (any more) are passed over, and a paused worker is given none.
 
         Raises Forbidden for a queue that the token does not list.
@@ -134,16 +153,17 @@ class Runs:
         if refused:
             own = await self._queues_of(actor)
             raise Forbidden(f"this agent's token is for {own}, not for {', '.join(refused)}")
-        return {} if await self._takes_nothing(request.worker) else queues
+        return queues if worker is None or workers.may_take(worker) else {}
 
     async def _queues_of(self, actor: Actor) -> str:
         return ", ".join(named(actor.queues, await queue_names(self._store)))
 
-    async def _takes_nothing(self, worker: str) -> bool:
-        try:
-            return not workers.may_take(await self._store.worker(worker))
-        except NotFound:
-            return False
+    async def _claim_under_taken_name(self, seeker: _Seeker, worker: WorkerRecord) -> Claim:
+        """Nothing new; the run that an earlier claim took stays its agent's. Raises Conflict."""
+        earlier = await self._claimed_before(seeker)
+        if earlier is None:
+            raise Conflict(workers.taken_message(worker.worker, self._clock()))
+        return earlier
 
     async def _seek(self, seeker: _Seeker, waiter: Waiter) -> Claim | None:
         loop = asyncio.get_running_loop()
@@ -272,7 +292,9 @@ class Runs:
         directives = await asyncio.gather(*(self._beat_of(report, actor) for report in beat.runs))
         told = await asyncio.gather(*(self._save_worker(report, beat, actor) for report in beat.workers))
         to_tell = tuple(directive for directive in directives if directive is not None)
-        await self._samples.add(_own_samples(beat, foreign={one.run for one in to_tell if one.stale}))
+        foreign = {f"run:{one.run}" for one in to_tell if one.stale}
+        foreign |= {f"worker:{one.worker}" for one in told if one.taken_seconds is not None}
+        await self._samples.add(_own_samples(beat, foreign=foreign))
         return BeatAnswer(
             server_time=self._clock(),
             lease_seconds=self._timing.lease_seconds,
@@ -298,21 +320,36 @@ class Runs:
         return None
 
     async def _give_up_after_reboot(self, beat: Beat, actor: Actor) -> None:
-        """A machine that restarted holds nothing of what it ran before; nobody has to wait for a lease."""
-        names = [report.name for report in beat.workers if await self._has_rebooted(report.name, beat)]
-        if not names:
-            return
+        """A machine that restarted holds nothing of what it ran before; nobody has to wait for a lease.
+
+        Runs that the agent names in the beat are its own to report: they may have ended before.
+        """
+        for report in beat.workers:
+            known = await self._known(report.name)
+            if known is None or not workers.has_rebooted(known, beat):
+                continue
+            if self._taken_seconds(known, beat) is None:
+                await self._give_up_runs_before(known, beat, actor)
+
+    async def _give_up_runs_before(self, known: WorkerRecord, beat: Beat, actor: Actor) -> None:
+        before = (known.worker.name, known.worker.boot_id, actor.token)
+        named = {report.id for report in beat.runs}
         for record in await self._store.active():
             entry = record.runs[-1]
-            if entry.run.worker in names and entry.agent == actor.token and entry.boot_id != beat.boot_id:
+            if (entry.run.worker, entry.boot_id, entry.agent) == before and entry.run.id not in named:
                 await self._lose_by_reboot(record.id, entry.run.id)
 
-    async def _has_rebooted(self, worker: str, beat: Beat) -> bool:
-        try:
-            known = (await self._store.worker(worker)).worker
-        except NotFound:
-            return False
-        return known.host == beat.host and known.boot_id not in ("", beat.boot_id)
+    def _taken_seconds(self, known: WorkerRecord | None, beat: Beat) -> float | None:
+        """How long a worker's name stays another agent's unless that is heard again; None: the beat may have it.
+
+        A copy of an agent's folder looks like a restart of its machine, until the one that was there falls silent.
+        """
+        if known is None or known.worker.state not in LIVE_WORKER_STATES or workers.speaks_again(known, beat):
+            return None
+        now = self._clock()
+        heard_at = min(now, max(known.worker.last_seen_at, self.hearing_since))
+        left = heard_at + self._timing.lease_seconds * SILENT_LEASES - now
+        return left if left > 0 else None
 
     async def _lose_by_reboot(self, task_id: str, run_id: str) -> None:
         now = self._clock()
@@ -322,17 +359,19 @@ class Runs:
 
     async def _save_worker(self, report: WorkerReport, beat: Beat, actor: Actor) -> WorkerDirective:
         report = await report_by_ids(self._store, report)
-        took_nothing = False
+        took_nothing, taken_seconds = False, None
 
         def reported(known: WorkerRecord | None) -> WorkerRecord:
-            nonlocal took_nothing
+            nonlocal took_nothing, taken_seconds
+            taken_seconds = self._taken_seconds(known, beat)
+            if known is not None and taken_seconds is not None:
+                return known
             took_nothing = known is not None and not workers.may_take(known)
             return workers.reported(known, report, beat, token=actor.token, now=self._clock())
 
-        try:
-            record = await self._store.save_worker(report.name, reported)
-        except Conflict as error:
-            return WorkerDirective(worker=report.name, paused=True, reason=str(error))
+        record = await self._store.save_worker(report.name, reported)
+        if taken_seconds is not None:
+            return self._refusal(record, taken_seconds)
         if took_nothing and workers.may_take(record):
             self._claims.summon(report.name)  # a claim that was faster than this beat waits for nothing
         if report.state in TAKING_NOTHING:
@@ -347,6 +386,12 @@ class Runs:
             reason=record.held,
             drain=record.worker.drain_requested,
         )
+
+    def _refusal(self, record: WorkerRecord, taken_seconds: float) -> WorkerDirective:
+        """Keeps the agent from claiming, be it of a version that knows of a pause alone."""
+        reason = workers.taken_message(record.worker, self._clock())
+        logger.warning("%s", reason, extra={"action": "worker_refused", "worker": record.worker.name})
+        return WorkerDirective(worker=record.worker.name, paused=True, reason=reason, taken_seconds=taken_seconds)
 
     # --- Start and finish
 
@@ -494,7 +539,7 @@ def _own(record: TaskRecord, run_id: str, control_token: str, actor: Actor) -> s
 
 
 def _own_samples(beat: Beat, *, foreign: set[str]) -> list[Sample]:
-    """An agent measures its own workers and runs."""
-    runs = {f"run:{report.id}" for report in beat.runs if report.id not in foreign}
-    own = {f"worker:{report.name}" for report in beat.workers} | runs
+    """An agent measures its own workers and runs, but for those `foreign` ones."""
+    named = {f"worker:{report.name}" for report in beat.workers} | {f"run:{report.id}" for report in beat.runs}
+    own = named - foreign
     return [sample for sample in beat.samples if sample.subject in own][:MAX_SAMPLES]

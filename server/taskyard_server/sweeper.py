@@ -21,7 +21,7 @@ from taskyard_server.claims import Claims
 from taskyard_server.config import ServerConfig
 from taskyard_server.errors import Conflict, NotFound, Unavailable
 from taskyard_server.queues import update_task
-from taskyard_server.runs import Runs, timing_of
+from taskyard_server.runs import SILENT_LEASES, Runs, timing_of
 from taskyard_server.store.base import (
     LIVE_WORKER_STATES,
     BlobStore,
@@ -80,8 +80,6 @@ class Sweeper:
         self._monotonic = monotonic
         self._server_id = uuid.uuid4().hex
         self._last: _Moment | None = None
-        self._hearing_since = float("-inf")
-        """The end of the last gap: before it, silence proves nothing."""
         self._held_since: float | None = None
         self._housekeeping = _Housekeeping(store, runs, blobs, config)
         self._cleaned_at = float("-inf")
@@ -120,7 +118,7 @@ class Sweeper:
         if abs(deaf) <= GAP_SECONDS:
             return
         await self._store.shift_leases(deaf)
-        self._hearing_since = now
+        self._runs.hearing_since = now
         logger.warning(
             "%.1f s in which nothing could be heard are given back to the leases",
             deaf,
@@ -132,7 +130,7 @@ class Sweeper:
     def _holds_breath(self, known: Iterable[Worker], now: float) -> bool:
         """Whether more than half of the live agents, of at least three, are silent together."""
         silences = list(self._silences(known, now).values())
-        silent = [seconds for seconds in silences if seconds > self._config.lease_seconds / 2]
+        silent = [seconds for seconds in silences if seconds > self._config.lease_seconds * SILENT_LEASES]
         together = len(silences) >= FEWEST_AGENTS_FOR_HOLD and 2 * len(silent) > len(silences)
         if not together:
             self._end_hold()
@@ -158,7 +156,7 @@ class Sweeper:
         for worker in known:
             if worker.state in LIVE_WORKER_STATES:
                 agent = (worker.host, worker.agent)
-                seconds = now - max(worker.last_seen_at, self._hearing_since)
+                seconds = now - max(worker.last_seen_at, self._runs.hearing_since)
                 silences[agent] = min(seconds, silences.get(agent, seconds))
         return silences
 
@@ -185,7 +183,7 @@ class Sweeper:
     async def _mark_silent(self, known: Sequence[WorkerRecord], now: float) -> None:
         for record in known:
             worker = record.worker
-            heard_at = max(worker.last_seen_at, self._hearing_since)
+            heard_at = max(worker.last_seen_at, self._runs.hearing_since)
             if worker.state in LIVE_WORKER_STATES and now - heard_at > self._config.lease_seconds:
                 await self._mark_lost(worker)
             elif workers.outlived(worker):

@@ -10,6 +10,7 @@ from functools import partial
 from taskyard.wire import (
     Beat,
     Capacity,
+    ClaimRequest,
     Outcome,
     OutcomeKind,
     TaskState,
@@ -126,22 +127,44 @@ def check_name(name: str) -> None:
         raise Invalid(f"a worker cannot be named {name!r}: leave out slashes and space at the ends")
 
 
+def is_same_agent(known: WorkerRecord, beat: Beat) -> bool:
+    """Whether the agent that speaks is the known one, perhaps after a restart of its machine.
+
+    Where one of them draws no instance, the name of its machine must do.
+    """
+    if known.instance and beat.instance:
+        return known.instance == beat.instance
+    return known.worker.host == beat.host
+
+
+def speaks_again(known: WorkerRecord, beat: Beat) -> bool:
+    """Whether the beat is the known agent's, on the machine as it was."""
+    return is_same_agent(known, beat) and known.worker.boot_id in ("", beat.boot_id)
+
+
+def has_rebooted(known: WorkerRecord, beat: Beat) -> bool:
+    """Whether the known agent's machine was started anew, unless a copy of that agent speaks."""
+    return is_same_agent(known, beat) and known.worker.host == beat.host and not speaks_again(known, beat)
+
+
+def may_claim_as(known: WorkerRecord, request: ClaimRequest) -> bool:
+    """Whether a claim is that of the agent that reports the worker; older agents do not say."""
+    if not (known.instance and request.instance):
+        return True
+    return (known.instance, known.worker.boot_id) == (request.instance, request.boot_id)
+
+
+def taken_message(worker: Worker, now: float) -> str:
+    """Why an agent is refused the name of a worker."""
+    heard = f"heard {max(0.0, now - worker.last_seen_at):.0f} s ago from the machine {worker.host}"
+    return f"worker {worker.name!r} is another agent's, {heard}: give this agent another --name, or stop the other"
+
+
 def reported(
     known: WorkerRecord | None, report: WorkerReport, beat: Beat, *, token: str, now: float
 ) -> WorkerRecord:
-    """The record after a beat, whose report names queues by their ids; counters and a pause stay.
-
-    Raises Conflict when another machine has that name.
-    """
-    before = known.worker if known is not None else None
-    if before is not None and before.state in LIVE_WORKER_STATES and before.host != beat.host:
-        raise Conflict(
-            f"a worker {report.name!r} already reports from the machine {before.host}: "
-            "start this agent with another --name"
-        )
-    base = before or Worker(
-        name=report.name, agent=beat.agent, host=beat.host, state=report.state, registered_at=now
-    )
+    """The record after a beat, whose report names queues by their ids; counters and a pause stay."""
+    base = known.worker if known is not None else _registered(report, beat, now)
     held = known.held if known is not None else ""
     drain = base.drain_requested and not _begins_anew(base, report)
     worker = replace(
@@ -163,7 +186,12 @@ def reported(
         queue_gpus=report.queue_gpus,
         parent=report.parent,
     )
-    return WorkerRecord(worker=worker, token=token, held=held, executed=known.executed if known is not None else 0)
+    executed = known.executed if known is not None else 0
+    return WorkerRecord(worker=worker, token=token, instance=beat.instance, held=held, executed=executed)
+
+
+def _registered(report: WorkerReport, beat: Beat, now: float) -> Worker:
+    return Worker(name=report.name, agent=beat.agent, host=beat.host, state=report.state, registered_at=now)
 
 
 def state_of(report: WorkerReport, *, held: str, drain: bool) -> WorkerState:

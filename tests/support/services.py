@@ -140,6 +140,8 @@ class FakeAgent:
     queues: tuple[str, ...] = ("default",)
     host: str = "host"
     boot_id: str = "boot-1"
+    instance: str = ""
+    """Empty: an agent of an older version."""
     token: str = "agent-token"
     held: dict[str, str] = field(default_factory=dict)
     """Run id → control token."""
@@ -154,6 +156,7 @@ class FakeAgent:
             "agent": self.name,
             "worker": self.name,
             "boot_id": self.boot_id,
+            "instance": self.instance,
             "request_id": request_id,
             "control_hash": sha256(f"control of {request_id}"),
             "report_hash": sha256(f"report of {request_id}"),
@@ -219,6 +222,7 @@ class FakeAgent:
             agent=self.name,
             host=self.host,
             boot_id=self.boot_id,
+            instance=self.instance,
             version="1",
             workers=fields.pop("workers", (report,)),
             runs=fields.pop("runs", reports),

@@ -112,6 +112,8 @@ class WorkerRecord:
     """Its queues are named by their ids."""
     token: str
     """Id of the agent's token that registered it."""
+    instance: str = ""
+    """Which agent it was that reported last; see `Beat`."""
     held: str = ""
     """Why the server or an operator lets it take nothing; its agent's own reasons come and go with the beats."""
     executed: int = 0

@@ -415,12 +415,17 @@ async def test_revival_and_claim_never_both_succeed(services: Services) -> None:
     assert (await services.task(task.id)).run_count == (2 if claim.run else 1)
 
 
-async def test_a_reboot_loses_the_runs_of_that_machine_at_once(services: Services) -> None:
+@pytest.mark.parametrize("instance", ["one", ""], ids=["agent", "older-agent"])
+async def test_a_reboot_loses_the_runs_of_that_machine_once_it_was_silent(
+    services: Services, instance: str
+) -> None:
     task = await services.enqueue()
-    before = services.agent()
+    before = services.agent(instance=instance)
+    await before.beat()
     await before.take_and_start()
 
-    await services.agent(boot_id="boot-2").beat()
+    services.clock.move(30)
+    await services.agent(instance=instance, boot_id="boot-2").beat()
 
     now = await services.task(task.id)
     assert now.state is TaskState.QUEUED
@@ -429,13 +434,36 @@ async def test_a_reboot_loses_the_runs_of_that_machine_at_once(services: Service
     assert now.run.outcome.reason is Reason.REBOOT
 
 
-async def test_the_same_worker_name_on_another_machine_is_told_to_pause(services: Services) -> None:
-    await services.agent().beat()
+async def test_what_an_agent_still_knows_of_after_a_reboot_is_its_own_to_report(services: Services) -> None:
+    task = await services.enqueue()
+    before = services.agent(instance="one")
+    await before.beat()
+    run = await before.take_and_start()
 
-    answer = await services.agent(host="elsewhere", boot_id="boot-2").beat()
+    services.clock.move(30)
+    after = services.agent(instance="one", boot_id="boot-2", held=before.held)
+    await after.beat(WorkerState.STARTING)
+    await after.finish(run)
 
-    assert answer.workers[0].paused
-    assert "--name" in answer.workers[0].reason
+    assert (await services.task(task.id)).state is TaskState.COMPLETED
+
+
+@pytest.mark.parametrize(
+    "other", [{"instance": "two"}, {"instance": "one", "host": "elsewhere"}], ids=["equal-host", "copied-folder"]
+)
+async def test_another_agent_of_a_silent_one_s_name_is_no_reboot_of_its_machine(
+    services: Services, other: dict[str, str]
+) -> None:
+    task = await services.enqueue()
+    first = services.agent(instance="one")
+    await first.beat()
+    run = await first.take_and_start()
+
+    services.clock.move(30)
+    await services.agent(boot_id="boot-2", **other).beat()
+
+    assert (await first.finish(run)).outcome == COMPLETED
+    assert (await services.task(task.id)).state is TaskState.COMPLETED
 
 
 async def test_an_agent_told_to_stop_charges_nobody(services: Services) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from taskyard.wire import Capacity, Policy, Resources, WorkerCounters, WorkerReport, WorkerState
+from taskyard.wire import Capacity, Policy, Resources, TaskState, WorkerCounters, WorkerReport, WorkerState
 from taskyard_server import workers
 from taskyard_server.errors import Conflict, Invalid, NotFound
 
@@ -91,17 +91,113 @@ async def test_what_is_not_there_is_not_found(services: Services) -> None:
         await services.workers.resume("nobody", ADA)
 
 
-async def test_a_name_belongs_to_one_machine_as_long_as_its_agent_lives(services: Services) -> None:
+# --- Whose a name is
+
+SILENT = 30.0
+"""Seconds after which an agent that was not heard may be followed by another of its name."""
+OTHERS = [
+    {"instance": "two"},
+    {"instance": "two", "host": "elsewhere", "boot_id": "boot-2"},
+    {"instance": "two", "boot_id": "boot-2"},
+    {"instance": "one", "boot_id": "boot-2"},
+]
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=["folder", "machine", "equal-host", "copied-folder"])
+async def test_a_name_is_one_agent_s_as_long_as_that_is_heard(services: Services, other: dict[str, str]) -> None:
+    first, second = services.agent("w", instance="one"), services.agent("w", **other)
+    await services.enqueue()
+    await first.beat()
+    run = await first.take_and_start()
+
+    for _ in range(5):
+        services.clock.move(SILENT - 1)
+        (refused,) = (await second.beat()).workers
+        with pytest.raises(Conflict, match="another --name, or stop the other"):
+            await second.claim()
+        assert (refused.paused, refused.taken_seconds) == (True, 1.0)
+        assert not (await first.beat()).workers[0].paused
+
+    assert refused.reason.startswith("worker 'w' is another agent's, heard 29 s ago from the machine host")
+    assert (await first.finish(run)).outcome == COMPLETED
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=["folder", "machine", "equal-host", "restart"])
+async def test_a_name_passes_to_another_agent_once_the_first_is_silent(
+    services: Services, other: dict[str, str]
+) -> None:
+    first, second = services.agent("w", instance="one"), services.agent("w", **other)
+    await first.beat()
+
+    services.clock.move(SILENT)
+    (accepted,) = (await second.beat()).workers
+
+    assert (accepted.paused, accepted.taken_seconds) == (False, None)
+    assert (await first.beat()).workers[0].taken_seconds == SILENT
+
+
+async def test_an_agent_that_has_ended_leaves_its_name_to_the_next_at_once(services: Services) -> None:
+    first, second = services.agent("w", instance="one"), services.agent("w", instance="two")
+    await first.beat()
+
+    await first.beat(WorkerState.STOPPED)
+
+    assert not (await second.beat()).workers[0].paused
+
+
+async def test_the_end_of_an_agent_that_was_refused_its_name_is_not_the_other_s(services: Services) -> None:
+    first, second = services.agent("w", instance="one"), services.agent("w", instance="two")
+    await first.beat()
+
+    await second.beat(WorkerState.STOPPED)
+
+    assert (await services.workers.get("w")).state is WorkerState.IDLE
+
+
+async def test_a_new_daemon_on_an_agent_s_folder_is_that_agent(services: Services) -> None:
+    await services.agent("w", instance="one").beat()
+
+    after = services.agent("w", instance="one", host="renamed")
+
+    assert not (await after.beat()).workers[0].paused
+
+
+async def test_runs_live_on_when_their_agent_came_back_to_a_name_that_was_taken(services: Services) -> None:
+    task = await services.enqueue()
+    first, second = services.agent("w", instance="one"), services.agent("w", instance="two")
+    await first.beat()
+    run = await first.take_and_start()
+    services.clock.move(SILENT)
+
+    for _ in range(20):
+        await services.tick(20)
+        await second.beat()
+        answer = await first.beat()
+        assert (answer.workers[0].paused, answer.runs) == (True, ())
+
+    assert (await first.finish(run)).outcome == COMPLETED
+    assert (await services.task(task.id)).state is TaskState.COMPLETED
+
+
+async def test_silence_while_the_server_was_away_gives_no_name_away(services: Services) -> None:
+    first, second = services.agent("w", instance="one"), services.agent("w", instance="two")
+    await services.tick()
+    await first.beat()
+
+    services.clock.move(120)
+    await services.sweeper.tick(services.clock())
+
+    assert (await second.beat()).workers[0].paused
+
+
+async def test_of_older_agents_the_machine_s_name_must_do(services: Services) -> None:
     first, second = services.agent("w"), services.agent("w", host="elsewhere")
     await first.beat()
 
     refused = (await second.beat()).workers[0]
-    await first.beat(WorkerState.STOPPED)
-    taken = (await second.beat()).workers[0]
 
     assert refused.paused
-    assert refused.reason.endswith("from the machine host: start this agent with another --name")
-    assert not taken.paused
+    assert not (await first.beat()).workers[0].paused
 
 
 # --- Pauses and drains
