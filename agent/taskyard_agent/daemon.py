@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from taskyard import __version__
 from taskyard.client import Client
-from taskyard.errors import Refused, TaskyardError, Unavailable
+from taskyard.errors import Refused, Unavailable
 from taskyard.wire import (
     Claim,
     ClaimRequest,
@@ -37,6 +37,7 @@ from .errors import AgentNotStarted, RunStopped
 from .held import Cause
 from .hooks import Hook, HookFailed, Hooks
 from .idle_gpus import IdleGpus
+from .introduction import Introduction
 from .journal import Journal, JournalledRun
 from .keeper import processes
 from .lease import Lease
@@ -126,6 +127,7 @@ class AgentParts:
             agent=self.identity.name,
             worker=run.run.worker,
             boot_id=self.identity.boot_id,
+            instance=self.identity.instance,
             request_id=run.tokens.request_id,
             control_hash=run.tokens.control_hash,
             report_hash=run.tokens.report_hash,
@@ -168,17 +170,21 @@ class Daemon:
             with parts.hooks_at_both_ends(lambda: self._end is End.HAND_OVER), self._served(parts, claimer):
                 self._say_hello(parts)
                 parts.services.keepers.prepare()
-                life.start()
-                parts.leftovers.hand_to(parts.worker)
-                parts.lease.start(on_drain=self.drain, on_known=life.ready)
-                claimer.start()
-                self._wait_for_word(parts)
-                claimer.stop()
-                if self._end is not End.HAND_OVER:
-                    self._leave(parts, claimer)
-                life.stop()
+                with life:
+                    if Introduction(parts.lease, parts.leftovers.reports()).made(self._told):
+                        self._work(parts, claimer, life)
             self.begins_anew = life.begins_anew and self._end is End.DRAIN
         return 0
+
+    def _work(self, parts: AgentParts, claimer: Claimer, life: Life) -> None:
+        parts.leftovers.hand_to(parts.worker)
+        parts.lease.start(on_drain=self.drain)
+        claimer.start()
+        life.ready()
+        self._wait_for_word(parts)
+        claimer.stop()
+        if self._end is not End.HAND_OVER:
+            self._leave(parts, claimer)
 
     def drain(self, reason: str) -> bool:
         """Ends the daemon after what it runs, as one SIGTERM does; whether nobody had done so before.
@@ -263,7 +269,7 @@ class Daemon:
     def _leave(self, parts: AgentParts, claimer: Claimer) -> None:
         """Waits for the runs, as far as the operator lets them go on, and tells the server the truth."""
         parts.worker.draining = True
-        self._tell_server(parts)
+        parts.lease.tell(patience_seconds=FAREWELL_SECONDS)
         claimer.join(FAREWELL_SECONDS)
         done, leave_at = End.DRAIN, float("inf")
         while parts.busy and self._end is not End.HAND_OVER and time.monotonic() < leave_at:
@@ -276,7 +282,7 @@ class Daemon:
         if self._end is not End.HAND_OVER:
             self._ship_rest(parts)
             parts.worker.stopped = True
-            self._tell_server(parts)
+            parts.lease.tell(patience_seconds=FAREWELL_SECONDS)
 
     def _ship_rest(self, parts: AgentParts) -> None:
         deadline = time.monotonic() + LOGS_AFTER_DRAIN_SECONDS
@@ -286,12 +292,6 @@ class Daemon:
             logger.warning(
                 "some logs wait on this machine; the next daemon ships them", extra={"action": "logs_wait"}
             )
-
-    def _tell_server(self, parts: AgentParts) -> None:
-        try:
-            parts.lease.send(patience_seconds=FAREWELL_SECONDS)
-        except TaskyardError as error:
-            logger.warning("the server was not told: %s", error, extra={"action": "farewell_failed"})
 
 
 def _log_hook(line: str) -> None:
@@ -323,7 +323,6 @@ def open_agent(settings: AgentSettings, client: Client) -> Iterator[AgentParts]:
     if account is not None and devices:
         gpus.guard()
     name = settings.name or means.default_name(settings, devices)
-    identity = AgentIdentity(name=name, host=settings.host, boot_id=processes.boot_id(), version=__version__)
     journal = Journal(agents_folder(settings), name)
     served = order_from_server(client, settings)
     worker = Worker(
@@ -336,6 +335,7 @@ def open_agent(settings: AgentSettings, client: Client) -> Iterator[AgentParts]:
     journal.open()
     try:
         with contextlib.closing(means.hold_gpus(devices, name)):
+            identity = _identity(settings, name, journal)
             parts = _assemble(settings, client, identity, journal, served, worker, account)
             parts.shipper.start()
             try:
@@ -346,6 +346,16 @@ def open_agent(settings: AgentSettings, client: Client) -> Iterator[AgentParts]:
                 parts.services.keepers.close()
     finally:
         journal.close()
+
+
+def _identity(settings: AgentSettings, name: str, journal: Journal) -> AgentIdentity:
+    return AgentIdentity(
+        name=name,
+        host=settings.host,
+        boot_id=processes.boot_id(),
+        version=__version__,
+        instance=journal.instance,
+    )
 
 
 def _assemble(

@@ -16,9 +16,10 @@ from taskyard.client import Client
 from taskyard.wire import ClaimRequest, Run
 
 from .config import AgentSettings
-from .daemon import AgentParts, open_agent
+from .daemon import FAREWELL_SECONDS, AgentParts, open_agent
 from .errors import SettingsError
 from .held import Cause
+from .introduction import Introduction
 from .journal import JournalledRun
 from .run import RunJob
 
@@ -43,12 +44,12 @@ def execute(task_id: str, settings: AgentSettings, client: Client, log: BinaryIO
 def _registered(parts: AgentParts) -> Iterator[None]:
     """The server knows the worker as long as this lasts: it watches no queue, and is there for one run."""
     parts.worker.queues = ()
-    parts.lease.send()
+    Introduction(parts.lease, ()).made(threading.Event())
     try:
         yield
     finally:
         parts.worker.stopped = True
-        parts.lease.send()
+        parts.lease.tell(patience_seconds=FAREWELL_SECONDS)
 
 
 def _claim(task_id: str, parts: AgentParts) -> tuple[JournalledRun, dict[str, str]]:
@@ -58,6 +59,7 @@ def _claim(task_id: str, parts: AgentParts) -> tuple[JournalledRun, dict[str, st
         agent=parts.identity.name,
         worker=worker.name,
         boot_id=parts.identity.boot_id,
+        instance=parts.identity.instance,
         request_id=tokens.request_id,
         control_hash=tokens.control_hash,
         report_hash=tokens.report_hash,

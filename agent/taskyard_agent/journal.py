@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import hashlib
@@ -116,6 +117,8 @@ class Journal:
         self.folder = agents / folder_name(name)
         self._name = name
         self._lock: int | None = None
+        self.instance = ""
+        """Whose folder this is, once it is open: drawn when it is made, and the same for every later daemon."""
 
     @property
     def _claims(self) -> Path:
@@ -141,7 +144,17 @@ class Journal:
                 "stop it, or give this one another --name"
             ) from None
         self._lock = lock
+        self.instance = self._drawn_instance()
         self._remove_half_folders()
+
+    def _drawn_instance(self) -> str:
+        path = self.folder / "instance"
+        with contextlib.suppress(FileNotFoundError):
+            if found := path.read_text(encoding="ascii").strip():
+                return found
+        drawn = secrets.token_hex(16)
+        write_whole(str(path), drawn.encode())
+        return drawn
 
     def close(self) -> None:
         """Lets another daemon of that name run."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from taskyard.client import Client
 from taskyard.errors import TaskyardError
-from taskyard.wire import Beat, BeatAnswer, Sample, WorkerDirective, WorkerReport, WorkerState
+from taskyard.wire import Beat, BeatAnswer, RunReport, Sample, WorkerDirective, WorkerReport, WorkerState
 
 from .clock import ServerClock
 from .held import boot_clock
@@ -54,7 +54,6 @@ class Lease:
         self._clock = clock
         self._samples = samples
         self._on_drain: Callable[[str], object] = _go_on
-        self._on_known: Callable[[], None] | None = None
         self._turned_at = time.monotonic()
         self.acknowledged_at: float | None = None
         """When the server last answered, on the monotonic clock."""
@@ -68,13 +67,25 @@ class Lease:
         self._sending = threading.Lock()
         self._thread = threading.Thread(target=self._loop, name="beats", daemon=True)
 
-    def start(
-        self, *, on_drain: Callable[[str], object] = _go_on, on_known: Callable[[], None] | None = None
-    ) -> None:
-        """Begins to beat; `on_drain` is told why, as often as the server asks for the agent's end, and `on_known`
-        is called once the server knows the agent."""
+    def introduce(self, left: Sequence[RunReport]) -> WorkerDirective:
+        """The first beat, before anything is claimed or reported: returns what the server says of the worker.
+
+        `left` are the runs that an earlier daemon left: what became of them is still to be reported. Raises what
+        the client raises.
+        """
+        sent_boottime = boot_clock()
+        answer = self._exchange(self._beat(left), patience_seconds=0.0)
+        told = [directive for directive in answer.workers if directive.worker == self._worker.name]
+        directive = told[0] if told else WorkerDirective(worker=self._worker.name)
+        if directive.taken_seconds is None:
+            self._worker.known = True
+            self._obey(answer, (), sent_boottime)
+        return directive
+
+    def start(self, *, on_drain: Callable[[str], object] = _go_on) -> None:
+        """Begins to beat, once the server knows the agent; `on_drain` is told why, as often as the server asks for
+        the agent's end."""
         self._on_drain = on_drain
-        self._on_known = on_known
         self._thread.start()
 
     def poke(self) -> None:
@@ -90,14 +101,25 @@ class Lease:
         """Sends one beat now and obeys its answer. Raises what the client raises."""
         with self._sending:
             jobs = self._worker.jobs
-            sent_at, sent_boottime = time.time(), boot_clock()
-            beat = self._beat(jobs)
-            answer = self._client.beat(beat, patience_seconds=patience_seconds)
-            self._clock.learn(answer.server_time, sent_at, time.time())
-            del self._unsent[: len(beat.samples)]
-            self._places = {report.name: report for report in beat.workers if report.parent and report.runs}
-            self.acknowledged_at = time.monotonic()
+            sent_boottime = boot_clock()
+            answer = self._exchange(self._beat([job.report() for job in jobs]), patience_seconds=patience_seconds)
         self._obey(answer, jobs, sent_boottime)
+        return answer
+
+    def tell(self, *, patience_seconds: float) -> None:
+        """Sends one beat if the server can be reached so soon; else it finds out by itself."""
+        try:
+            self.send(patience_seconds=patience_seconds)
+        except TaskyardError as error:
+            logger.warning("the server was not told: %s", error, extra={"action": "farewell_failed"})
+
+    def _exchange(self, beat: Beat, *, patience_seconds: float) -> BeatAnswer:
+        sent_at = time.time()
+        answer = self._client.beat(beat, patience_seconds=patience_seconds)
+        self._clock.learn(answer.server_time, sent_at, time.time())
+        del self._unsent[: len(beat.samples)]
+        self._places = {report.name: report for report in beat.workers if report.parent and report.runs}
+        self.acknowledged_at = time.monotonic()
         return answer
 
     def _loop(self) -> None:
@@ -107,7 +129,6 @@ class Lease:
             try:
                 self._measure()
                 pause = min(self._rest(), self.send().lease_seconds / BEATS_PER_LEASE)
-                self._tell_known()
             except TaskyardError as error:
                 logger.warning("the beat was not taken: %s", error, extra={"action": "beat_failed"})
                 pause = RETRY_SECONDS * random.uniform(0.5, 1.5)
@@ -121,11 +142,6 @@ class Lease:
     def turns(self) -> bool:
         """Whether its loop does what it should, be the server there or not."""
         return self._thread.is_alive() and time.monotonic() - self._turned_at < STUCK_SECONDS
-
-    def _tell_known(self) -> None:
-        told, self._on_known = self._on_known, None
-        if told is not None:
-            told()
 
     def _rest(self) -> float:
         """Shorter while a run was not measured yet: a run of some seconds has its measurements, too."""
@@ -146,15 +162,16 @@ class Lease:
         left = [report for report in self._places.values() if report.name not in there]
         return [dataclasses.replace(report, state=WorkerState.STOPPED, runs=()) for report in left]
 
-    def _beat(self, jobs: Sequence[RunJob]) -> Beat:
+    def _beat(self, runs: Sequence[RunReport]) -> Beat:
         reports = self._worker.reports()
         return Beat(
             agent=self._identity.name,
             host=self._identity.host,
             boot_id=self._identity.boot_id,
+            instance=self._identity.instance,
             version=self._identity.version,
             workers=(*reports, *self._left_places(reports)),
-            runs=tuple(job.report() for job in jobs),
+            runs=tuple(runs),
             samples=tuple(self._unsent[:SAMPLES_PER_BEAT]),
         )
 
@@ -166,9 +183,6 @@ class Lease:
                 job.lease_renewed(sent_boottime)
             if for_run is not None:
                 job.obey(for_run)
-        if not self._worker.known:
-            self._worker.known = True
-            self.poke()  # it is not starting any more
         for directive in answer.workers:
             if directive.worker == self._worker.name:
                 self._obey_for_worker(directive)
@@ -177,9 +191,11 @@ class Lease:
         worker = self._worker
         if directive.paused and not worker.paused:
             logger.warning(
-                "nothing is taken until `taskyard worker resume %s`: %s", worker.name, directive.reason,
+                "nothing is taken%s: %s",
+                "" if directive.taken_seconds else f" until `taskyard worker resume {worker.name}`",
+                directive.reason,
                 extra={"action": "worker_paused"},
-            )  # fmt: skip
+            )
         if directive.paused != worker.held_by(SERVER):
             self.poke()  # what it would take now is news
         worker.hold(SERVER, (directive.reason or "paused at the server") if directive.paused else None)

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from taskyard.wire import Outcome
+from taskyard.wire import Outcome, Phase, RunReport
 
 from . import endings
 from .allotment import DoesNotFit
@@ -32,6 +32,10 @@ class Leftovers:
     services: RunServices
     secrets_of: Callable[[JournalledRun], Mapping[str, str]]
 
+    def reports(self) -> list[RunReport]:
+        """What the first beat says of them: they are known, and what became of them will be told."""
+        return [_report_of(run) for run in self.journal.runs()]
+
     def hand_to(self, worker: Worker) -> None:
         """Lets the worker carry them all, also those for which it has no room any more."""
         left = [self._after_reboot(run) for run in self.journal.runs()]
@@ -40,7 +44,6 @@ class Leftovers:
                 "carrying on with run %s", run.run.id, extra={"action": "run_carried_on", "run": run.run.id}
             )
             if run.progress.outcome is not None:
-                # Before the first beat: from that the server learns of a reboot, and gives up what it held.
                 worker.settle(run, self.services).join(SETTLE_SECONDS)
         going = [run for run in left if run.progress.outcome is None]
         self.services.containers.sweep({run.run.id for run in going})
@@ -69,6 +72,12 @@ class Leftovers:
             return run
         share = worker.allotment.take(run.run.id, run.task.spec.resources, run.task.queue_id)
         return self.journal.save_share(run, share)
+
+
+def _report_of(run: JournalledRun) -> RunReport:
+    phases = run.progress.phases
+    phase = phases[-1].phase if phases else Phase.CLAIMED
+    return RunReport(id=run.run.id, control_token=run.tokens.control_token, phase=phase, phases=phases)
 
 
 def _keeps_share(run: JournalledRun, worker: Worker) -> bool:

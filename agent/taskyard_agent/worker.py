@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from taskyard.client import Client
-from taskyard.errors import TaskyardError, Unavailable
+from taskyard.errors import Refused, TaskyardError, Unavailable
 from taskyard.wire import (
     Capacity,
     Claim,
@@ -40,6 +40,7 @@ LISTEN_SECONDS = 5.0
 ENDING_SECONDS = 0.5
 BACKOFF_SECONDS = (0.1, 15.0)
 DISK_RETRY_SECONDS = 5.0
+REFUSED_SECONDS = 5.0
 LISTEN_AGAIN_SECONDS = 1.0
 STUCK_SECONDS = 120.0
 """No turn of the claiming loop takes half as long, whatever the server does."""
@@ -235,6 +236,8 @@ class AgentIdentity:
     host: str
     boot_id: str
     version: str
+    instance: str
+    """Which agent it is, whatever its name."""
 
 
 class Claimer:
@@ -265,7 +268,7 @@ class Claimer:
         self._thread = threading.Thread(target=self._loop, name="claims", daemon=True)
 
     def start(self) -> None:
-        """Settles the claims that an earlier daemon left open, then begins to claim."""
+        """Once the server knows the worker: settles the claims that an earlier daemon left open, then claims."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -325,8 +328,13 @@ class Claimer:
                 return
             except Unavailable as error:
                 logger.warning("cannot claim: %s", error, extra={"action": "claim_unavailable"})
-            except TaskyardError as error:
+            except Refused as error:  # it took nothing, and would not if it were repeated
                 logger.error("the server refuses the claim: %s", error, extra={"action": "claim_refused"})
+                self._journal.forget_claim(tokens.request_id)
+                self._stopping.wait(REFUSED_SECONDS)
+                return
+            except TaskyardError as error:
+                logger.error("cannot claim: %s", error, extra={"action": "claim_failed"})
             if worker is None:  # it could take nothing; by now a worker may be free for one that can
                 self._journal.forget_claim(tokens.request_id)
                 self._stopping.wait(LISTEN_AGAIN_SECONDS)
@@ -339,6 +347,7 @@ class Claimer:
             agent=self._identity.name,
             worker=worker.name if worker else None,
             boot_id=self._identity.boot_id,
+            instance=self._identity.instance,
             request_id=tokens.request_id,
             control_hash=tokens.control_hash,
             report_hash=tokens.report_hash,

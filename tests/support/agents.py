@@ -122,14 +122,23 @@ class AgentProcess:
             os.kill(keeper, signal.SIGKILL)
         for run in self.runs:
             end_leftovers(run.name)
+        return self.on_machine(boot_id).start()
+
+    def on_machine(self, boot_id: Path) -> AgentProcess:
+        """Lets it start, from now on, on a machine that was started as `boot_id` says."""
         mount = f'mount --bind {boot_id} /proc/sys/kernel/random/boot_id && exec "$0" "$@"'
         self.under = ("unshare", "--mount", "sh", "-c", mount)
-        return self.start()
+        return self
 
     def keepers(self) -> list[int]:
         """The processes that hold its runs."""
         found = [json.loads(file.read_bytes())["pid"] for run in self.runs for file in run.glob("keeper.json")]
         return [pid for pid in found if Path(f"/proc/{pid}").exists()]
+
+    @property
+    def own_token(self) -> dict[str, str]:
+        """The variables that let another agent speak with this one's token."""
+        return {"TASKYARD_TOKEN": self._token}
 
     def control_token(self) -> str:
         """The control token of the run that it holds."""

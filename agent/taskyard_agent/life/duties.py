@@ -55,6 +55,13 @@ class Life:
         self.begins_anew = False
         """Whether the agent is to start again once it has ended."""
 
+    def __enter__(self) -> Life:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
     def start(self) -> None:
         """Begins; from here on nothing is taken outside of the hours, or beyond the number of runs."""
         settings = self._settings

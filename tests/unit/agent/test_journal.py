@@ -131,6 +131,18 @@ def test_a_second_daemon_of_the_same_name_is_refused(journal):
         again(journal).open()
 
 
+def test_every_daemon_of_a_folder_is_the_same_agent_and_another_folder_is_another(journal, tmp_path):
+    elsewhere = Journal(tmp_path / "elsewhere", "workstation")
+    journal.close()
+
+    for opened in (later := again(journal), elsewhere):
+        opened.open()
+        opened.close()
+
+    assert later.instance == journal.instance
+    assert elsewhere.instance not in ("", journal.instance)
+
+
 @given(st.text(min_size=1), st.text(min_size=1))
 def test_every_name_gets_a_safe_folder_of_its_own(one, other):
     assert "/" not in folder_name(one)

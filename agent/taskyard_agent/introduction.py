@@ -1,0 +1,69 @@
+"""The agent's first word to the server: it takes and reports nothing before its name is its own there."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+
+from taskyard.errors import Unavailable
+from taskyard.wire import RunReport, WorkerDirective
+
+from .errors import SettingsError
+from .lease import Lease
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 2.0
+SLACK_SECONDS = 0.5
+"""So much later may a name be free than was said at first, though its agent was not heard again."""
+
+
+class Introduction:
+    """Asks until the server knows the agent, for as long as it takes where that cannot be reached.
+
+    A name whose agent may be gone is waited for. Whether it is gone, its silence tells.
+    """
+
+    def __init__(self, lease: Lease, left: Sequence[RunReport]) -> None:
+        """`left` are the runs that an earlier daemon of this agent left."""
+        self._lease = lease
+        self._left = left
+        self._free_at: float | None = None
+        """When the name would be free if its agent were gone, on the monotonic clock."""
+
+    def made(self, told: threading.Event) -> bool:
+        """Waits until the server knows the agent; False when `told` was set before.
+
+        Raises SettingsError when another agent of this name is heard while this one waits, Refused, NotLoggedIn.
+        """
+        while not told.is_set():
+            if self._is_known():
+                return True
+            told.wait(RETRY_SECONDS)
+        return False
+
+    def _is_known(self) -> bool:
+        try:
+            directive = self._lease.introduce(self._left)
+        except Unavailable as error:
+            logger.warning("the beat was not taken: %s", error, extra={"action": "beat_failed"})
+            return False
+        if directive.taken_seconds is None:
+            return True
+        self._note_other(directive, directive.taken_seconds)
+        return False
+
+    def _note_other(self, directive: WorkerDirective, taken_seconds: float) -> None:
+        free_at = time.monotonic() + taken_seconds
+        if self._free_at is None:
+            self._free_at = free_at
+            logger.warning(
+                "%s; waiting %.0f s, in case that one is gone",
+                directive.reason,
+                taken_seconds,
+                extra={"action": "name_taken"},
+            )
+        elif free_at > self._free_at + SLACK_SECONDS:
+            raise SettingsError(directive.reason)
