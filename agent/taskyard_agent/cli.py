@@ -32,9 +32,9 @@ from .errors import RunFailed, RunStopped, SettingsError
 from .execute import execute
 from .journal import Journal
 from .keeper.processes import hide_memory
-from .life import detached
+from .life import detached, log_file
 from .life.pool import Member, Pool, places
-from .life.running import on_this_machine
+from .life.running import LOG, on_this_machine
 
 JOIN_PATIENCE_SECONDS = 2.0
 IN_PLACE = ("--foreground", "--no-detached")
@@ -92,10 +92,13 @@ def _run_daemon(namespace: argparse.Namespace) -> int:
     settings = _started(namespace, DAEMON_SETTINGS)
     devices = means.choose_gpus(settings)
     settings = dataclasses.replace(settings, name=settings.name or means.default_name(settings, devices))
-    if not settings.detached:
-        return _live(settings, devices)
     folder = Journal(agents_folder(settings), str(settings.name)).folder
-    return detached.go_on_in_background(folder, lambda: _live(settings, devices), _say)
+
+    def live() -> int:
+        with log_file.kept_small(folder / LOG):
+            return _live(settings, devices)
+
+    return detached.go_on_in_background(folder, live, _say) if settings.detached else live()
 
 
 def _refuse_lone_words(namespace: argparse.Namespace) -> None:

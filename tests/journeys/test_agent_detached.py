@@ -9,6 +9,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from taskyard.wire import TaskState
@@ -54,6 +55,20 @@ def test_the_first_line_names_the_log_that_its_owner_alone_can_read(yard: Yard) 
         assert log.stat().st_mode & 0o777 == 0o600
         assert "worker tester" in log.read_text()
         assert status(agent)[0]["log"] == str(log)
+
+
+def test_a_log_that_has_grown_large_begins_anew(yard: Yard, tmp_path: Path) -> None:
+    log = tmp_path / f"cache/agents/127.0.0.1_{urlsplit(yard.server.url).port}/tester/agent.log"
+    log.parent.mkdir(parents=True)
+    log.touch()
+    os.truncate(log, 11 << 20)
+
+    with left_alone(yard.agent("--detached", folder=tmp_path)) as agent:
+        assert agent.wait() == 0
+
+        assert "worker tester" in log.read_text()
+        assert log.stat().st_size < 1 << 20
+        assert log.with_name("agent.log.1").stat().st_size == 11 << 20
 
 
 def test_a_detached_agent_that_is_refused_says_why(yard: Yard) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from taskyard_agent.errors import SettingsError
 
+from . import log_file
 from .running import LOG, LOOK_SECONDS, RunningAgent, is_kept, on_this_machine, read, runs_in
 
 KNOWN_SECONDS = 60.0
@@ -28,6 +29,7 @@ def go_on_in_background(folder: Path, work: Callable[[], int], say: Callable[[st
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     log = folder / LOG
+    log_file.trim(log)
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     begin = os.fstat(descriptor).st_size
     say(f"log: {log}")
