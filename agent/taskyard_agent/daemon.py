@@ -371,6 +371,7 @@ def _assemble(
     monitor = Monitor(disk=settings.local_dir, measure_gpu=gpus.measure, clock=clock.now)
 
     watchman = Watchman(worker, IdleGpus(settings.idle_gpu_percent), _pressure(settings))
+    watchman.hold_where_full()  # the first claim does not wait for the first beat
 
     def measure() -> list[Sample]:
         samples = _measure(monitor, worker)

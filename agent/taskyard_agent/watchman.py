@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class Watchman:
-    """Called with every round of measurements, from the beat's thread."""
+    """Called before the first claim, then with every round of measurements from the beat's thread."""
 
     def __init__(self, worker: Worker, idle_gpus: IdleGpus, pressure: Pressure | None) -> None:
         self._worker = worker
@@ -28,6 +28,10 @@ class Watchman:
     def heed(self, samples: Sequence[Sample]) -> None:
         """Does what the measurements ask for."""
         self._end_idle(samples)
+        self.hold_where_full()
+
+    def hold_where_full(self) -> None:
+        """Keeps the worker from taking tasks while the machine is too full."""
         if self._pressure is not None:
             self._hold(self._pressure.reasons())
 

@@ -134,6 +134,18 @@ def test_an_agent_takes_nothing_while_its_disk_is_too_full(yard: Yard, small_dis
         assert agent.log.count("nothing is taken until") == 1
 
 
+@as_root
+def test_an_agent_that_starts_on_a_full_machine_takes_nothing(yard: Yard, small_disk: Path) -> None:
+    (small_disk / "ballast").write_bytes(bytes(56 << 20))
+    task = yard.python("print('too early')")
+
+    with yard.agent("--pause-at", "0.8", folder=small_disk):
+        wait_for_worker(yard, WorkerState.PAUSED)
+
+        assert yard.task(task).state is TaskState.QUEUED
+        assert yard.task(task).run_count == 0
+
+
 V1, V2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
 
 
