@@ -65,6 +65,8 @@ def test_every_error_has_a_word_and_a_sentence(
         (b'{"spec": {"resources": {"gpus": 99999999999999999999}}}', "64 bits"),
         (b'{"spec": {"policy": {"grace_seconds": NaN}}}', "not JSON"),
         (b'{"spec": {"policy": {"grace_seconds": 1e999}}}', ""),
+        (b'{"spec": {"policy": {"grace_seconds": "nan"}}}', "spec.policy.grace_seconds"),
+        (b'{"spec": {"resources": {"custom": {"a": "-Infinity"}}}}', "spec.resources.custom.a"),
         (b"\xff\xfe", "not JSON"),
         (b"[" * 100_000, "not JSON"),
     ],

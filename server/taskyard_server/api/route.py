@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any, TypeVar, cast, get_type_hints
 
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from taskyard import wire
 from taskyard.wire import API_PREFIX, IDEMPOTENCY_HEADER, Problem
 
 from taskyard_server import idempotency
@@ -26,6 +27,11 @@ _PROBLEM = {"application/json": {"schema": {"$ref": f"#/components/schemas/{Prob
 """Named, not given as a model: FastAPI would build one for each error of each route, at every start."""
 _GIVEN = frozenset({"body", "services", "actor", "request"})
 """Arguments that need no resolving."""
+
+_RECORDS: list[Any] = [each for each in vars(wire).values() if is_dataclass(each)]
+for _each in _RECORDS:
+    # Else text like "nan" would be read as a number that no store can hold and no answer can tell.
+    _each.__pydantic_config__ = ConfigDict(allow_inf_nan=False)
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
