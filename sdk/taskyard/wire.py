@@ -923,6 +923,8 @@ class Token:
     queues: tuple[str, ...] = ()
     """For an agent: the names of the queues it may claim from, ids of those that are gone; empty for all."""
     create_queues: bool = False
+    invitation: bool = False
+    """It is a code that nobody has exchanged for a token yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -947,8 +949,9 @@ class IssuedToken:
 
 @dataclass(frozen=True, kw_only=True)
 class Invitation:
-    """A single-use code, valid for ten minutes."""
+    """A single-use code, valid for ten minutes; until then it is listed and revoked as a token is."""
 
+    id: str
     code: str
     kind: TokenKind
     expires_at: float

@@ -45,9 +45,9 @@ class Accounts:
         return await self._shown(await self._record(actor.token))
 
     async def list(self, actor: Actor) -> list[Token]:
-        """Newest first: all for an administrator, the caller's own otherwise."""
+        """Newest first, with the codes that are still good: all for an administrator, else the caller's own."""
         records, names = await self._store.tokens(), await queue_names(self._store)
-        return [_shown(record, names) for record in records if not record.invitation and _manages(actor, record)]
+        return [_shown(one, names) for one in records if _manages(actor, one) and not self._is_stale_code(one)]
 
     async def issue(self, new: NewToken, actor: Actor) -> IssuedToken:
         """Makes a token. A user's is for the same account, and does not outlive the one that made it.
@@ -60,12 +60,15 @@ class Accounts:
         return await self._add(new, owner=_owner_for(actor), limit=await self._limit_for(actor))
 
     async def revoke(self, token_id: str, actor: Actor) -> Token:
-        """Ends a token's life. Raises NotFound for another account's, Conflict for the last administrator's."""
+        """Ends the life of a token, or of a code that nobody has used.
+
+        Raises NotFound for another account's, Conflict for the last administrator's.
+        """
         others = [record for record in await self._store.tokens() if record.id != token_id]
         last_way_in = not any(self._administers(record) for record in others)
 
         def revoked(record: TokenRecord) -> TokenRecord:
-            if record.invitation or not _manages(actor, record):
+            if not _manages(actor, record) or self._is_stale_code(record):
                 raise NotFound(f"there is no token {token_id}; `taskyard token list` shows yours")
             if last_way_in and self._administers(record):
                 raise Conflict("this is the last administrator's token: issue another one first")
@@ -96,7 +99,7 @@ class Accounts:
             create_queues=new.create_queues,
         )
         await self._store.add_token(record)
-        return Invitation(code=code, kind=new.kind, expires_at=now + INVITATION_SECONDS)
+        return Invitation(id=record.id, code=code, kind=new.kind, expires_at=now + INVITATION_SECONDS)
 
     async def login(self, request: LoginRequest) -> IssuedToken:
         """Exchanges a code for a token; of two callers with one code, one gets it."""
@@ -173,17 +176,18 @@ class Accounts:
         return (await self._record(actor.token)).expires_at
 
     async def _forget_stale_invitations(self) -> None:
-        now = self._clock()
         for record in await self._store.tokens():
-            if record.invitation and record.expires_at is not None and record.expires_at <= now:
+            if self._is_stale_code(record):
                 try:
                     await self._store.delete_token(record.id)
                 except NotFound:
                     pass  # another invitation made at the same time dropped it
 
+    def _is_stale_code(self, record: TokenRecord) -> bool:
+        return record.invitation and record.expires_at is not None and record.expires_at <= self._clock()
+
     def _used(self, record: TokenRecord) -> TokenRecord:
-        expired = record.expires_at is not None and record.expires_at <= self._clock()
-        if record.revoked or expired:
+        if record.revoked or self._is_stale_code(record):
             raise _wrong_code()
         return replace(record, revoked=True)
 
@@ -263,4 +267,5 @@ def _shown(record: TokenRecord, names: Mapping[str, str]) -> Token:
         last_used_at=record.last_used_at,
         queues=named(record.queues, names),
         create_queues=record.create_queues,
+        invitation=record.invitation,
     )

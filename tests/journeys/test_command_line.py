@@ -413,6 +413,15 @@ def test_a_code_made_on_the_servers_own_machine_says_that_others_need_another_ad
     assert "the one that others reach it by" in type_in("invite", "agent").err
 
 
+def test_a_code_is_listed_and_taken_back(type_in: Typed) -> None:
+    made = json.loads(type_in("invite", "agent", "--json").out)
+
+    listed = {row[0]: row[3] for row in type_in("token", "list").rows}
+
+    assert listed[made["id"][:8]] == "invitation"
+    assert type_in("token", "revoke", made["id"]).rows[0][3] == "revoked"
+
+
 def test_tokens_are_made_listed_and_revoked(type_in: Typed) -> None:
     name = f"box {uuid.uuid4().hex[:6]}"
     made = json.loads(type_in("token", "create", "agent", "--name", name, "--expires", "1h", "--json").out)

@@ -33,11 +33,11 @@ def add_parser(subparsers: Any) -> None:
     _add_new(invite_parser, KINDS[:2])
     parser = subparsers.add_parser("token", help="list, create and revoke tokens", description="Tokens.")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", dest="verb", required=True, prog="taskyard token")
-    add_command(verbs, "list", "list the tokens", list_tokens)
+    add_command(verbs, "list", "list the tokens, and the codes that nobody has used", list_tokens)
     create_parser = add_command(verbs, "create", "make a token; its secret is printed once", create_token)
     _add_new(create_parser, KINDS)
     create_parser.add_argument("--expires", metavar="TIME", help="end of its life, like 12h or 30d; default: none")
-    revoke_parser = add_command(verbs, "revoke", "end a token's rights at once", revoke_token)
+    revoke_parser = add_command(verbs, "revoke", "end the rights of a token, or of a code, at once", revoke_token)
     revoke_parser.add_argument("id", metavar="ID", help="its id or a unique prefix of it")
 
 
@@ -211,12 +211,18 @@ def _new(client: Client, namespace: argparse.Namespace) -> NewToken:
     )
 
 
+def _state(token: Token) -> str:
+    if token.revoked:
+        return "revoked"
+    return "invitation" if token.invitation else "valid"
+
+
 def _row(token: Token) -> tuple[object, ...]:
     return (
         token.id[:8],
         token.kind,
         token.name,
-        "revoked" if token.revoked else "valid",
+        _state(token),
         output.ago(token.created_at),
         output.ago(token.last_used_at),
         output.moment(token.expires_at),

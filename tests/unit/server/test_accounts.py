@@ -111,6 +111,21 @@ async def test_code_is_good_once_for_however_many_ask_at_once(door: Door) -> Non
     assert all(isinstance(answer, Unauthorised) for answer in answers if answer not in issued)
 
 
+async def test_code_is_listed_and_revoked_as_a_token_is(door: Door) -> None:
+    ada, bob = await door.user("ada"), await door.user("bob")
+    invitation = await door.accounts.invite(NewToken(kind=TokenKind.AGENT, name="rack"), ada)
+
+    listed = [token for token in await door.accounts.list(ada) if token.invitation]
+    with pytest.raises(NotFound):
+        await door.accounts.revoke(invitation.id, bob)
+    revoked = await door.accounts.revoke(invitation.id, ada)
+
+    assert [(token.id, token.kind, token.name) for token in listed] == [(invitation.id, TokenKind.AGENT, "rack")]
+    assert revoked.revoked
+    with pytest.raises(Unauthorised):
+        await door.accounts.login(LoginRequest(code=invitation.code))
+
+
 async def test_code_may_be_typed_carelessly(door: Door) -> None:
     invitation = await door.accounts.invite(USER, door.root)
     typed = " " + invitation.code.replace("-", " ").lower().replace("0", "o").replace("1", "l")
