@@ -21,7 +21,7 @@ from taskyard.client import Client
 from taskyard.config import CONNECTION_SETTINGS, Connection, add_settings, connection, server_address
 from taskyard.wire import Gpu, to_json
 
-from . import account, doctor, means, scaffold
+from . import abandoned, account, doctor, means, scaffold
 from .build import build, exit_code
 from .checkout import CachedMirror, list_mirrors, prune_mirrors
 from .config import CACHE_SETTINGS, DAEMON_SETTINGS, EXECUTE_SETTINGS, AgentSettings, add_groups, read_settings
@@ -135,7 +135,9 @@ def _live(settings: AgentSettings, devices: tuple[Gpu, ...]) -> int:
     if settings.workers:
         return _keep_pool(settings, devices)
     account.await_server(settings)
-    daemon = Daemon(settings, account.connect(settings))
+    client = account.connect(settings)
+    abandoned.give_back(settings, client)
+    daemon = Daemon(settings, client)
     code = daemon.run()
     if daemon.begins_anew:
         _begin_anew()

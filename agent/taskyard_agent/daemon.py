@@ -38,7 +38,7 @@ from .held import Cause
 from .hooks import Hook, HookFailed, Hooks
 from .idle_gpus import IdleGpus
 from .introduction import Introduction
-from .journal import Journal, JournalledRun
+from .journal import Journal, JournalledRun, folder_name
 from .keeper import processes
 from .lease import Lease
 from .leftovers import Leftovers
@@ -161,7 +161,7 @@ class Daemon:
 
     def run(self) -> int:
         """Runs until a signal ends it; returns the exit code. Raises SettingsError for what cannot be followed."""
-        with open_agent(self._settings, self._client) as parts, self._signals():
+        with open_agent(self._settings, self._client, self._journal_of) as parts, self._signals():
             claimer = Claimer(
                 parts.identity, parts.worker, parts.order,
                 client=self._client, journal=parts.journal, services=parts.services,
@@ -175,6 +175,9 @@ class Daemon:
                         self._work(parts, claimer, life)
             self.begins_anew = life.begins_anew and self._end is End.DRAIN
         return 0
+
+    def _journal_of(self, name: str) -> Journal:
+        return Journal(agents_folder(self._settings), name)
 
     def _work(self, parts: AgentParts, claimer: Claimer, life: Life) -> None:
         parts.leftovers.hand_to(parts.worker)
@@ -316,14 +319,20 @@ def _end_runs(worker: Worker, *, kill: bool) -> None:
 
 
 @contextlib.contextmanager
-def open_agent(settings: AgentSettings, client: Client) -> Iterator[AgentParts]:
-    """Builds and opens the parts of an agent, and closes them. Raises SettingsError."""
+def open_agent(
+    settings: AgentSettings,
+    client: Client,
+    journal_of: Callable[[str], contextlib.AbstractContextManager[Journal]],
+) -> Iterator[AgentParts]:
+    """Builds and opens the parts of an agent, and closes them. Raises SettingsError.
+
+    `journal_of` opens the journal of an agent of that name.
+    """
     account = _account(settings)
     devices = means.choose_gpus(settings)
     if account is not None and devices:
         gpus.guard()
     name = settings.name or means.default_name(settings, devices)
-    journal = Journal(agents_folder(settings), name)
     served = order_from_server(client, settings)
     worker = Worker(
         name,
@@ -332,25 +341,34 @@ def open_agent(settings: AgentSettings, client: Client) -> Iterator[AgentParts]:
         labels=means.labels(settings, devices),
         shows_places=settings.services_mode is not None,
     )
-    journal.open()
+    with journal_of(name) as journal, contextlib.closing(means.hold_gpus(devices, name)):
+        with agent_on(journal, worker, served, settings, client, account) as parts:
+            yield parts
+
+
+@contextlib.contextmanager
+def agent_on(
+    journal: Journal,
+    worker: Worker,
+    served: tuple[ServedQueue, ...],
+    settings: AgentSettings,
+    client: Client,
+    account: Account | None = None,
+) -> Iterator[AgentParts]:
+    """The parts of the agent whose journal that is, which is open."""
+    parts = _assemble(settings, client, _identity(settings, worker, journal), journal, served, worker, account)
+    parts.shipper.start()
     try:
-        with contextlib.closing(means.hold_gpus(devices, name)):
-            identity = _identity(settings, name, journal)
-            parts = _assemble(settings, client, identity, journal, served, worker, account)
-            parts.shipper.start()
-            try:
-                yield parts
-            finally:
-                parts.lease.stop()
-                parts.shipper.close()
-                parts.services.keepers.close()
+        yield parts
     finally:
-        journal.close()
+        parts.lease.stop()
+        parts.shipper.close()
+        parts.services.keepers.close()
 
 
-def _identity(settings: AgentSettings, name: str, journal: Journal) -> AgentIdentity:
+def _identity(settings: AgentSettings, worker: Worker, journal: Journal) -> AgentIdentity:
     return AgentIdentity(
-        name=name,
+        name=worker.name,
         host=settings.host,
         boot_id=processes.boot_id(),
         version=__version__,
@@ -451,8 +469,17 @@ def _measure(monitor: Monitor, worker: Worker) -> list[Sample]:
 
 def agents_folder(settings: AgentSettings) -> Path:
     """Where the agents of this machine for one server have their folders."""
-    server = settings.connection.server.partition("://")[2].replace("/", "_").replace(":", "_")
-    return settings.local_dir / "agents" / server
+    return settings.local_dir / "agents" / _server_folder(settings)
+
+
+def executes_folder(settings: AgentSettings) -> Path:
+    """Where `agent execute` has its folders on this machine: where several share a user's folder, none may take
+    another's for abandoned."""
+    return settings.local_dir / "executes" / _server_folder(settings) / folder_name(settings.host)
+
+
+def _server_folder(settings: AgentSettings) -> str:
+    return settings.connection.server.partition("://")[2].replace("/", "_").replace(":", "_")
 
 
 def checkout_settings(settings: AgentSettings) -> CheckoutSettings:

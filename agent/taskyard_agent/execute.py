@@ -7,7 +7,7 @@ import dataclasses
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
@@ -15,22 +15,24 @@ from typing import BinaryIO
 from taskyard.client import Client
 from taskyard.wire import ClaimRequest, Run
 
+from . import abandoned, executes
 from .config import AgentSettings
-from .daemon import FAREWELL_SECONDS, AgentParts, open_agent
+from .daemon import FAREWELL_SECONDS, AgentParts, executes_folder, open_agent
 from .errors import SettingsError
 from .held import Cause
 from .introduction import Introduction
-from .journal import JournalledRun
+from .journal import Journal, JournalledRun
 from .run import RunJob
 
+ENDED_BY = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SPOOL_POLL_SECONDS = 0.05
 
 
 def execute(task_id: str, settings: AgentSettings, client: Client, log: BinaryIO) -> Run:
     """Claims this task alone, carries it to its end and copies its log; returns the run with its outcome."""
-    host = settings.host
-    named = dataclasses.replace(settings, name=settings.name or f"{host}:execute:{os.getpid()}")
-    with open_agent(named, client) as parts, _registered(parts):
+    abandoned.give_back(settings, client)
+    named = dataclasses.replace(settings, name=settings.name or f"{settings.host}:execute:{os.getpid()}")
+    with open_agent(named, client, _journal_in(executes_folder(settings))) as parts, _registered(parts):
         run, secrets = _claim(task_id, parts)
         job = parts.worker.admit(run, parts.services, lambda: secrets)
         parts.lease.start()
@@ -38,6 +40,11 @@ def execute(task_id: str, settings: AgentSettings, client: Client, log: BinaryIO
             outcome = job.execute()
         parts.shipper.flush(run.run.id, timeout=30.0)
     return dataclasses.replace(run.run, outcome=outcome)
+
+
+def _journal_in(folder: Path) -> Callable[[str], contextlib.AbstractContextManager[Journal]]:
+    """Whatever the worker is called, no daemon of that name opens it."""
+    return lambda _name: executes.opened(folder)
 
 
 @contextlib.contextmanager
@@ -79,7 +86,7 @@ def _claim(task_id: str, parts: AgentParts) -> tuple[JournalledRun, dict[str, st
 
 @contextlib.contextmanager
 def _stopped_by_signals(job: RunJob) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM ends the run with grace, the second at once."""
+    """The first Ctrl-C, SIGTERM or end of the terminal ends the run with grace, the second at once."""
 
     seen = threading.Event()
 
@@ -89,7 +96,8 @@ def _stopped_by_signals(job: RunJob) -> Iterator[None]:
         seen.set()
         job.stop(Cause.CANCELLED)
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    obeyed = [number for number in ENDED_BY if signal.getsignal(number) is not signal.SIG_IGN]  # nohup ignores one
+    before = {number: signal.signal(number, on_signal) for number in obeyed}
     try:
         yield
     finally:
@@ -104,13 +112,18 @@ def _copied(spool: Path, log: BinaryIO) -> Iterator[None]:
     spool.touch(mode=0o600)
     ended = threading.Event()
     with spool.open("rb") as file:
-        printer = threading.Thread(target=_copy, args=(file, log, ended), name="printer")
+        printer = threading.Thread(target=_copy_all, args=(file, log, ended), name="printer")
         printer.start()
         try:
             yield
         finally:
             ended.set()
             printer.join()
+
+
+def _copy_all(file: BinaryIO, log: BinaryIO, ended: threading.Event) -> None:
+    with contextlib.suppress(OSError):  # nobody reads it any more: the run goes on
+        _copy(file, log, ended)
 
 
 def _copy(file: BinaryIO, log: BinaryIO, ended: threading.Event) -> None:

@@ -147,6 +147,13 @@ class Journal:
         self.instance = self._drawn_instance()
         self._remove_half_folders()
 
+    def __enter__(self) -> Journal:
+        self.open()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def _drawn_instance(self) -> str:
         path = self.folder / "instance"
         with contextlib.suppress(FileNotFoundError):

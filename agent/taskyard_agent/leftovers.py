@@ -1,4 +1,4 @@
-"""The runs that an earlier daemon left in the journal: each is carried on, or its end is reported."""
+"""The runs that an earlier process left in the journal: each is carried on or ended, and its end is reported."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from taskyard.wire import Outcome, Phase, RunReport
 
 from . import endings
 from .allotment import DoesNotFit
-from .held import read_exit_record
+from .held import Cause, HeldRun, read_exit_record
 from .journal import Journal, JournalledRun
+from .run import RunJob
 from .run_services import RunServices
 from .worker import Worker
 
@@ -50,6 +51,16 @@ class Leftovers:
         for run in sorted(going, key=lambda run: not _keeps_share(run, worker)):
             self._carry_on(run, worker)
 
+    def give_back(self) -> None:
+        """Ends them all and reports it, as an agent does that is told to end what it runs."""
+        for run in self.journal.runs():
+            logger.info("ending run %s", run.run.id, extra={"action": "run_given_back", "run": run.run.id})
+            job = RunJob(_ended_unless_held(self._after_reboot(run)), self.services, (), dict)
+            job.stop(Cause.AGENT_STOPPED)
+            if job.execute() is None:
+                self.journal.close_run(run.run.id)  # the server does not want its log either
+        self.services.containers.sweep(set())
+
     def _after_reboot(self, run: JournalledRun) -> JournalledRun:
         """A restart of the machine ended what it held; what had ended before it keeps its true end."""
         if run.boot_id == self.boot_id or run.progress.outcome is not None:
@@ -75,9 +86,25 @@ class Leftovers:
 
 
 def _report_of(run: JournalledRun) -> RunReport:
+    return RunReport(
+        id=run.run.id,
+        control_token=run.tokens.control_token,
+        phase=_phase_of(run),
+        phases=run.progress.phases,
+    )
+
+
+def _phase_of(run: JournalledRun) -> Phase:
     phases = run.progress.phases
-    phase = phases[-1].phase if phases else Phase.CLAIMED
-    return RunReport(id=run.run.id, control_token=run.tokens.control_token, phase=phase, phases=phases)
+    return phases[-1].phase if phases else Phase.CLAIMED
+
+
+def _ended_unless_held(run: JournalledRun) -> JournalledRun:
+    """Whose command was never started: it is not prepared in order to be ended."""
+    if run.progress.outcome or (run.progress.started and HeldRun.adopt(run.directory.path)):
+        return run
+    outcome = endings.stopped(Cause.AGENT_STOPPED, _phase_of(run))
+    return dataclasses.replace(run, progress=dataclasses.replace(run.progress, outcome=outcome))
 
 
 def _keeps_share(run: JournalledRun, worker: Worker) -> bool:

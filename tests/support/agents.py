@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from taskyard.client import Client
 from taskyard.config import Connection
@@ -93,6 +94,12 @@ class AgentProcess:
         return subprocess.run(
             command, capture_output=True, text=True, check=False, env=self._environment(), timeout=STOP_SECONDS
         )
+
+    def execute(self, task_id: str, **options: Any) -> subprocess.Popen[bytes]:
+        """Starts `agent execute` on its folder."""
+        place = ["--cpu-only", "--local-dir", str(self.cache), "--allow-file-repositories"]
+        command = [sys.executable, "-m", "taskyard.cli", "agent", "execute", *place, "--id", task_id]
+        return subprocess.Popen(command, env=self._environment(), **options)
 
     def signal(self, number: int) -> None:
         """Sends the daemon alone a signal."""

@@ -34,7 +34,7 @@ AGENT = """# The agent's commands and settings
 | `agent daemon` | claims and runs tasks until told to end |
 | `agent daemon --status [NAME] [--json]` | the agents that run here; exit code 1 when none does |
 | `agent daemon --stop [NAME]`, `--stop --all` | drains them, waits for their end; exit code 1 when there is none |
-| `agent execute --id TASK` | runs one task here and now, with its log and its exit code |
+| `agent execute --id TASK` | runs one task here and now, with its log and exit code; a closed terminal ends it |
 | `agent build --id TASK [--target NAME]` | makes the environment or the image of a task before it runs |
 | `agent join URL` | lets this machine in, with a code of `taskyard invite agent` or a token |
 | `agent doctor [--repo URL] …` | checks the machine, and what `--docker`, `--run-as` … need, with each cure |

@@ -1,0 +1,38 @@
+"""What an `agent execute` that was killed left running: nobody carries it on, so it is ended and given back."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from taskyard.client import Client
+
+from . import executes
+from .allotment import Means
+from .config import AgentSettings
+from .daemon import agent_on, executes_folder
+from .journal import Journal
+from .worker import Worker
+
+logger = logging.getLogger(__name__)
+
+LOGS_SECONDS = 10.0
+LOOK_SECONDS = 0.02
+
+
+def give_back(settings: AgentSettings, client: Client) -> None:
+    """Ends what killed executes of this machine left, each with its grace period, and reports it to the server."""
+    for journal in executes.abandoned(executes_folder(settings)):
+        try:
+            _give_back(journal, settings, client)
+        finally:
+            executes.leave(journal)
+
+
+def _give_back(journal: Journal, settings: AgentSettings, client: Client) -> None:
+    worker = Worker(journal.folder.name, Means(), ())
+    with agent_on(journal, worker, (), settings, client) as parts:
+        parts.leftovers.give_back()
+        deadline = time.monotonic() + LOGS_SECONDS
+        while journal.runs() and time.monotonic() < deadline:
+            time.sleep(LOOK_SECONDS)
