@@ -21,7 +21,7 @@ from taskyard.wire import Capacity, RunDirective, TaskState
 from taskyard_server import matching
 from taskyard_server.errors import Unavailable
 from taskyard_server.matching import Offer
-from taskyard_server.store.base import Candidate, Store, TaskFilter, TaskRecord
+from taskyard_server.store.base import Candidate, Store, TaskFilter, TaskRecord, WorkerRecord
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +109,8 @@ class Claims:
         self._directives: dict[str, RunDirective] = {}
         self._told: set[str] = set()
         self._summoned: set[str] = set()
+        self._orders: dict[str, tuple[str, bool]] = {}
+        """Worker → why it is held, and whether it is to end, at the last look."""
 
     @property
     def parked(self) -> int:
@@ -250,6 +252,15 @@ class Claims:
         for record in await self._store.tasks(active, limit=MAX_REMEMBERED):
             if record.runs[-1].run.cancel_requested_at is not None:
                 self.notify_directive(RunDirective(run=record.runs[-1].run.id, cancel=True))
+
+    def hear_workers(self, known: Iterable[WorkerRecord]) -> None:
+        """Calls the agents of the workers that were paused, resumed or drained since the last look, be it through
+        another server."""
+        orders = {record.worker.name: (record.held, record.worker.drain_requested) for record in known}
+        for name, order in orders.items():
+            if self._orders.get(name, order) != order:
+                self.summon(name)
+        self._orders = orders
 
     def _enter(self, waiter: Waiter) -> None:
         earlier = self._by_request.get(waiter.request_id)

@@ -100,6 +100,8 @@ class Sweeper:
         """One round of everything that is due at `now`. Raises Unavailable."""
         await self._give_back_gaps(now)
         known = await self._store.workers()
+        if self._store.kind != "sqlite":  # of which there is one server
+            self._claims.hear_workers(known)
         holding = self._holds_breath([record.worker for record in known], now)
         await self._do_what_is_due(now, known, holding=holding)
         if not holding:

@@ -10,9 +10,10 @@ from functools import partial
 
 import pytest
 from taskyard.wire import Capacity, Claim, QueueChanges, Resources, StopRequest, WorkerReport, WorkerState
-from taskyard_server import lifecycle
+from taskyard_server import lifecycle, workers
 from taskyard_server.errors import Unavailable
 from taskyard_server.matching import Offer
+from taskyard_server.store.base import WorkerRecord
 
 from tests.support.services import ADA, Services
 
@@ -239,6 +240,21 @@ async def test_a_cancel_through_another_server_ends_the_parked_claim_too(service
     await services.claims.hear_directives()
 
     assert [directive.run for directive in (await soon(waiting)).directives] == [run.id]
+
+
+@pytest.mark.parametrize("change", [workers.drained, partial(workers.paused, reason="new disk")])
+async def test_a_drain_or_pause_through_another_server_ends_the_parked_claim_too(
+    services: Services, change: Callable[..., WorkerRecord]
+) -> None:
+    agent, store = services.agent(), services.stores.store
+    await agent.beat()
+    services.claims.hear_workers(await store.workers())
+    waiting = await agent.park()
+    await store.save_worker(agent.name, change)
+
+    services.claims.hear_workers(await store.workers())
+
+    assert (await soon(waiting)).beat
 
 
 async def test_a_requeued_task_wakes_a_waiter(services: Services) -> None:
