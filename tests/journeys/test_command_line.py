@@ -510,6 +510,24 @@ def test_a_server_that_is_away_is_spoken_of_before_patience_ends(type_in: Typed)
     assert "start it with `taskyard up`" in result.err.splitlines()[-1]
 
 
+def test_a_long_list_is_whole_in_a_pipe_and_cut_with_a_word_on_a_terminal(
+    type_in: Typed, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tag = uuid.uuid4().hex
+    spec = wire.TaskSpec(command=wire.Command(target="train.py"), tags=(tag,))
+    client.create_tasks([wire.NewTask(spec=spec)] * 21)
+
+    piped, as_json = type_in("ps", "--tag", tag), type_in("ps", "--tag", tag, "--json")
+    wanted = type_in("ps", "--tag", tag, "--limit", "3")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    on_terminal, whole = type_in("ps", "--tag", tag), type_in("ps", "--tag", tag, "--all")
+
+    assert [len(piped.rows), len(json.loads(as_json.out)), len(wanted.rows)] == [21, 21, 3]
+    assert (on_terminal.out.count("draft"), whole.out.count("draft")) == (20, 21)
+    assert "These are the 20 newest: --limit N shows more" in on_terminal.err
+    assert [piped.err, wanted.err, whole.err] == [""] * 3
+
+
 def test_watched_tasks_are_shown_until_ctrl_c(task: wire.Task) -> None:
     outer, inner = pty.openpty()
     command = [sys.executable, "-m", "taskyard.cli", "ps", "--watch", "--name", task.spec.name]

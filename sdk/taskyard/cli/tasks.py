@@ -56,7 +56,7 @@ def add_parser(subparsers: Any) -> None:
 def _add_ps(subparsers: Any) -> None:
     parser = add_command(subparsers, "ps", "list tasks, newest first", ps)
     parser.add_argument("-w", "--watch", action="store_true", help="keep showing them")
-    parser.add_argument("-a", "--all", action="store_true", help="every task, not the newest ones alone")
+    parser.add_argument("-a", "--all", action="store_true", help="every task, on a terminal too")
     parser.add_argument(
         "--state",
         action="append",
@@ -70,7 +70,13 @@ def _add_ps(subparsers: Any) -> None:
     parser.add_argument("--tag", help="only with this tag")
     parser.add_argument("--name", help="only with this very name")
     parser.add_argument("--match", metavar="TEXT", help="only with this in the name")
-    parser.add_argument("-n", "--limit", type=int, default=RECENT_TASKS, metavar="N", help="how many; default: 20")
+    parser.add_argument(
+        "-n",
+        "--limit",
+        type=int,
+        metavar="N",
+        help=f"the newest N; default: {RECENT_TASKS} on a terminal, else every one",
+    )
 
 
 def _add_clone_and_edit(subparsers: Any) -> None:
@@ -90,7 +96,7 @@ def _add_clone_and_edit(subparsers: Any) -> None:
 
 def ps(namespace: argparse.Namespace) -> None:
     """Lists tasks, once or until Ctrl-C."""
-    if namespace.limit < 1:
+    if namespace.limit is not None and namespace.limit < 1:
         raise UsageError("--limit: how many tasks is 1 or more; --all shows every one")
     if namespace.watch:
         if namespace.json or not sys.stdout.isatty():
@@ -98,11 +104,14 @@ def ps(namespace: argparse.Namespace) -> None:
         with open_client(namespace, patience_seconds=FOLLOW_PATIENCE_SECONDS) as client:
             _watch(client, namespace)
     with open_client(namespace) as client:
-        tasks = _tasks(client, namespace)
-        if namespace.json:
-            output.print_json(tasks)
-        else:
-            output.print_table(COLUMNS, map(_row, tasks), empty=NO_TASKS)
+        most = _most(namespace)
+        tasks = _tasks(client, namespace, None if most is None else most + 1)
+    if namespace.json:
+        output.print_json(tasks[:most])
+        return
+    output.print_table(COLUMNS, map(_row, tasks[:most]), empty=NO_TASKS)
+    if namespace.limit is None and len(tasks) > len(tasks[:most]):
+        output.note(f"These are the {most} newest: --limit N shows more, --all every one.")
 
 
 def show(namespace: argparse.Namespace) -> None:
@@ -285,11 +294,20 @@ def _about_run(run: Run) -> list[tuple[str, object]]:
 # --- parts
 
 
-def _tasks(client: Client, namespace: argparse.Namespace) -> list[Task]:
+def _most(namespace: argparse.Namespace) -> int | None:
+    """How many tasks are listed; None for all. Programs get all, a person at a terminal the newest."""
+    if namespace.all:
+        return None
+    if namespace.limit is not None:
+        return int(namespace.limit)
+    return RECENT_TASKS if sys.stdout.isatty() and not namespace.json else None
+
+
+def _tasks(client: Client, namespace: argparse.Namespace, most: int | None) -> list[Task]:
     from taskyard.wire import TaskState
 
     found = client.all_tasks(
-        limit=None if namespace.all else namespace.limit,
+        limit=most,
         states=[TaskState(state) for state in namespace.state],
         queue=find_queue(client, namespace.queue).id if namespace.queue else None,
         project=namespace.project,
@@ -306,7 +324,7 @@ def _watch(client: Client, namespace: argparse.Namespace) -> NoReturn:
 
     with Live(screen=True, auto_refresh=False) as live:
         while True:
-            tasks = _tasks(client, namespace)
+            tasks = _tasks(client, namespace, _most(namespace))
             live.update(output.table(COLUMNS, map(_row, tasks)) if tasks else NO_TASKS, refresh=True)
             time.sleep(WATCH_SECONDS)
 
