@@ -158,6 +158,11 @@ def add_settings(parser: argparse.ArgumentParser | argparse._ArgumentGroup, sett
         parser.add_argument(*setting.all_flags, **options)
 
 
+def environment() -> Mapping[str, str]:
+    """The variables of this process: what settings are looked for in, and what programs that it starts inherit."""
+    return os.environ
+
+
 def resolve(
     settings: Sequence[Setting],
     namespace: argparse.Namespace | None = None,
@@ -177,7 +182,7 @@ def resolve(
     _refuse_unshared(settings, project, project_file)
     sources = _Sources(
         flags=vars(namespace) if namespace else {},
-        environ=os.environ if environ is None else environ,
+        environ=environment() if environ is None else environ,
         preset=preset or {},
         preset_origin=preset_origin,
         project=project,
@@ -276,7 +281,7 @@ def _help(setting: Setting) -> str:
 
 def user_folder(environ: Mapping[str, str] | None = None) -> Path:
     """The folder of the user's configuration and credentials: `~/.config/taskyard` where XDG holds."""
-    base = (os.environ if environ is None else environ).get("XDG_CONFIG_HOME")
+    base = (environment() if environ is None else environ).get("XDG_CONFIG_HOME")
     if base:
         return Path(base) / "taskyard"
     import platformdirs
@@ -503,7 +508,7 @@ def connection(
     `folder` is where the project's file is looked for, else the current one. Without `in_project` there is none:
     what serves a machine is the same wherever it is started.
     """
-    environ = os.environ if environ is None else environ
+    environ = environment() if environ is None else environ
     credentials = credentials or Credentials(user_folder(environ) / "credentials.json")
     resolved = resolve_connection(
         namespace, environ=environ, folder=folder, in_project=in_project, credentials=credentials
@@ -528,7 +533,7 @@ def resolve_connection(
     credentials: Credentials | None = None,
 ) -> Resolved:
     """The settings behind `connection`; where nothing names a server it is the one of the last login."""
-    environ = os.environ if environ is None else environ
+    environ = environment() if environ is None else environ
     credentials = credentials or Credentials(user_folder(environ) / "credentials.json")
     resolved = resolve(
         CONNECTION_SETTINGS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -27,7 +28,7 @@ class Machine:
     @classmethod
     def at(cls, folder: Path, **settings: object) -> Machine:
         """A machine whose operator allows repositories by path."""
-        return cls(CheckoutSettings(folder=folder, **{"allow_file": True, **settings}))  # type: ignore[arg-type]
+        return cls(CheckoutSettings(folder=folder, **{"allow_file": True, "environ": os.environ, **settings}))  # type: ignore[arg-type]
 
     def prepare(self, code: Code, fetch: Callable[[str, Path], None] | None = None) -> Tree:
         """Checks code out. `fetch` stands in the server's place."""

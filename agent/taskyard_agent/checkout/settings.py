@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +37,7 @@ class CheckoutSettings:
     """What all mirrors may occupy."""
     min_free_bytes: int = 0
     """What mirrors leave free on the disk."""
-    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    environ: Mapping[str, str]
     """The agent's own variables, for git; its `GIT_*` are left out."""
 
     @property

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from taskyard.config import environment
 from taskyard.errors import UsageError
 from taskyard.requirements.files import folders_up, read_toml, script_block
 from taskyard.requirements.imports import Imports, imports_of, module_file
@@ -112,7 +112,7 @@ def plan_requirements(
     packages: Sequence[str] = (),
     manager: Manager | None = None,
     python: Path | None = None,
-    variables: Mapping[str, str] = os.environ,
+    variables: Mapping[str, str] = environment(),
 ) -> RequirementsPlan:
     """Returns what to install: flags, the script's own block, the nearest file, else what the code imports.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from taskyard.config import environment
 from taskyard.errors import UsageError
 from taskyard.requirements.files import folders_up, nearest, read_toml, script_block
 
@@ -81,7 +81,7 @@ class PythonPlan:
     """One phrase for people: `.python-version`, `requires-python in pyproject.toml`."""
 
 
-def project_python(root: Path, start: Path, variables: Mapping[str, str] = os.environ) -> Path | None:
+def project_python(root: Path, start: Path, variables: Mapping[str, str] = environment()) -> Path | None:
     """Returns the interpreter that the people of this project use; never the one that runs Taskyard as a tool.
 
     The active virtual environment; `.venv` or `venv` from `start` up to `root`; the active conda environment;
@@ -99,7 +99,7 @@ def plan_python(
     *,
     script: Path | None = None,
     start: Path | None = None,
-    variables: Mapping[str, str] = os.environ,
+    variables: Mapping[str, str] = environment(),
 ) -> PythonPlan:
     """Returns the version that a task is to run with: flag, script, `.python-version`, project, own interpreter.
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from taskyard.config import environment
 from taskyard.errors import UsageError
 
 INHERITED = ("GIT_CONFIG", "GIT_SSL_", "GIT_SSH", "GIT_EXEC_PATH", "GIT_CEILING_", "GIT_DISCOVERY_", "GIT_PROXY_")
@@ -115,10 +116,9 @@ class Git:
         return ["git", *(word for name, value in config.items() for word in ("-c", f"{name}={value}")), *args]
 
     def _environ(self) -> dict[str, str]:
-        # Not a setting: git needs the variables that every program started here would inherit.
         kept = {
             name: value
-            for name, value in os.environ.items()
+            for name, value in environment().items()
             if not name.startswith("GIT_") or name.startswith(INHERITED)
         }
         return {**kept, **FIXED, **self.env}

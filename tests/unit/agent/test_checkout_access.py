@@ -179,7 +179,8 @@ def test_a_host_that_cannot_be_reached_is_the_machines_failure(tmp_path: Path) -
 def test_the_way_follows_what_there_are_credentials_for(
     tmp_path: Path, url: str, with_token: bool, ways: list[str]
 ) -> None:
-    settings = CheckoutSettings(folder=tmp_path, tokens={"h.org": tmp_path / "token"} if with_token else {})
+    tokens = {"h.org": tmp_path / "token"} if with_token else {}
+    settings = CheckoutSettings(folder=tmp_path, tokens=tokens, environ={})
 
     found = routes(parse(url, settings), settings)
 

@@ -27,12 +27,12 @@ from tests.support.repositories import Repository, contents, run
 from tests.support.waiting import becomes_true
 
 PRUNER = """
+import os
 import sys
 from pathlib import Path
-from typing import Any
 from taskyard_agent.checkout import CheckoutSettings, prune_mirrors
 
-settings = CheckoutSettings(folder=Path(sys.argv[1]))
+settings = CheckoutSettings(folder=Path(sys.argv[1]), environ=os.environ)
 print("pruning", flush=True)
 while True:
     prune_mirrors(settings, everything=True)

@@ -102,11 +102,11 @@ def test_a_tree_stays_locked_while_a_keeper_holds_its_lock(repository: Repositor
 
 def test_the_tree_of_an_agent_that_was_killed_is_free(repository: Repository, machine: Machine) -> None:
     script = (
-        "import sys, threading, time\n"
+        "import os, sys, threading, time\n"
         "from pathlib import Path\n"
         "from taskyard.wire import Code\n"
         "from taskyard_agent.checkout import CheckoutSettings, prepare\n"
-        "settings = CheckoutSettings(folder=Path(sys.argv[1]), allow_file=True)\n"
+        "settings = CheckoutSettings(folder=Path(sys.argv[1]), allow_file=True, environ=os.environ)\n"
         "code = Code(repository=sys.argv[2], commit=sys.argv[3])\n"
         "tree = prepare(code, settings=settings, fetch_blob=None, log=str, cancelled=threading.Event())\n"
         "print(tree.root, flush=True)\n"
