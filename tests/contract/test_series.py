@@ -52,7 +52,7 @@ async def test_no_more_points_come_than_were_asked_for(samples: SampleStore) -> 
 
 
 async def test_series_come_by_name_and_only_those_asked_for(samples: SampleStore) -> None:
-    names = ["gpu_percent:1", "a.b", "$x", "größe"]
+    names = ["gpu_percent:1", "a.b", "$x", "größe", ""]
     await samples.add([sample(1.0, 1.0, name=name) for name in names])
 
     every = await samples.series(SUBJECT, start=0.0, end=2.0, points=1)

@@ -83,9 +83,9 @@ def _moment(subject: str, at: float) -> Document:
 
 
 def _key(name: str) -> str:
-    """A name as the name of a field, where a dot or a `$` would mean something."""
-    return name.encode().hex()
+    """A name as the name of a field, which is never empty, and where a dot or a `$` would mean something."""
+    return f"x{name.encode().hex()}"
 
 
 def _name(key: str) -> str:
-    return bytes.fromhex(key).decode()
+    return bytes.fromhex(key.removeprefix("x")).decode()
