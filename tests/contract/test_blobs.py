@@ -104,6 +104,21 @@ async def test_a_use_keeps_a_blob_from_being_forgotten(backend: Backend, stores:
     assert await everything(stores.blobs, DIGEST) == CONTENT
 
 
+async def test_a_use_while_blobs_are_forgotten_finds_the_blob_for_good_or_not_at_all(
+    backend: Backend, stores: Stores
+) -> None:
+    digest = hashlib.sha256(b"code").hexdigest()
+    for _ in range(10):
+        await stores.blobs.put(digest, chunked(b"code"), limit=LIMIT)
+        age(backend, digest)
+
+        size, number = await asyncio.gather(
+            stores.blobs.size(digest), stores.blobs.forget_unused((), time.time() - 3600)
+        )
+
+        assert (size, number, await stores.blobs.size(digest)) in ((4, 0, 4), (None, 1, None))
+
+
 async def test_a_blob_outlives_a_restart(backend: Backend, stores: Stores) -> None:
     await stores.blobs.put(DIGEST, chunked(CONTENT), limit=LIMIT)
     await stores.close()

@@ -100,14 +100,19 @@ def test_an_agent_goes_on_serving_a_queue_that_is_renamed(yard: Yard) -> None:
 
 
 def test_an_agent_whose_token_is_for_other_queues_ends_with_a_word(yard: Yard) -> None:
-    own, token = yard.queue("own"), yard.server.issue("agent", queues=["own"])
+    own = yard.queue("own")
+    variables = {"TASKYARD_TOKEN": yard.server.issue("agent", queues=["own"])}
 
-    with yard.agent("--queue", "default", own, variables={"TASKYARD_TOKEN": token}) as agent:
-        code = agent.wait()
+    with yard.agent("--queue", "default", own, variables=variables) as foreign:
+        codes = [foreign.wait()]
+    yard.client.delete_queue(own)
+    with yard.agent(variables=variables) as bereft:
+        codes.append(bereft.wait())
 
-    assert code == 2
-    assert "this agent's token is for 'own', not for 'default'" in agent.log
-    assert "taskyard invite agent --queue own default" in agent.log
+    assert codes == [2, 2]
+    assert "this agent's token is for 'own', not for 'default'" in foreign.log
+    assert "taskyard invite agent --queue own default" in foreign.log
+    assert "the queues that this agent's token is for were deleted" in bereft.log
 
 
 def test_an_unknown_queue_is_refused_with_the_nearest_name_and_the_cure(yard: Yard) -> None:
