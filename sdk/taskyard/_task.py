@@ -13,7 +13,7 @@ from typing import Any, Literal, overload
 
 from taskyard import asking, wire
 from taskyard.client import Client
-from taskyard.config import connection
+from taskyard.config import Connection, connection
 from taskyard.errors import NotFound, UsageError
 from taskyard.submission import Wanted, sections, submit
 from taskyard.wire import TaskState
@@ -380,13 +380,13 @@ class Task:
 
 
 def _default_client() -> Client:
-    """One client per process: connections do not survive a fork."""
-    return _client_of_process(os.getpid())
+    """One client for each server and login, in one process: connections do not survive a fork."""
+    return _client_of(connection(), os.getpid())
 
 
-@functools.lru_cache(maxsize=1)
-def _client_of_process(_pid: int) -> Client:
-    return Client.of(connection())
+@functools.cache
+def _client_of(where: Connection, _pid: int) -> Client:
+    return Client.of(where)
 
 
 def _one_of(**names: str | None) -> str:

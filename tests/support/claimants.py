@@ -25,6 +25,7 @@ class Claimant:
     def __init__(self, server: ServerProcess, token: str, worker: str = "host:cpu:0") -> None:
         self.worker = worker
         self.http = server.client(token)
+        self.queues = ["default"]
         self.control_token = ""
         self.report_token = ""
 
@@ -67,6 +68,7 @@ class Claimant:
 
     def request(self, *queues: str, wait_seconds: float = 0.0) -> dict[str, Any]:
         """The body of a claim, with fresh tokens."""
+        self.queues = list(queues or ("default",))
         self.control_token, self.report_token = secrets.token_urlsafe(32), f"ty_run_{secrets.token_urlsafe(32)}"
         return {
             "agent": "agent-of-the-test",
@@ -75,7 +77,7 @@ class Claimant:
             "request_id": secrets.token_hex(16),
             "control_hash": hashlib.sha256(self.control_token.encode()).hexdigest(),
             "report_hash": hashlib.sha256(self.report_token.encode()).hexdigest(),
-            "queues": list(queues or ("default",)),
+            "queues": self.queues,
             "wait_seconds": wait_seconds,
         }
 
@@ -89,7 +91,7 @@ class Claimant:
         ]
         reports = [{"id": run, "control_token": self.control_token, "phase": phase} for run in runs]
         state = "busy" if runs else "idle"
-        worker = {"name": self.worker, "state": state, "queues": ["default"], "run": runs[0] if runs else None}
+        worker = {"name": self.worker, "state": state, "queues": self.queues, "run": runs[0] if runs else None}
         beat = {
             "agent": "agent-of-the-test",
             "host": socket.gethostname(),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from taskyard import Task, TaskState, wire
 from taskyard.client import Client
-from taskyard.errors import NotFound, UsageError
+from taskyard.errors import NotFound, NotLoggedIn, UsageError
 from taskyard.submission import Wanted, prepare, read_command, sections
 from taskyard.transport import Transport
 
@@ -46,6 +46,18 @@ def task(client: Client) -> Task:
 
 def test_a_task_is_found_by_id_prefix_and_name(task: Task) -> None:
     assert Task.get(task.id) == Task.get(task.id[:12]) == Task.get(task.name) == task
+
+
+def test_a_login_holds_from_when_it_is_made(
+    server: ServerProcess, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TASKYARD_TOKEN", "ty_user_of_yesterday")
+    with pytest.raises(NotLoggedIn):
+        Task.get(task.id)
+
+    monkeypatch.setenv("TASKYARD_TOKEN", server.admin_token)
+
+    assert Task.get(task.id) == task
 
 
 def test_what_is_not_there_is_not_found() -> None:
