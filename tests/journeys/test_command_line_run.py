@@ -456,7 +456,12 @@ def test_up_is_server_and_agents_and_ctrl_c_ends_them(variables: dict[str, str],
     assert not listening(port)
 
 
-def test_up_without_services_is_a_server_and_one_agent(variables: dict[str, str], type_in, tmp_path: Path) -> None:
+def test_up_without_services_is_a_server_and_one_agent_whatever_a_cloned_repository_says(
+    variables: dict[str, str], type_in, tmp_path: Path
+) -> None:
+    (tmp_path / "pyproject.toml").write_text(
+        '[tool.taskyard]\nhost = "0.0.0.0"\nstore = "mongodb://elsewhere"\ngpus = "0"\nname = "theirs"\n'
+    )
     port = free_port()
     at = ("--server", f"http://127.0.0.1:{port}")
     with up(variables, tmp_path, port, "--no-services"):
@@ -466,6 +471,7 @@ def test_up_without_services_is_a_server_and_one_agent(variables: dict[str, str]
         (worker,) = json.loads(type_in("workers", *at, "--json").stdout)
 
     assert worker["queues"] == ["default"]
+    assert worker["name"] != "theirs"
 
 
 def test_a_killed_up_takes_its_children_along_but_not_the_run(
