@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import pty
+import shlex
 import shutil
 import signal
 import socket
@@ -317,6 +318,26 @@ class TestWithAnAgent:
         assert "taskyard stop" in said
         assert type_in("show", "@last").stdout.count("running") >= 1
         type_in("stop", "@last")
+
+    def test_a_reader_that_has_read_enough_detaches_too(
+        self, type_in, variables: dict[str, str], checkout: Repository
+    ) -> None:
+        waits = shlex.join([*TASKYARD, "run", "--wait", "--", "sh", "-c", "while sleep 0.1; do echo line; done"])
+
+        done = subprocess.run(
+            ["bash", "-c", f"{waits} | head -n 1; exit ${{PIPESTATUS[0]}}"],
+            cwd=checkout.root,
+            env=variables,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=LIMIT_SECONDS,
+        )
+        type_in("stop", "@last")
+
+        assert (done.returncode, done.stdout.count("\n")) == (1, 1)
+        assert "The task goes on" in done.stderr
+        assert "Broken pipe" not in done.stderr
 
     def test_a_followed_log_ends_with_the_run(self, type_in) -> None:
         type_in("run", "--", "python", "train.py", "--sleep", "0.5")

@@ -112,7 +112,7 @@ def wait_for_run(client: Client, task: Task, *, after: int = 0) -> Task:
 
 
 def say_detached(task: Task) -> None:
-    """After Ctrl-C: nothing happened to the task."""
+    """When nobody follows it any more: nothing happened to the task."""
     output.note(f"\nThe task goes on. Follow it again: taskyard logs -f {task.id[:8]}")
     output.note(f"Stop it: taskyard stop {task.id[:8]}")
 

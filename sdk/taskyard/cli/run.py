@@ -66,15 +66,17 @@ def run(namespace: argparse.Namespace) -> int:
             task = _submit(client, namespace)
             return _wait(client, task, namespace) if namespace.wait else 0
     except (TaskyardError, OSError) as error:
-        if not namespace.wait or _says_no(error):
+        if not namespace.wait or _is_not_ours(error):
             raise
         output.note(f"taskyard: {output.trouble(error)}")
         return exit_codes.TASKYARD
 
 
-def _says_no(error: TaskyardError | OSError) -> bool:
-    """Whether it is the person's doing, no failure of Taskyard's."""
-    return isinstance(error, Declined) or (isinstance(error, TaskyardError) and error.mistake)
+def _is_not_ours(error: TaskyardError | OSError) -> bool:
+    """Whether it is the person's doing, or that of who reads the log, and no failure of Taskyard's."""
+    if isinstance(error, TaskyardError):
+        return error.mistake or isinstance(error, Declined)
+    return isinstance(error, BrokenPipeError)
 
 
 def _submit(client: Client, namespace: argparse.Namespace) -> Task:
@@ -330,6 +332,9 @@ def _follow(client: Client, task: Task, write: Write) -> tuple[int, Task]:
     except KeyboardInterrupt:
         say_detached(task)
         return exit_codes.CANCELLED, task
+    except BrokenPipeError:
+        say_detached(task)
+        raise
     return _explained(task.run.outcome if task.run else None, task), task
 
 
