@@ -23,7 +23,7 @@ def command_line(
 ) -> tuple[str, ...]:
     """Returns the argv to start. Raises RunFailed when there is nothing of that name to start.
 
-    `elsewhere`: it is started in a container, which alone knows what is on its PATH.
+    `elsewhere`: it is started in a container, which alone knows what is on its PATH and in its folders.
     """
     python = (str(ready.python), *command.python_args)
     if command.kind is CommandKind.MODULE:
@@ -38,7 +38,7 @@ def command_line(
                 "code that was sent: is it ignored by git, or outside the repository? Add it with `--include`",
             )
         return (*python, command.target, *args)
-    if elsewhere and "/" not in command.target:
+    if elsewhere and ("/" not in command.target or command.target.startswith("/")):
         return (command.target, *args)
     return (_executable(command.target, tree, environ), *args)
 
