@@ -44,11 +44,17 @@ def outcome_of(record: ExitRecord, spool: Path) -> Outcome:
 
 def outcome_in_container(record: ExitRecord, ended: Ended | None, spool: Path) -> Outcome:
     """The outcome of a container. Its keeper's record is that of the process that was attached to it."""
-    if record.cause is not Cause.EXIT or ended is None:
+    if record.cause is not Cause.EXIT:
+        return outcome_of(record, spool)
+    if ended is not None and ended.running:
+        return lost_with_keeper(())
+    if record.signal == signal.SIGHUP:
+        return lost_with_engine()
+    if ended is None:
         return outcome_of(record, spool)
     if not ended.started:
         return _not_started(ended.error)
-    if record.signal is not None or ended.running:
+    if record.signal is not None:
         return lost_with_keeper(())
     if ended.out_of_memory and record.exit_code:
         return _out_of_memory(record)
@@ -110,6 +116,18 @@ def lost_with_keeper(survivors: Sequence[int]) -> Outcome:
         reason=Reason.KEEPER,
         phase=Phase.RUNNING,
         message=f"the process that held this run was killed; what was left of the task was ended{left}",
+        infrastructure=True,
+    )
+
+
+def lost_with_engine() -> Outcome:
+    """The outcome of a container that its engine took along when it was stopped or restarted."""
+    return Outcome(
+        kind=OutcomeKind.LOST,
+        reason=Reason.CONTAINER,
+        phase=Phase.RUNNING,
+        message="the container engine was stopped or restarted, and ended the container with it; Docker's "
+        "live-restore keeps containers alive",
         infrastructure=True,
     )
 

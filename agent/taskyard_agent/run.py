@@ -197,6 +197,8 @@ class RunJob:
             survivors = held.sweep()
             containers.conclude(held.run_dir, self.id)
             return endings.lost_with_keeper(survivors)
+        if not containers.used_by(held.run_dir):
+            return endings.outcome_of(record, self._spool)
         # After a success there is nothing to ask, and an engine that takes a network down answers late.
         ended = None if record.exit_code == 0 else containers.look_at(held.run_dir)
         if ended is not None and ended.running:  # what was attached to it was killed

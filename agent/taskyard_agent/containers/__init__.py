@@ -22,7 +22,17 @@ if TYPE_CHECKING:
     from taskyard_agent.containers.box import Box
     from taskyard_agent.containers.preparation import Preparation
 
-__all__ = ["ContainerSettings", "Containers", "Ended", "Inside", "Order", "conclude", "look_at", "pid_of"]
+__all__ = [
+    "ContainerSettings",
+    "Containers",
+    "Ended",
+    "Inside",
+    "Order",
+    "conclude",
+    "look_at",
+    "pid_of",
+    "used_by",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +85,11 @@ def _remove_leftovers(engine: Engine, runs: Collection[str]) -> None:
             extra = {"action": "container_swept", "run": run}
             logger.warning("removing a container that run %s left", run, extra=extra)
             engine.remove(container)
+
+
+def used_by(run_dir: Path) -> bool:
+    """Whether a run has a container, which then ends as `attach` tells."""
+    return (run_dir / RECORD).exists()
 
 
 def look_at(run_dir: Path) -> Ended | None:

@@ -1,8 +1,9 @@
 """A container as a process: attaches, starts it, copies what it writes, and exits with its code.
 
 Run as `python -I -S attach.py SOCKET CONTAINER GRACE_SECONDS` by whatever holds a program: a keeper, or an
-installer. The container is made beforehand; SIGTERM stops it with the grace period. Standard library alone, and
-no HTTP library of it, to start in 15 ms.
+installer. The container is made beforehand; SIGTERM stops it with the grace period. Where the engine goes away and
+takes the container along, it ends by SIGHUP, which no code of a container's can be mistaken for. Standard library
+alone, and no HTTP library of it, to start in 15 ms.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # importing typing takes 4 ms
 FAILED = 125
 """Exit code when the container could not be started, as that of `docker run`; its record tells the two apart."""
 STOPPED = 143
+SIGNAL_BASE = 128
 READ_BYTES = 1 << 18
 FRAME_HEADER = 8
 ENGINE_SECONDS = 1.0
@@ -29,15 +31,25 @@ DEATH_OF = "%7B%22container%22:%5B%22{}%22%5D,%22event%22:%5B%22die%22%5D%7D"
 """Filters of the engine's events, as JSON in an address."""
 
 
+class TakenAlong(Exception):
+    """The container ended because its engine did."""
+
+
 class Refused(Exception):
     """The engine did not do what it was asked; the text is its own."""
 
 
 def main() -> NoReturn:
-    """Exits with the container's code."""
+    """Exits with the container's code, or by SIGHUP."""
     path, container, grace_seconds = sys.argv[1:4]
     try:
         code = Attached(path, container, float(grace_seconds)).run()
+    except TakenAlong:
+        os.write(1, b"taskyard: the container engine went away, and the container with it\n")
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP,))
+        signal.raise_signal(signal.SIGHUP)
+        raise
     except (Refused, OSError) as error:
         os.write(1, f"taskyard: {error}\n".encode())
         code = FAILED
@@ -52,12 +64,16 @@ class Attached:
         self._container = container
         self._grace = max(0, round(grace_seconds))
         self._told_to_stop = False
+        self._ended_unseen = False
         self._frames = Frames(_write)
         self._answer = self._event = b""
         self._open: list[socket.socket] = []
 
     def run(self) -> int:
-        """Starts the container and returns its exit code. Raises Refused or OSError when it cannot be started."""
+        """Starts the container and returns its exit code.
+
+        Raises Refused or OSError when it cannot be started, TakenAlong when its engine ended it with itself.
+        """
         wakeup, wakeup_end = os.pipe()
         os.set_blocking(wakeup_end, False)
         signal.set_wakeup_fd(wakeup_end, warn_on_full_buffer=False)
@@ -69,7 +85,24 @@ class Attached:
         self._ask("start", expected=(204, 304))
         while (code := self._follow()) is None:
             self._find_again()
+        if code and not self._told_to_stop and self._was_taken_along(code):
+            raise TakenAlong
         return code
+
+    def _was_taken_along(self, code: int) -> bool:
+        """An engine that stops hears nobody any more, then ends its containers, some by their own code.
+
+        What ended while there was no engine may have lived on without it: there a signal alone tells.
+        """
+        return code > SIGNAL_BASE if self._ended_unseen else not self._engine_hears()
+
+    def _engine_hears(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as link:
+            try:
+                link.connect(self._path)
+            except OSError:
+                return False
+        return True
 
     def _attach(self) -> None:
         """Takes the output and waits for the exit before there is either, so that nothing is missed."""
@@ -149,6 +182,7 @@ class Attached:
                 self._attach()
             else:
                 self._answer = record
+                self._ended_unseen = True
             return
 
     def _ask(self, verb: str, headers: str = "", *, expected: tuple[int, ...]) -> tuple[socket.socket, bytes]:

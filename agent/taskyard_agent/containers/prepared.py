@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -153,6 +154,8 @@ class SetUp:
         for line in lines:
             said.append(line)
             self.log(line)
+        if lines.exit_code == -signal.SIGHUP:
+            raise engine_failed("it was stopped or restarted while an image was set up in a container")
         if lines.exit_code:
             what = "set-up script" if self.wanted.setup_script else "installation of system packages"
             words = "\n".join(line for line in said if line.strip()).splitlines()[-TAIL_LINES:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import re
+import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -46,6 +47,7 @@ TAIL_LINES = 20
 _IN_PLACE_SECONDS = 5.0
 """A container takes longer to end than a process."""
 
+_ENGINE_GONE = "the container engine was stopped or restarted while the environment was built in a container"
 _DISK = re.compile(r"no space left on device|disk quota exceeded|os error 28|errno 28|errno 122", re.IGNORECASE)
 _UNREACHABLE = re.compile(
     r"dns error|connection refused|connection reset|connection closed|tcp connect error|timed? ?out"
@@ -112,6 +114,8 @@ class Installer:
         if lines.exit_code:
             if quiet:
                 self._log_all(output)
+            if self.place is not None and lines.exit_code == -signal.SIGHUP:
+                raise failed(_ENGINE_GONE, reason=Reason.CONTAINER, infrastructure=True)
             raise failure_of(Path(argv[0]).name, lines.exit_code, output)
         return output
 

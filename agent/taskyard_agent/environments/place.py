@@ -35,5 +35,5 @@ class Place(Protocol):
         """Makes a program ready to run in it, as the agent's user, with the folders that it reads and writes.
 
         Yields the command that is to be started on this machine: it is the program in all respects, and leaves
-        nothing behind once the context is left.
+        nothing behind once the context is left. It ends by SIGHUP when the place itself went away.
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,16 @@ def test_an_attached_process_that_was_killed_is_a_lost_run(tmp_path: Path) -> No
     outcome = endings.outcome_in_container(record, ended(), tmp_path / "log")
 
     assert (outcome.kind, outcome.reason) == (OutcomeKind.LOST, Reason.KEEPER)
+
+
+def test_a_container_that_its_engine_took_along_is_lost_by_the_machine_known_or_not(tmp_path: Path) -> None:
+    record = ExitRecord(cause=Cause.EXIT, ended_at=0.0, log_bytes=0, signal=signal.SIGHUP)
+
+    outcomes = [endings.outcome_in_container(record, known, tmp_path / "log") for known in (None, ended())]
+
+    assert {(one.kind, one.reason, one.infrastructure) for one in outcomes} == {
+        (OutcomeKind.LOST, Reason.CONTAINER, True)
+    }
 
 
 def test_an_exit_code_beyond_128_is_a_signal(tmp_path: Path) -> None:
