@@ -25,6 +25,9 @@ def give_back(settings: AgentSettings, client: Client) -> None:
     for journal in executes.abandoned(executes_folder(settings)):
         try:
             _give_back(journal, settings, client)
+        except Exception:
+            # The edge of the loop: what cannot be ended keeps no agent from starting; the next one tries again.
+            logger.exception("%s is left as it is", journal.folder, extra={"action": "execute_not_given_back"})
         finally:
             executes.leave(journal)
 
