@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-from taskyard.asking import span, span_above_zero
+from taskyard.asking import size, span, span_above_zero
 from taskyard.config import (
     CONNECTION_SETTINGS,
     SERVER,
@@ -33,16 +33,6 @@ from . import presets
 from .allotment import UNLIMITED_SLOTS
 from .errors import SettingsError
 from .life import hours
-
-SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?$", re.IGNORECASE)
-
-
-def size(text: str) -> int:
-    """Reads `10GB`, `500M` or a number of bytes; powers of 1024."""
-    match = SIZE.match(text.strip())
-    if match is None:
-        raise ValueError(f"{text!r} is not a size; write it like 20GB")
-    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
 
 
 def at_least_one(text: str) -> int:

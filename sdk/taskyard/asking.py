@@ -68,7 +68,9 @@ def resources(asked: Asked, base: Resources) -> Resources:
             raise UsageError("--gpus: a number of GPUs is 0 or more")
         changed = dataclasses.replace(changed, gpus=asked.gpus, gpu_memory_bytes=None)
     if asked.gpu_memory is not None:
-        changed = dataclasses.replace(changed, gpus=None, gpu_memory_bytes=size(asked.gpu_memory, "--gpu-memory"))
+        changed = dataclasses.replace(
+            changed, gpus=None, gpu_memory_bytes=_bytes(asked.gpu_memory, "--gpu-memory")
+        )
     if asked.memory is not None:
         changed = _with_memory(changed, str(asked.memory))
     return changed if asked.on_worker is None else dataclasses.replace(changed, worker=asked.on_worker or None)
@@ -86,7 +88,7 @@ def _with_memory(base: Resources, text: str) -> Resources:
     if 0 < part <= 1:
         return dataclasses.replace(base, memory_bytes=None, memory_fraction=part)
     try:
-        return dataclasses.replace(base, memory_bytes=size(text, "--memory"), memory_fraction=None)
+        return dataclasses.replace(base, memory_bytes=_bytes(text, "--memory"), memory_fraction=None)
     except UsageError as error:
         raise UsageError(f"{error}, a part like 0.5, auto or none") from None
 
@@ -172,13 +174,22 @@ def span_above_zero(text: str) -> float:
     return found
 
 
-def size(given: str | int, flag: str) -> int:
-    """Reads 10GB, 500M or a whole number of bytes; powers of 1024. Raises UsageError."""
-    match = _SIZE.fullmatch(str(given).strip())
-    found = float(match[1]) * 1024 ** _POWERS[match[2].upper()] if match else 0.0
-    if found < 1 or (match and not match[2] and found % 1):
-        raise UsageError(f"{flag} {given}: write a size like 8GB or 500M")
-    return int(found)
+def _bytes(given: str | int, flag: str) -> int:
+    try:
+        found = size(str(given))
+    except ValueError as error:
+        raise UsageError(f"{flag}: {error}") from None
+    if found < 1:
+        raise UsageError(f"{flag} {given}: write a size of more than nothing, like 8GB or 500M")
+    return found
+
+
+def size(text: str) -> int:
+    """Reads `10GB`, `1.5G`, `500M` or a number of bytes; powers of 1024. Raises ValueError saying how."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or ("." in match[1] and not match[2]):
+        raise ValueError(f"{text!r} is not a size; write it like 8GB or 500M")
+    return int(float(match[1]) * 1024 ** _POWERS[match[2].upper()])
 
 
 def in_words(resources: Resources) -> str:

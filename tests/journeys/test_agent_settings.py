@@ -133,7 +133,7 @@ def test_a_cloned_repository_has_no_say_in_what_an_agent_runs(
         ),
         (("--queue", "a", "a"), "--queue names 'a' twice"),
         (("--name", "two words"), "--name: 'two words' is not a worker's name"),
-        (("--cache-bytes", "huge"), "'huge' is not a size; write it like 20GB"),
+        (("--cache-bytes", "huge"), "'huge' is not a size; write it like 8GB or 500M"),
         (("--idle-timeout", "0"), "--idle-timeout: '0' is no time at all"),
         (("--all",), "--all belongs to --stop"),
         (("--status", "--all"), "--all belongs to --stop"),

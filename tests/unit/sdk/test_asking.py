@@ -45,9 +45,12 @@ def test_amounts_labels_and_the_worker_are_merged() -> None:
     [
         (Asked(gpus=1, gpu_memory="1GB"), "not both"),
         (Asked(gpus=-1), "0 or more"),
-        (Asked(memory="much"), "--memory much"),
+        (Asked(memory="much"), "--memory: 'much' is not a size"),
         (Asked(memory="1.5.2"), "--memory"),
-        (Asked(memory="1.5"), "--memory 1.5: write a size like 8GB or 500M, a part like 0.5, auto or none"),
+        (
+            Asked(memory="1.5"),
+            "--memory: '1.5' is not a size; write it like 8GB or 500M, a part like 0.5, auto or none",
+        ),
         (Asked(resources={"LICENSE": float("nan")}), "an amount is a number"),
         (Asked(resources={"LICENSE": float("inf")}), "an amount is a number"),
         (Asked(gpu_memory="0"), "--gpu-memory 0"),
@@ -107,7 +110,7 @@ def test_what_is_no_time_is_refused(text: str) -> None:
 
 
 def test_a_size_is_a_power_of_1024() -> None:
-    assert size("1.5K", "--memory") == 1536
+    assert size("1.5K") == 1536
 
 
 def test_what_is_asked_for_is_said_in_words() -> None:
