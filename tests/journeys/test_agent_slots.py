@@ -116,7 +116,7 @@ def test_a_new_daemon_carries_all_runs_on_and_fills_what_is_free(yard: Yard) -> 
 
         yard.wait_for_end(yard.submit("true"))
 
-        assert worker(yard).free.slots == 1
+        wait_until(lambda: worker(yard).free.slots == 1)  # with the beat that follows
         assert [len(yard.runs(task)) for task in tasks] == [1, 1]
         for task in tasks:
             yard.client.stop_task(task.id)
