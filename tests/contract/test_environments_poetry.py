@@ -233,6 +233,23 @@ def test_dependencies_of_poetrys_tables_are_resolved(
         assert run(ready, "mine") == "mine here"
 
 
+def test_interpreter_that_a_project_without_a_lock_does_not_want_is_refused_too(bench: Bench) -> None:
+    with pytest.raises(RunFailed, match=r"pyproject\.toml wants Python >=2\.7,<3\.0; this environment has 3\."):
+        bench.from_file("pyproject.toml", PROJECT.replace('python = "^3.8"', 'python = "^2.7"'))
+
+
+@pytest.mark.parametrize("manager", [Manager.UV, Manager.PIP])
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [("<3", r"wants Python <3; this environment has 3\."), ("new", "requires-python = 'new' is no range")],
+)
+def test_interpreter_that_requires_python_leaves_out_is_refused_by_every_manager(
+    tmp_path: Path, index: PackageIndex, manager: Manager, wanted: str, said: str
+) -> None:
+    with bench_for(manager, tmp_path, index.url) as bench, pytest.raises(RunFailed, match=said):
+        bench.from_file("pyproject.toml", f'[project]\nname = "a"\nversion = "1"\nrequires-python = "{wanted}"\n')
+
+
 def test_index_of_poetrys_tables_must_be_one_that_the_operator_allows(bench: Bench) -> None:
     source = '[[tool.poetry.source]]\nname = "evil"\nurl = "https://evil.example/simple"\npriority = "explicit"\n'
 

@@ -24,9 +24,9 @@ from taskyard_agent.environments.image_python import (
 )
 from taskyard_agent.environments.installer import Installer, visible_variables
 from taskyard_agent.environments.interpreters import Interpreter, find_interpreter
+from taskyard_agent.environments.local_project import Project
 from taskyard_agent.environments.overlay import Base, make_overlay
 from taskyard_agent.environments.place import Place
-from taskyard_agent.environments.projects import Project
 from taskyard_agent.environments.request import (
     EnvironmentRequest,
     EnvironmentSettings,

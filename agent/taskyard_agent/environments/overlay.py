@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from taskyard_agent.environments.projects import Project
+from taskyard_agent.environments.local_project import Project
 
 PATH_FILE = "_taskyard.pth"
 _NOT_CARRIED_OVER = ("python", "pypy", "activate", "Activate", "deactivate", "pydoc")

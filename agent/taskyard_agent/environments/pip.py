@@ -13,7 +13,7 @@ from taskyard_agent.environments.base import Recipe
 from taskyard_agent.environments.indexes import Indexes, IndexPolicy, configured_indexes
 from taskyard_agent.environments.installer import Installer
 from taskyard_agent.environments.interpreters import Interpreter
-from taskyard_agent.environments.projects import read_project
+from taskyard_agent.environments.projects import check_python, read_project
 from taskyard_agent.environments.request import EnvironmentRequest, EnvironmentSettings, failed
 from taskyard_agent.environments.requirements import Requirements, read_project_dependencies
 from taskyard_agent.environments.torch_builds import index_of_build, names_torch, torch_backend_of
@@ -41,7 +41,7 @@ def version() -> str:
 
 def resolve(request: EnvironmentRequest, interpreter: Interpreter, settings: EnvironmentSettings) -> Recipe:
     """Reads and vets what the task asks for; see `base.Manager`."""
-    requirements = _read(request, policy_of(settings))
+    requirements = _read(request, interpreter, policy_of(settings))
     configured = configured_indexes(settings.variables)
     indexes = configured.with_added(
         default=requirements.default_index,
@@ -87,12 +87,14 @@ def install(recipe: Recipe, prefix: Path, installer: Installer) -> None:
             installer.run(argv, cwd=prefix.parent, variables=_variables(recipe, installer))
 
 
-def _read(request: EnvironmentRequest, policy: IndexPolicy) -> Requirements:
+def _read(request: EnvironmentRequest, interpreter: Interpreter, policy: IndexPolicy) -> Requirements:
     kind, tree = request.environment.requirements, request.tree
     if kind in LISTED:
         requirements = read_listed(request, policy)
     elif kind is RequirementsKind.PYPROJECT:
-        project = read_project(file_of(request.environment, tree).parent, tree=tree)
+        folder = file_of(request.environment, tree).parent
+        check_python(folder, interpreter.version, tree=tree)
+        project = read_project(folder, tree=tree)
         needs = read_project_dependencies(project, tree=tree, policy=policy)
         requirements = replace(needs, projects=(project, *needs.projects))
     else:

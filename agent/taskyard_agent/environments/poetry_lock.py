@@ -20,8 +20,9 @@ from packaging.utils import canonicalize_name
 
 from taskyard_agent.environments.indexes import IndexPolicy, refusal
 from taskyard_agent.environments.interpreters import Interpreter
-from taskyard_agent.environments.poetry_project import parse_poetry
-from taskyard_agent.environments.projects import Project, read_project
+from taskyard_agent.environments.local_project import Project
+from taskyard_agent.environments.poetry_project import check_poetrys_python, parse_poetry
+from taskyard_agent.environments.projects import read_project
 from taskyard_agent.environments.request import failed
 from taskyard_agent.environments.requirements import Requirements, check_url
 from taskyard_agent.environments.task_files import inside, read_toml, shown
@@ -56,9 +57,7 @@ def read_lock(file: Path, interpreter: Interpreter, *, tree: Path, policy: Index
     if not project.is_file():
         raise failed(f"there is no pyproject.toml beside {where}, which says what of it is needed")
     described = parse_poetry(file.parent, shown(project, tree))
-    allowed = described.package.python_constraint
-    if not allowed.allows(_version(interpreter.version)):
-        raise failed(f"{shown(project, tree)} wants Python {allowed}; this environment has {interpreter.version}")
+    check_poetrys_python(file.parent, shown(project, tree), interpreter.version)
     entries = _entries(table)
     walk = _Walk(entries=entries, environment=_environment(interpreter), where=where)
     chosen = walk.from_roots([need for need in described.package.requires if not need.is_optional()])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from packaging.markers import default_environment
 
-from taskyard_agent.environments.projects import Project
+from taskyard_agent.environments.local_project import Project
 from taskyard_agent.environments.request import failed
 
 if TYPE_CHECKING:
@@ -37,6 +37,15 @@ def read_poetry(folder: Path, where: str, extras: Collection[str] = ()) -> Proje
         extra_indexes=others,
         import_from=_import_from(folder, package.packages),
     )
+
+
+def check_poetrys_python(folder: Path, where: str, version: str) -> None:
+    """Raises RunFailed naming `where` when the project does not want this version of Python."""
+    from poetry.core.constraints.version import Version
+
+    allowed = parse_poetry(folder, where).package.python_constraint
+    if not allowed.allows(Version.parse(version)):
+        raise failed(f"{where} wants Python {allowed}; this environment has {version}")
 
 
 @functools.lru_cache(maxsize=32)

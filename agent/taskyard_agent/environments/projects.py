@@ -1,52 +1,19 @@
-"""A Python project inside the task's tree: what its own files say of it."""
+"""Reads what the files of a Python project inside the task's tree say of it."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import Version
+
+from taskyard_agent.environments.local_project import Project
+from taskyard_agent.environments.poetry_project import check_poetrys_python, read_poetry
 from taskyard_agent.environments.request import failed
 from taskyard_agent.environments.task_files import read_toml, shown
 from taskyard_agent.environments.uv_sources import with_sources
-
-
-@dataclass(frozen=True, kw_only=True)
-class Project:
-    """A Python project inside the task's tree; it is used from there, and only its needs are installed."""
-
-    folder: Path
-    name: str
-    version: str
-    scripts: dict[str, str] = field(default_factory=dict)
-    """Console scripts: `tool` → `package.module:function`."""
-    dependencies: tuple[str, ...] = ()
-    dynamic: bool = False
-    """Its dependencies are known to its build backend alone."""
-    default_index: str | None = None
-    """Stands for the public index, where the project says so (`[[tool.poetry.source]]`)."""
-    extra_indexes: tuple[str, ...] = ()
-    import_from: Path | None = None
-    """Where its packages lie, if it says so."""
-
-    @property
-    def source(self) -> Path:
-        """The folder to import from."""
-        src = self.folder / "src"
-        return self.import_from or (src if src.is_dir() else self.folder)
-
-    @property
-    def build_files(self) -> tuple[Path, ...]:
-        """What its build backend usually reads; a change makes another environment where it is dynamic."""
-        names = ("pyproject.toml", "setup.cfg", "setup.py", "requirements.txt")
-        return tuple(self.folder / name for name in names if (self.folder / name).is_file())
-
-    @property
-    def description(self) -> Path:
-        """The file through which a builder learns what it needs."""
-        project = self.folder / "pyproject.toml"
-        return project if project.is_file() and _has_project(project) else self.folder / "setup.py"
 
 
 def read_project(folder: Path, *, tree: Path, extras: Collection[str] = ()) -> Project:
@@ -55,8 +22,6 @@ def read_project(folder: Path, *, tree: Path, extras: Collection[str] = ()) -> P
     where = shown(file, tree)
     table = read_toml(file, where) if file.is_file() else {}
     if _is_poetrys(table):
-        from taskyard_agent.environments.poetry_project import read_poetry
-
         return read_poetry(folder, where, extras)
     if "project" in table:
         return _described(folder, table, extras, where)
@@ -65,14 +30,31 @@ def read_project(folder: Path, *, tree: Path, extras: Collection[str] = ()) -> P
     return Project(folder=folder, name=folder.name, version="0", dynamic=(folder / "setup.py").is_file())
 
 
+def check_python(folder: Path, version: str, *, tree: Path) -> None:
+    """Raises RunFailed when a project with a pyproject.toml does not want this version of Python."""
+    file = folder / "pyproject.toml"
+    where = shown(file, tree)
+    table = read_toml(file, where)
+    if _is_poetrys(table):
+        check_poetrys_python(folder, where, version)
+    elif wanted := str(table.get("project", {}).get("requires-python", "")):
+        _check_specifier(wanted, where, version)
+
+
+def _check_specifier(wanted: str, where: str, version: str) -> None:
+    """One that is not released yet counts as what it will be, as it does for uv."""
+    try:
+        fits = SpecifierSet(wanted).contains(Version(version.rstrip("+")).base_version)
+    except InvalidSpecifier as error:
+        raise failed(f"{where}: requires-python = {wanted!r} is no range of versions: {error}") from error
+    if not fits:
+        raise failed(f"{where} wants Python {wanted}; this environment has {version}")
+
+
 def _is_poetrys(table: Mapping[str, Any]) -> bool:
     """Whether Poetry's tables say what is needed, or add indexes to what [project] says."""
     own = "poetry" in table.get("tool", {})
     return own and ("project" not in table or "poetry" in table.get("build-system", {}).get("build-backend", ""))
-
-
-def _has_project(file: Path) -> bool:
-    return "project" in read_toml(file, file.name)
 
 
 def _described(folder: Path, table: Mapping[str, Any], extras: Collection[str], where: str) -> Project:

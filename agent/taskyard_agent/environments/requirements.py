@@ -15,7 +15,8 @@ from urllib.parse import unquote, urlsplit
 from packaging.requirements import InvalidRequirement, Requirement
 
 from taskyard_agent.environments.indexes import IndexPolicy, mask, refusal
-from taskyard_agent.environments.projects import Project, read_project
+from taskyard_agent.environments.local_project import Project
+from taskyard_agent.environments.projects import read_project
 from taskyard_agent.environments.request import failed
 from taskyard_agent.environments.task_files import inside, parse_toml, shown, text_of
 from taskyard_agent.errors import RunFailed

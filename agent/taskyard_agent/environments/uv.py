@@ -14,7 +14,7 @@ from taskyard_agent.environments.image_python import lent_to
 from taskyard_agent.environments.indexes import IndexPolicy, configured_indexes, refusal
 from taskyard_agent.environments.installer import Installer
 from taskyard_agent.environments.interpreters import Interpreter
-from taskyard_agent.environments.projects import read_project
+from taskyard_agent.environments.projects import check_python, read_project
 from taskyard_agent.environments.request import EnvironmentRequest, EnvironmentSettings, failed
 from taskyard_agent.environments.requirements import (
     Repository,
@@ -57,7 +57,7 @@ def version() -> str:
 def resolve(request: EnvironmentRequest, interpreter: Interpreter, settings: EnvironmentSettings) -> Recipe:
     """Reads and vets what the task asks for; see `base.Manager`."""
     policy = policy_of(settings)
-    requirements, source = _read(request, policy)
+    requirements, source = _read(request, interpreter, policy)
     indexes = configured_indexes(settings.variables).with_added(
         default=requirements.default_index,
         extra=requirements.extra_indexes,
@@ -110,7 +110,9 @@ def _fill(recipe: Recipe, prefix: Path, variables: dict[str, str], installer: In
         _pip_install(recipe, prefix, variables, installer)
 
 
-def _read(request: EnvironmentRequest, policy: IndexPolicy) -> tuple[Requirements, Path | None]:
+def _read(
+    request: EnvironmentRequest, interpreter: Interpreter, policy: IndexPolicy
+) -> tuple[Requirements, Path | None]:
     kind, tree = request.environment.requirements, request.tree
     if kind in LISTED:
         return read_listed(request, policy), None
@@ -122,6 +124,7 @@ def _read(request: EnvironmentRequest, policy: IndexPolicy) -> tuple[Requirement
         return _vet_lock(file, tree, policy), file
     if kind is not RequirementsKind.PYPROJECT:
         raise failed(f"uv does not read {file.name}; use `--manager {READERS[kind]}`")
+    check_python(file.parent, interpreter.version, tree=tree)
     return _read_pyproject(file, tree, policy)
 
 
