@@ -51,6 +51,10 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path, index: PackageIndex, s
         yield ready
 
 
+at_every_change = pytest.mark.parametrize("bench", [Manager.UV, Manager.PIP], indirect=True)
+"""For the few cases that `make test` tries with pip, too."""
+
+
 @pytest.fixture
 def pip_bench(tmp_path: Path, index: PackageIndex) -> Iterator[Bench]:
     with bench_for(Manager.PIP, tmp_path, index.url) as ready:
@@ -74,6 +78,7 @@ def test_packages_and_what_they_need_are_installed(bench: Bench) -> None:
     assert ready.version == run(ready, "python", "-c", "import platform; print(platform.python_version())")
 
 
+@at_every_change
 def test_second_run_installs_nothing(bench: Bench, index: PackageIndex) -> None:
     first = bench.provision("alpha")
     index.requests.clear()
@@ -196,6 +201,7 @@ def test_environment_in_use_outlives_its_release_as_long_as_another_process_hold
 # --- Requirement files -----------------------------------------------------------------------------------
 
 
+@at_every_change
 def test_requirement_file_is_followed_through_includes_constraints_markers_and_hashes(
     bench: Bench, index: PackageIndex
 ) -> None:
@@ -344,6 +350,7 @@ def test_failing_installation_shows_the_words_of_the_resolver(bench: Bench) -> N
     assert any("9.9" in line for line in bench.log)
 
 
+@at_every_change
 def test_failing_installation_names_the_line_at_fault(bench: Bench) -> None:
     with pytest.raises(RunFailed, match=r"(?s)^requirements\.txt:3: alpha==9\.9\n.*ended with") as caught:
         bench.from_file("requirements.txt", "beta\n# theirs\nalpha==9.9\n")
