@@ -15,7 +15,10 @@ from pathlib import Path
 import pytest
 import yaml
 from taskyard.wire import Manager, Reason
-from taskyard_agent.environments import cache
+from taskyard_agent.containers.engine import Engine
+from taskyard_agent.containers.images import Image
+from taskyard_agent.containers.workshop import Workshop
+from taskyard_agent.environments import cache, provision
 from taskyard_agent.environments.conda_channels import ChannelPolicy
 from taskyard_agent.errors import RunFailed
 
@@ -333,6 +336,16 @@ def test_program_that_the_operator_names_must_be_there(rattler: Bench) -> None:
         rattler.provision("tool")
 
     assert caught.value.infrastructure
+
+
+def test_in_a_container_conda_is_refused_with_what_to_do(rattler: Bench) -> None:
+    image = Image(name="image:1", id="sha256:1", digest="image@sha256:1", architecture="amd64")
+    engine = Engine(socket=Path("/none"), agent="agent")
+    place = Workshop(engine=engine, image=image, task="t", run="t.1", bundle=None, options={})
+    request = dataclasses.replace(rattler.request(), place=place)
+
+    with pytest.raises(RunFailed, match=r"not in a container; take an image .* `--manager inherit`, or a queue"):
+        provision(request, settings=rattler.settings, log=print, cancelled=threading.Event())
 
 
 def test_other_managers_name_the_one_that_reads_the_file(tmp_path: Path, index: PackageIndex) -> None:

@@ -189,8 +189,8 @@ def _manager(request: EnvironmentRequest, installer: Installer) -> Manager:
     wanted = request.environment.manager
     if request.place is not None and wanted is wire.Manager.CONDA:
         raise failed(
-            "conda environments are built outside containers alone; take an image that has the packages, with "
-            "`--manager inherit`"
+            "conda builds on the machine itself, not in a container; take an image that has the packages, with "
+            "`--manager inherit`, or a queue whose agents run tasks without a container"
         )
     if request.place is not None and wanted is wire.Manager.PIP:
         installer.log("in a container uv installs what pip was asked to")

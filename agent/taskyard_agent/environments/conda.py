@@ -47,8 +47,6 @@ def version() -> str:
 
 def resolve(request: EnvironmentRequest, interpreter: Interpreter, settings: EnvironmentSettings) -> Recipe:
     """Reads and vets what the task asks for; see `base.Manager`."""
-    if request.place is not None:
-        raise failed("conda builds on the machine itself; in a container use an image that brings its packages")
     policies = Policies(channels=ChannelPolicy(allowed=settings.allowed_channels), indexes=policy_of(settings))
     order, requirements = read_order(request, policies)
     indexes = configured_indexes(settings.variables).with_added(
