@@ -269,6 +269,10 @@ class Client:
         """Changes the task's place in its queue."""
         return self._send(Entry, "POST", _task(task_id, "move"), request)
 
+    def explain_new(self, new: NewTask) -> Explanation:
+        """Who could take such a task, were it enqueued now, worker by worker. Nothing is created."""
+        return self._send(Explanation, "POST", "/tasks/explain", new)
+
     def explain(self, task_id: str) -> Explanation:
         """Why the task waits, worker by worker."""
         return self._get(Explanation, _task(task_id, "explain"))

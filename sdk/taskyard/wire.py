@@ -539,6 +539,8 @@ class WorkerVerdict:
     worker: str
     fits: bool
     reason: str
+    watches: bool = True
+    """Whether it serves the task's queue at all."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,14 +39,14 @@ def of_queued(
     present = [worker for worker in workers if worker.state is not WorkerState.STOPPED and worker.parent is None]
     kept = {front.candidate.reserved_for: front for front in fronts if front.candidate.reserved_for is not None}
     verdicts = [_verdict(record, queue, worker, kept.get(worker.name), names, now) for worker in present]
-    watching = [verdict for verdict, worker in zip(verdicts, present, strict=True) if queue.id in worker.queues]
+    watching = [verdict for verdict in verdicts if verdict.watches]
     able = [worker for worker in present if queue.id in worker.queues]
     return Explanation(
         task=record.id,
         state=record.state,
         summary=_summary(record, queue, position, watching, able),
         position=position,
-        workers=tuple(sorted(verdicts, key=lambda verdict: verdict not in watching))[:MOST_VERDICTS],
+        workers=tuple(sorted(verdicts, key=lambda verdict: not verdict.watches))[:MOST_VERDICTS],
     )
 
 
@@ -148,7 +148,7 @@ def _verdict(
 ) -> WorkerVerdict:
     reason = obstacle(record, queue, worker, names)
     if reason is not None:
-        return WorkerVerdict(worker=worker.name, fits=False, reason=reason)
+        return WorkerVerdict(worker=worker.name, fits=False, reason=reason, watches=queue.id in worker.queues)
     words = _occupation(record, queue, worker, kept_for)
     silent = now - worker.last_seen_at
     if silent > SILENT_SECONDS:

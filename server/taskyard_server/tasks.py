@@ -257,7 +257,17 @@ class Tasks:
         position = await self._store.position(task_id)
         if record.state is not TaskState.QUEUED or record.queue is None or position is None:
             return explanations.of_others(record, self._clock())
-        queue = await self._store.queue(record.queue)
+        return await self._explained(record, await self._store.queue(record.queue), position)
+
+    async def explain_new(self, new: NewTask, actor: Actor) -> Explanation:
+        """Says who could take such a task, were it enqueued now; nothing is created. Raises as `create`."""
+        if new.queue is None:
+            raise Invalid("name the queue that the task would wait in")
+        queue = await find_queue(self._store, new.queue)
+        waiting = (await self._store.counts()).get(queue.id, {}).get(TaskState.QUEUED, 0)
+        return await self._explained(self._drafted(new, queue, actor), queue, waiting)
+
+    async def _explained(self, record: TaskRecord, queue: QueueRecord, position: int) -> Explanation:
         workers = [known.worker for known in await self._store.workers()]
         names = await queue_names(self._store)
         fronts = await self._store.fronts(list(names))

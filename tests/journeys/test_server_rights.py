@@ -29,6 +29,7 @@ ALLOWED = {
     "measure_blob": "AUGR",
     "create_task": "AUR",
     "create_tasks": "AUR",
+    "explain_new_task": "AUR",
     "list_tasks": "AUR",
     "resolve_task": "AUR",
     "read_task": "AUGR",

@@ -44,6 +44,13 @@ async def create_tasks(body: NewTasks, services: InServices, actor: InActor) -> 
     return await services.tasks.create_many(body.tasks, actor)
 
 
+@router.post("/tasks/explain", responses=errors(404))
+@allow(Right.USE_TASKS, body_limit=4 * MIB, repeatable=False)
+async def explain_new_task(body: NewTask, services: InServices, actor: InActor) -> Explanation:
+    """Who could take such a task, were it enqueued now, worker by worker. Nothing is created."""
+    return await services.tasks.explain_new(body, actor)
+
+
 @router.get("/tasks", responses=errors(404, 422))
 @allow(Right.USE_TASKS)
 async def list_tasks(

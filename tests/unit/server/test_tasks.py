@@ -571,6 +571,24 @@ async def test_it_says_that_no_worker_watches_the_queue(services: Services) -> N
     assert explanation.workers[0].reason == "does not watch queue 'default' (it watches services)"
 
 
+async def test_it_says_who_could_take_a_task_before_there_is_one(services: Services) -> None:
+    await services.enqueue()
+    await services.agent("watching").beat()
+    await services.agent("elsewhere", queues=("services",)).beat()
+
+    explanation = await services.tasks.explain_new(new("default", resources=Resources(gpus=2)), ADA)
+
+    told = [(verdict.worker, verdict.fits, verdict.watches) for verdict in explanation.workers]
+    assert told == [("watching", False, True), ("elsewhere", False, False)]
+    assert explanation.position == 1
+    assert len(await page(services)) == 1
+
+
+async def test_a_task_that_could_not_be_enqueued_is_refused_before_there_is_one(services: Services) -> None:
+    with pytest.raises(Invalid, match="GPU"):
+        await services.tasks.explain_new(new("services", resources=Resources(gpus=1)), ADA)
+
+
 async def test_it_says_that_the_queue_is_paused(services: Services) -> None:
     task = await services.enqueue()
     queue = await services.queues.find("default")

@@ -1,0 +1,140 @@
+"""What `run` says before it submits: what is sent, what it needs, who can take it."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from taskyard.cli import output
+
+if TYPE_CHECKING:
+    from taskyard.submission import Prepared
+    from taskyard.wire import Command, Container, Explanation, Queue, TaskSpec
+
+LARGE_UPLOAD_BYTES = 10_000_000
+SHOWN_FILES = 3
+SHOWN_PACKAGES = 8
+INDENT = 14
+"""Of what does not fit a line."""
+
+
+def plan(prepared: Prepared, queue: Queue, explained: Explanation) -> Iterator[str]:
+    """What will be done, line by line."""
+    from taskyard.asking import in_words
+
+    spec, summary = prepared.spec, prepared.snapshot.summary
+    manager = spec.environment.manager
+    yield f"command       {output.command_line(_effective(spec))}{_where(spec.code.working_dir)}"
+    yield f"code          {_source(prepared)}"
+    yield f"changes       {_changes(prepared)}"
+    if summary.left_out:
+        names = ", ".join(summary.left_out[:SHOWN_FILES])
+        more = f" and {len(summary.left_out) - SHOWN_FILES} more" if len(summary.left_out) > SHOWN_FILES else ""
+        yield f"left out      {output.clean(names)}{more} (may be secret; --include GLOB sends it)"
+    if summary.included:
+        yield f"included      {output.clean(', '.join(summary.included))}"
+    yield f"requirements  {_needs(prepared)}"
+    yield from (f"              {output.clean(remark)}" for remark in prepared.needs.notes)
+    version = prepared.python.version or "the agent's own"
+    made = "with what is installed there" if manager == "inherit" else f"built by {manager}"
+    yield f"python        {version} ({output.clean(prepared.python.origin)}), {made}"
+    if spec.container is not None:
+        yield f"container     {output.clean(_inside(spec.container))}"
+    asks = in_words(spec.resources)
+    if asks:
+        yield f"asks for      {output.clean(asks)}"
+    yield f"queue         {_place(queue)}"
+    yield from _takers(queue, explained)
+
+
+def unusual(prepared: Prepared, queue: Queue, explained: Explanation) -> list[str]:
+    """What a person should have seen before it is submitted."""
+    summary = prepared.snapshot.summary
+    found = []
+    if summary.first_upload and summary.untracked:
+        count, size = len(summary.untracked), output.size(summary.untracked_bytes)
+        found.append(f"{count} untracked file{'s' * (count > 1)} ({size}) will be uploaded for the first time")
+    if summary.upload_bytes > LARGE_UPLOAD_BYTES:
+        found.append(f"{output.size(summary.upload_bytes)} will be uploaded")
+    if not any(verdict.fits for verdict in explained.workers):
+        found.append(f"no worker can take it from {queue.name!r} now")
+    return found
+
+
+def _effective(spec: TaskSpec) -> Command:
+    """The command with the parameters that `--set` changed, as the script will see it."""
+    from taskyard.arguments import write_back
+    from taskyard.submission import ARGUMENTS_SECTION
+
+    args = write_back(spec.command.args, spec.parameters.get(ARGUMENTS_SECTION, {}))
+    return dataclasses.replace(spec.command, args=args)
+
+
+def _where(folder: str) -> str:
+    return "" if folder == "." else f"   in {output.clean(folder)}"
+
+
+def _source(prepared: Prepared) -> str:
+    summary = prepared.snapshot.summary
+    where = output.clean(summary.repository or prepared.snapshot.root)
+    if prepared.spec.code.archive:
+        return f"{where} as an archive, without git"
+    if summary.commit is None:
+        return f"{where}, without a commit yet, sent whole"
+    branch = f" ({output.clean(summary.branch)})" if summary.branch else ""
+    whole = ", sent whole" if summary.whole else ""
+    return f"{where}@{summary.commit[:12]}{branch}{whole}"
+
+
+def _changes(prepared: Prepared) -> str:
+    summary = prepared.snapshot.summary
+    counts = {word: getattr(summary, word) for word in ("new", "modified", "deleted", "renamed")}
+    words = [f"{count} {word}" for word, count in counts.items() if count]
+    if summary.untracked:
+        largest = ", ".join(
+            f"{output.clean(file.path)} {output.size(file.size)}" for file in summary.untracked[:SHOWN_FILES]
+        )
+        more = ", …" if len(summary.untracked) > SHOWN_FILES else ""
+        words.append(
+            f"{len(summary.untracked)} of them untracked, {output.size(summary.untracked_bytes)}: {largest}{more}"
+        )
+    upload = f"; {output.size(summary.upload_bytes)} to upload" if summary.upload_bytes else ""
+    return (", ".join(words) or "none") + upload
+
+
+def _needs(prepared: Prepared) -> str:
+    packages = prepared.spec.environment.packages
+    shown = ", ".join(packages[:SHOWN_PACKAGES]) + (", …" if len(packages) > SHOWN_PACKAGES else "")
+    build = prepared.spec.environment.torch_backend
+    torch = f"; PyTorch's build: {build}" if build != "auto" else ""
+    return output.clean(f"{prepared.needs.origin}{f': {shown}' if packages else ''}{torch}")
+
+
+def _inside(container: Container) -> str:
+    """The image, and what is added to it."""
+    added = [f"apt {' '.join(container.apt)}"] if container.apt else []
+    added += ["a setup script"] if container.setup_script else []
+    added += [shlex.join(container.args)] if container.args else []
+    return "; ".join([container.image or "the agent's default image", *added])
+
+
+def _place(queue: Queue) -> str:
+    wait = queue.estimated_wait_seconds
+    guess = f", about {output.duration(wait)} to wait" if wait else ""
+    paused = ", which is paused" if queue.paused else ""
+    return f"{output.clean(queue.name)}{paused}, {queue.waiting} before it{guess}"
+
+
+def _takers(queue: Queue, explained: Explanation) -> Iterator[str]:
+    """The workers that can take it, and why the other ones of its queue cannot."""
+    fitting = [verdict for verdict in explained.workers if verdict.fits]
+    names = ", ".join(output.clean(verdict.worker) for verdict in fitting)
+    yield f"workers       {names or 'none that can take it now'}"
+    for verdict in explained.workers:
+        if verdict.watches and not verdict.fits:
+            yield f"              {output.clean(verdict.worker)} cannot: {output.clean(verdict.reason)}"
+    if not any(verdict.watches for verdict in explained.workers):
+        name = shlex.quote(output.clean(queue.name))
+        yield f"              start one with: taskyard agent daemon --queue {name}"
