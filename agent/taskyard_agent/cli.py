@@ -27,7 +27,7 @@ from .checkout import CachedMirror, list_mirrors, prune_mirrors
 from .config import CACHE_SETTINGS, DAEMON_SETTINGS, EXECUTE_SETTINGS, AgentSettings, add_groups, read_settings
 from .containers import ContainerSettings, kept
 from .daemon import Daemon, agents_folder, checkout_settings, environment_settings
-from .environments import cache
+from .environments import cache, downloads
 from .errors import RunFailed, RunStopped, SettingsError
 from .execute import execute
 from .journal import Journal
@@ -330,7 +330,9 @@ def _run_doctor(namespace: argparse.Namespace) -> int:
 
 
 def _add_cache(verbs: Any) -> None:
-    parser = verbs.add_parser("cache", help="the environments, repositories and images kept on this machine")
+    parser = verbs.add_parser(
+        "cache", help="the environments, repositories, images and downloads kept on this machine"
+    )
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", dest="cache_command", required=True)
     shown = _verb(actions, "list", "list what is kept on this machine", _list_cache)
     pruned = _verb(actions, "prune", "remove what is beyond the limits, or all that is unused", _prune_cache)
@@ -347,15 +349,20 @@ def _list_cache(namespace: argparse.Namespace) -> int:
     environments = cache.list_environments(environment_settings(settings))
     mirrors = list_mirrors(checkout_settings(settings))
     images = kept.list_images(_images(settings))
-    return _show_kept(environments, mirrors, images, as_json=namespace.json)
+    fetched = downloads.list_downloads(environment_settings(settings))
+    return _show_kept(environments, mirrors, images, fetched, as_json=namespace.json)
 
 
 def _prune_cache(namespace: argparse.Namespace) -> int:
     settings = read_settings(namespace, CACHE_SETTINGS)
+    # Downloads make room before an environment has to; no interpreter is needed once its environments are gone.
+    fetched = () if namespace.all else downloads.prune(environment_settings(settings))
     environments = cache.prune(environment_settings(settings), everything=namespace.all)
+    if namespace.all:
+        fetched = downloads.prune(environment_settings(settings), everything=True)
     mirrors = prune_mirrors(checkout_settings(settings), everything=namespace.all)
     images = kept.prune(_images(settings), everything=namespace.all)
-    return _show_kept(environments, mirrors, images, as_json=namespace.json)
+    return _show_kept(environments, mirrors, images, fetched, as_json=namespace.json)
 
 
 def _images(settings: AgentSettings) -> ContainerSettings:
@@ -385,11 +392,12 @@ def _show_kept(
     environments: Sequence[cache.CachedEnvironment],
     mirrors: Sequence[CachedMirror],
     images: Sequence[kept.PreparedImage],
+    fetched: Sequence[downloads.Download],
     *,
     as_json: bool,
 ) -> int:
     if as_json:
-        records = {"environments": environments, "mirrors": mirrors, "images": images}
+        records = {"environments": environments, "mirrors": mirrors, "images": images, "downloads": fetched}
         print(json.dumps({noun: to_json(list(found)) for noun, found in records.items()}, indent=2))
         return 0
     rows: list[tuple[Any, ...]] = [
@@ -405,8 +413,12 @@ def _show_kept(
         print()
         rows = [(one.image, output.size(one.size_bytes), _used(one)) for one in images]
         output.print_table(("image with its set-up", "size", "used"), rows)
+    if fetched:
+        print()
+        rows = [(one.name, output.size(one.size_bytes), _used(one)) for one in fetched]
+        output.print_table(("downloads", "size", "used"), rows)
     return 0
 
 
-def _used(one: cache.CachedEnvironment | CachedMirror | kept.PreparedImage) -> str:
+def _used(one: cache.CachedEnvironment | CachedMirror | kept.PreparedImage | downloads.Download) -> str:
     return "now" if one.in_use else output.ago(one.used_at)

@@ -18,6 +18,7 @@ from taskyard_agent.environments import (
     pip,
     uv,
 )
+from taskyard_agent.environments.downloads import downloads_of
 from taskyard_agent.environments.indexes import PYTORCH_INDEX
 from taskyard_agent.environments.interpreters import probe
 from taskyard_agent.environments.torch_builds import build_for_this_machine
@@ -128,6 +129,15 @@ def test_runs_that_need_the_same_environment_at_once_build_it_once(bench: Bench)
         thread.join()
 
     assert sorted(ready.reused for ready in bench.ready) == [False, True, True]
+
+
+def test_on_a_low_disk_downloads_go_but_not_the_environment_that_was_built_of_them(uv_bench: Bench) -> None:
+    uv_bench.settings = dataclasses.replace(uv_bench.settings, min_free_bytes=1 << 60)
+
+    ready = uv_bench.provision("beta")
+
+    assert not (uv_bench.settings.root / "downloads" / "uv").exists()
+    assert run(ready, "python", "-c", "import beta; print('there')") == "there"
 
 
 def test_half_built_environment_of_a_killed_agent_is_never_used(bench: Bench) -> None:
@@ -529,6 +539,21 @@ def test_inherited_environment_is_the_agents_own_under_an_overlay(tmp_path: Path
         assert run(ready, "python", "-c", program) == str(ready.python.parent.parent)
         assert "not installed" in bench.log[0]
         assert any(name.startswith("psutil==") for name in ready.packages)
+
+
+def test_interpreter_that_was_fetched_stays_while_a_run_uses_it_as_it_is(tmp_path: Path) -> None:
+    with bench_for(Manager.INHERIT, tmp_path, "http://127.0.0.1:9/simple") as bench:
+        home = Path(probe(Path(sys.executable), bench.settings).home).resolve()
+        bench.settings.root.mkdir(exist_ok=True)
+        (bench.settings.root / "pythons").symlink_to(home.parent)  # as if uv had brought it
+
+        ready = bench.provision()
+
+        with downloads_of(bench.settings)._exclusively("pythons/any") as free:
+            assert not free
+        ready.release()
+        with downloads_of(bench.settings)._exclusively("pythons/any") as free:
+            assert free
 
 
 Probe = Callable[[], None]

@@ -253,7 +253,8 @@ def test_environments_are_listed_and_pruned(person: Person, yard: Yard, tmp_path
         )
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
-    (listed,) = json.loads(person.types("agent", "cache", "list", "--json").stdout)["environments"]
+    everything = json.loads(person.types("agent", "cache", "list", "--json").stdout)
+    (listed,) = everything["environments"]
     shown = person.types("agent", "cache", "list").stdout
     pruned = person.types("agent", "cache", "prune", "--all")
 
@@ -261,4 +262,7 @@ def test_environments_are_listed_and_pruned(person: Person, yard: Yard, tmp_path
     assert "speck_of_dust==1.0" in listed["packages"]
     assert listed["key"][:12] in shown
     assert listed["key"][:12] in pruned.stdout
-    assert json.loads(person.types("agent", "cache", "list", "--json").stdout)["environments"] == []
+    left = json.loads(person.types("agent", "cache", "list", "--json").stdout)
+    assert [fetched["name"] for fetched in everything["downloads"]] == ["uv"]
+    assert "\nuv\t" in pruned.stdout
+    assert (left["environments"], left["downloads"]) == ([], [])

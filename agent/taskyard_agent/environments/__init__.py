@@ -14,6 +14,7 @@ from taskyard_agent.environments import conda, inherit, pip, poetry, uv
 from taskyard_agent.environments.base import Manager, Recipe
 from taskyard_agent.environments.building import build_environment
 from taskyard_agent.environments.cache import PREFIX, Built, Held, cache_of, limits_of
+from taskyard_agent.environments.downloads import downloads_of, of_image, used_by
 from taskyard_agent.environments.git_requirements import pin_repositories
 from taskyard_agent.environments.image_python import (
     find_in_image,
@@ -55,26 +56,42 @@ def provision(
 
     Raises RunFailed (phase environment) when it cannot be made, RunStopped within a second of `cancelled`.
     """
-    installer = Installer(
-        log=log,
-        cancelled=cancelled,
-        downloads=_downloads(request, settings),
-        variables=visible_variables(settings.variables, inside=request.place is not None),
-        place=request.place,
-        git=request.git,
-    )
+    downloads = downloads_of(settings)
+    shared = settings.root / "downloads"
     try:
-        if settings.inherit or request.environment.manager is wire.Manager.INHERIT:
-            return _inherit(request, settings, installer)
-        return _build_or_reuse(request, settings, installer)
+        downloads.make_room(settings.min_free_bytes)
+        with downloads.hold(used_by(request), cancelled=cancelled) as locks:
+            installer = Installer(
+                log=log,
+                cancelled=cancelled,
+                downloads=shared / of_image(request.place.key) if request.place else shared,
+                variables=visible_variables(settings.variables, inside=request.place is not None),
+                held_fds=locks,
+                place=request.place,
+                git=request.git,
+            )
+            ready = _provide(request, settings, installer)
+        if not ready.reused:
+            _keep_to_limits(ready, settings)
+        return ready
     except OSError as error:
         raise _machine_failure(error) from error
 
 
-def _downloads(request: EnvironmentRequest, settings: EnvironmentSettings) -> Path:
-    """Each image has its own: what runs in it may change them, and the image is the task's choice."""
-    shared = settings.root / "downloads"
-    return shared if request.place is None else shared / "images" / request.place.key.replace(":", "-")
+def _provide(request: EnvironmentRequest, settings: EnvironmentSettings, installer: Installer) -> ReadyEnvironment:
+    if settings.inherit or request.environment.manager is wire.Manager.INHERIT:
+        return _inherit(request, settings, installer)
+    return _build_or_reuse(request, settings, installer)
+
+
+def _keep_to_limits(ready: ReadyEnvironment, settings: EnvironmentSettings) -> None:
+    """Downloads go first: without them a build is slow, without its environment every run is."""
+    try:
+        downloads_of(settings).make_room(settings.min_free_bytes)
+        cache_of(settings).prune(limits_of(settings))
+    except BaseException:
+        ready.release()
+        raise
 
 
 def _build_or_reuse(
@@ -130,10 +147,7 @@ def _hold(manager: Manager, recipe: Recipe, settings: EnvironmentSettings, insta
         here = dataclasses.replace(here, reads=(*here.reads, *local_folders(recipe.indexes)))
         return build_environment(manager, recipe, folder, here, cache)
 
-    held = cache.hold(recipe.key, build, log=installer.log, cancelled=installer.cancelled)
-    if not held.reused:
-        cache.prune(limits_of(settings))
-    return held
+    return cache.hold(recipe.key, build, log=installer.log, cancelled=installer.cancelled)
 
 
 def _lay_over(
@@ -181,7 +195,14 @@ def _inherit(request: EnvironmentRequest, settings: EnvironmentSettings, install
         packages=packages,
         reads=tuple(sdk),
         writes=(request.overlay,),
+        lock_fd=None if inside else _lock_of_fetched(interpreter, settings),
     )
+
+
+def _lock_of_fetched(interpreter: Interpreter, settings: EnvironmentSettings) -> int | None:
+    """An interpreter that was fetched is used as it is, so it has to stay for as long as the run."""
+    fetched = Path(interpreter.home).resolve().is_relative_to((settings.root / "pythons").resolve())
+    return downloads_of(settings).hold_pythons() if fetched else None
 
 
 def _manager(request: EnvironmentRequest, installer: Installer) -> Manager:

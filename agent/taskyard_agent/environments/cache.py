@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from taskyard_agent.environments.contents import LISTING, list_contents, problems_of
+from taskyard_agent.environments.file_lock import take
 from taskyard_agent.environments.request import EnvironmentSettings, Log
 from taskyard_agent.errors import RunStopped
 
@@ -287,13 +288,7 @@ class Cache:
         _write_durably(folder / MARKER, json.dumps(record))
 
     def _lock(self, key: str, mode: int) -> int | None:
-        lock = os.open(self.folder / f"{key}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, mode | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            return None
-        return lock
+        return take(self.folder / f"{key}.lock", mode)
 
     def _read(self, key: str) -> Built | None:
         record = _read_marker(self.folder / key / MARKER)
@@ -334,14 +329,18 @@ class Cache:
     def _remove(self, key: str) -> bool:
         with self._exclusively(key) as free:
             if free:
-                wipe(self.folder / key)
+                self._wipe_with_lock(key)
             return free
 
     def _remove_unfinished(self) -> None:
         for lock in self.folder.glob("*.lock"):
             with self._exclusively(lock.stem) as free:
                 if free and not (self.folder / lock.stem / MARKER).exists():
-                    wipe(self.folder / lock.stem)
+                    self._wipe_with_lock(lock.stem)
+
+    def _wipe_with_lock(self, key: str) -> None:
+        wipe(self.folder / key)
+        (self.folder / f"{key}.lock").unlink()
 
     @contextlib.contextmanager
     def _exclusively(self, key: str) -> Iterator[bool]:

@@ -95,6 +95,14 @@ def test_environment_in_use_is_never_removed(cache: Cache) -> None:
     assert [entry.key for entry in cache.prune(Limits(environments=0))] == ["a"]
 
 
+def test_environment_that_goes_takes_its_lock_along(cache: Cache) -> None:
+    make(cache, "a")
+
+    cache.prune(Limits(environments=0))
+
+    assert list(cache.folder.iterdir()) == []
+
+
 def test_size_of_all_environments_is_limited(cache: Cache) -> None:
     make(cache, "a", "b", "c", size=1_000_000)
 
