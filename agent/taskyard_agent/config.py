@@ -411,6 +411,12 @@ CACHE_MIRROR_BYTES = Setting(
     metavar="SIZE",
     help="largest size of the mirrors of repositories",
 )
+CACHE_DOWNLOAD_BYTES = Setting(
+    name="cache_download_bytes",
+    kind=size,
+    metavar="SIZE",
+    help="largest size of what installers fetched, measured after each build; default: what the disk has room for",
+)
 MIN_FREE_DISK = Setting(
     name="min_free_disk",
     kind=size,
@@ -443,7 +449,14 @@ LOG_LEVEL = Setting(
     name="log_level", choices=("debug", "info", "warning", "error"), default="info", help="how much the agent says"
 )
 
-CACHE_SETTINGS = (LOCAL_DIR, CACHE_ENVIRONMENTS, CACHE_BYTES, CACHE_MIRROR_BYTES, MIN_FREE_DISK)
+CACHE_SETTINGS = (
+    LOCAL_DIR,
+    CACHE_ENVIRONMENTS,
+    CACHE_BYTES,
+    CACHE_MIRROR_BYTES,
+    CACHE_DOWNLOAD_BYTES,
+    MIN_FREE_DISK,
+)
 GROUPS: Mapping[str, tuple[Setting, ...]] = {
     "connection": (*CONNECTION_SETTINGS, TOKEN_FILE),
     "queues": (QUEUE, ORDER_FAIRNESS, CREATE_QUEUE),
@@ -584,6 +597,7 @@ class AgentSettings:
     cache_environments: int
     cache_bytes: int
     cache_mirror_bytes: int
+    cache_download_bytes: int | None
     min_free_disk: int
     pause_at: float | None
     idle_gpu_percent: float

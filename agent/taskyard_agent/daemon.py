@@ -512,6 +512,7 @@ def environment_settings(settings: AgentSettings) -> EnvironmentSettings:
         conda_binary=settings.conda_binary,
         max_environments=settings.cache_environments,
         max_bytes=settings.cache_bytes,
+        max_download_bytes=settings.cache_download_bytes,
         min_free_bytes=settings.min_free_disk,
     )
 

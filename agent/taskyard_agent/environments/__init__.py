@@ -13,8 +13,9 @@ from taskyard.wire import Reason
 from taskyard_agent.environments import conda, inherit, pip, poetry, uv
 from taskyard_agent.environments.base import Manager, Recipe
 from taskyard_agent.environments.building import build_environment
-from taskyard_agent.environments.cache import PREFIX, Built, Held, cache_of, limits_of
+from taskyard_agent.environments.cache import PREFIX, Built, Held, Limits, cache_of, limits_of
 from taskyard_agent.environments.downloads import downloads_of, of_image, used_by
+from taskyard_agent.environments.downloads import prune as prune_downloads
 from taskyard_agent.environments.git_requirements import pin_repositories
 from taskyard_agent.environments.image_python import (
     find_in_image,
@@ -59,7 +60,7 @@ def provision(
     downloads = downloads_of(settings)
     shared = settings.root / "downloads"
     try:
-        downloads.make_room(settings.min_free_bytes)
+        downloads.keep_to(Limits(free_bytes=settings.min_free_bytes))
         with downloads.hold(used_by(request), cancelled=cancelled) as locks:
             installer = Installer(
                 log=log,
@@ -87,7 +88,7 @@ def _provide(request: EnvironmentRequest, settings: EnvironmentSettings, install
 def _keep_to_limits(ready: ReadyEnvironment, settings: EnvironmentSettings) -> None:
     """Downloads go first: without them a build is slow, without its environment every run is."""
     try:
-        downloads_of(settings).make_room(settings.min_free_bytes)
+        prune_downloads(settings)
         cache_of(settings).prune(limits_of(settings))
     except BaseException:
         ready.release()

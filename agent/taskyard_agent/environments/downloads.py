@@ -9,14 +9,14 @@ import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from taskyard.wire import Manager
 from uv import find_uv_bin
 
-from taskyard_agent.environments.cache import cache_of, wipe
+from taskyard_agent.environments.cache import Limits, cache_of, wipe
 from taskyard_agent.environments.file_lock import take
 from taskyard_agent.environments.request import EnvironmentRequest, EnvironmentSettings
 from taskyard_agent.errors import RunStopped
@@ -76,14 +76,14 @@ class Downloads:
         """Returns what is kept, the least recently used first."""
         return self._described(self._names())
 
-    def make_room(self, free_bytes: int) -> tuple[Download, ...]:
-        """Removes what no build uses until so much of the disk is free, that of images first; interpreters stay.
+    def keep_to(self, limits: Limits) -> tuple[Download, ...]:
+        """Removes what no build uses until the limits hold, that of images first. Interpreters are not counted.
 
-        Returns what was removed.
+        Returns what was removed. Without a limit of size nothing is measured while the disk has room.
         """
-        if self._has_room(free_bytes):
+        if limits.size_bytes is None and self._has_room(limits):
             return ()
-        return tuple(self._removed_for(free_bytes))
+        return tuple(self._removed_for(limits))
 
     def remove(self, needed: Iterable[Path]) -> tuple[Download, ...]:
         """Removes all that nothing uses, but for interpreters that one of the executables `needed` belongs to."""
@@ -95,30 +95,39 @@ class Downloads:
                 chosen.append(download)
         return tuple(chosen)
 
-    def _removed_for(self, free_bytes: int) -> Iterator[Download]:
+    def _removed_for(self, limits: Limits) -> Iterator[Download]:
         fetched = self._described(name for name in self._names() if not name.startswith(f"{PYTHONS}/"))
+        kept = {download.name: download.size_bytes for download in fetched}
         for download in sorted(fetched, key=lambda one: not one.name.startswith(f"{IMAGES}/")):
-            if download.name == UV:
-                self._tidy_uv()
-            if self._has_room(free_bytes):
+            if self._within(limits, kept):
                 return
+            if download.name == UV:
+                kept[UV] = self._tidied_uv()
+                if self._within(limits, kept):
+                    return
             if self._remove(download.name):
                 extra = {"action": "downloads_removed"}
-                logger.info("removed the downloads %s: the disk is low", download.name, extra=extra)
+                logger.info("removed the downloads %s to keep to the limits", download.name, extra=extra)
+                del kept[download.name]
                 yield download
 
-    def _has_room(self, free_bytes: int) -> bool:
+    def _within(self, limits: Limits, kept: Mapping[str, int]) -> bool:
+        small = limits.size_bytes is None or sum(kept.values()) <= limits.size_bytes
+        return small and self._has_room(limits)
+
+    def _has_room(self, limits: Limits) -> bool:
         place = self.root / "downloads"
         place.mkdir(parents=True, exist_ok=True)
-        return self.free_bytes(place) >= free_bytes
+        return limits.free_bytes is None or self.free_bytes(place) >= limits.free_bytes
 
-    def _tidy_uv(self) -> None:
-        """Removes what uv itself would not use again."""
+    def _tidied_uv(self) -> int:
+        """Removes what uv itself would not use again; returns the size of what is left."""
         with self._exclusively(UV) as free:
             if free:
                 place = str(self._place(UV))
                 tidy = [find_uv_bin(), "cache", "prune", "--no-config", "--quiet", "--cache-dir", place]
                 subprocess.run(tidy, env={}, check=False, capture_output=True, timeout=_TIDY_SECONDS)
+        return _size_of(self._place(UV))
 
     def _names(self) -> Iterator[str]:
         yield from (name for name in _SHARED if self._place(name).is_dir())
@@ -174,6 +183,11 @@ def downloads_of(settings: EnvironmentSettings) -> Downloads:
     return Downloads(settings.root)
 
 
+def limits_of(settings: EnvironmentSettings) -> Limits:
+    """Returns the operator's limits."""
+    return Limits(size_bytes=settings.max_download_bytes, free_bytes=settings.min_free_bytes)
+
+
 def used_by(request: EnvironmentRequest) -> tuple[str, ...]:
     """Returns the names of what a build for the request may use."""
     own = MANAGERS.get(request.environment.manager, ())
@@ -191,10 +205,10 @@ def list_downloads(settings: EnvironmentSettings) -> tuple[Download, ...]:
 
 
 def prune(settings: EnvironmentSettings, *, everything: bool = False) -> tuple[Download, ...]:
-    """Makes room on the disk as the operator wants it, or removes all that nothing uses; returns what is gone."""
+    """Removes what is beyond the operator's limits, or all that nothing uses; returns what was removed."""
     downloads = downloads_of(settings)
     if not everything:
-        return downloads.make_room(settings.min_free_bytes)
+        return downloads.keep_to(limits_of(settings))
     cache = cache_of(settings)
     built = (cache.built(entry.key) for entry in cache.entries())
     return downloads.remove(Path(one.home) for one in built if one)

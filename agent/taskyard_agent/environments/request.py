@@ -46,6 +46,7 @@ class EnvironmentSettings:
     """uv's `--index-strategy`; None: pip's way among public indexes, the safe one once a private one is in."""
     max_environments: int = 20
     max_bytes: int = 100 * 2**30
+    max_download_bytes: int | None = None
     min_free_bytes: int = 5 * 2**30
 
 

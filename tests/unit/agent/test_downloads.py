@@ -11,11 +11,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from taskyard_agent.environments.cache import Limits
 from taskyard_agent.environments.downloads import Downloads
 from taskyard_agent.errors import RunStopped
 
 NEVER = threading.Event()
 NEEDED = 100
+ROOM = Limits(free_bytes=NEEDED)
 
 
 @pytest.fixture
@@ -55,20 +57,31 @@ def test_all_that_was_fetched_is_listed_with_its_size_the_least_recently_used_fi
 
 
 def test_with_room_on_the_disk_nothing_goes(downloads: Downloads) -> None:
-    assert low_after(downloads, NEEDED).make_room(NEEDED) == ()
+    assert low_after(downloads, NEEDED).keep_to(ROOM) == ()
 
 
 def test_those_of_images_go_first_and_only_until_there_is_room(downloads: Downloads) -> None:
-    gone = low_after(downloads, 0, 0, NEEDED).make_room(NEEDED)
+    gone = low_after(downloads, 0, 0, NEEDED).keep_to(ROOM)
 
     assert names(gone) == ["images/old"]
     assert names(downloads.entries()) == ["pip", "uv", "images/new", "pythons/cpython-3.9"]
     assert not (downloads.root / "downloads" / "images" / "old.lock").exists()
 
 
+def test_a_limit_of_size_counts_all_but_interpreters_and_removes_no_more_than_it_must(
+    downloads: Downloads,
+) -> None:
+    sizes = {download.name: download.size_bytes for download in downloads.entries()}
+    limit = sum(sizes[name] for name in ("pip", "uv", "images/new"))
+
+    assert downloads.keep_to(Limits(size_bytes=sum(sizes.values()))) == ()
+    assert names(downloads.keep_to(Limits(size_bytes=limit))) == ["images/old"]
+    assert names(downloads.keep_to(Limits(size_bytes=sizes["uv"]))) == ["images/new", "pip"]
+
+
 def test_on_a_disk_that_stays_low_all_go_but_interpreters_and_what_a_build_uses(downloads: Downloads) -> None:
     with downloads.hold(["pip"], cancelled=NEVER):
-        gone = low_after(downloads, 0).make_room(NEEDED)
+        gone = low_after(downloads, 0).keep_to(ROOM)
 
     assert names(gone) == ["images/old", "images/new", "uv"]
     assert set(names(downloads.entries())) == {"pip", "pythons/cpython-3.9"}
@@ -78,7 +91,7 @@ def test_uv_keeps_what_it_would_use_again_where_that_makes_room(downloads: Downl
     stale = downloads.root / "downloads" / "uv" / "builds-v0" / "left"
     stale.mkdir(parents=True)
 
-    gone = low_after(downloads, 0, 0, 0, 0, NEEDED).make_room(NEEDED)
+    gone = low_after(downloads, 0, 0, 0, 0, 0, NEEDED).keep_to(ROOM)
 
     assert names(gone) == ["images/old", "images/new", "pip"]
     assert not stale.exists()
@@ -110,11 +123,11 @@ def test_what_a_killed_agents_installer_still_uses_stays(downloads: Downloads) -
             [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=locks, text=True
         )
     with installer:
-        gone = low_after(downloads, 0).make_room(NEEDED)
+        gone = low_after(downloads, 0).keep_to(ROOM)
         installer.communicate("\n")
 
     assert "uv" not in names(gone)
-    assert names(low_after(downloads, 0).make_room(NEEDED)) == ["uv"]
+    assert names(low_after(downloads, 0).keep_to(ROOM)) == ["uv"]
 
 
 def test_a_link_to_another_disk_is_emptied_and_stays(downloads: Downloads, tmp_path: Path) -> None:
@@ -122,7 +135,7 @@ def test_a_link_to_another_disk_is_emptied_and_stays(downloads: Downloads, tmp_p
     place.rename(elsewhere)
     place.symlink_to(elsewhere)
 
-    low_after(downloads, 0).make_room(NEEDED)
+    low_after(downloads, 0).keep_to(ROOM)
 
     assert place.is_symlink()
     assert list(elsewhere.iterdir()) == []
