@@ -23,7 +23,7 @@ root_only = pytest.mark.skipif(
 def test_a_second_agent_of_a_name_is_refused_and_the_first_keeps_its_run(patient: Faulty) -> None:
     witness = patient.witness()
 
-    with patient.agent(), patient.agent("--detached") as second:
+    with patient.agent(), patient.agent("--detached", name="tester") as second:
         witness.wait_for_start()
         waiting = patient.witness()
         code = second.wait()
@@ -44,7 +44,7 @@ def test_a_copy_of_an_agent_s_folder_on_another_machine_is_no_restart_of_the_fir
     with patient.agent() as first:
         witness.wait_for_start()
         shutil.copytree(first.cache / "agents", tmp_path / "copy" / "agents", copy_function=copied)
-        copy = patient.agent(cache=tmp_path / "copy", variables=first.own_token).on_machine(boot_id)
+        copy = patient.agent(name="tester", cache=tmp_path / "copy", variables=first.own_token).on_machine(boot_id)
         with copy as second:
             code = second.wait()
             run = patient.run(witness.task)
@@ -59,7 +59,7 @@ def test_a_name_whose_agent_is_gone_is_waited_for(tmp_path: Path) -> None:
         with yard.agent() as first:
             wait_until(lambda: yard.client.workers())
             first.kill()
-        with yard.agent() as second:
+        with yard.agent(name="tester") as second:
             yard.witness().ends_once(starts=1)
 
     assert "waiting" in second.log
@@ -73,7 +73,7 @@ def test_an_agent_whose_name_was_taken_behind_a_cut_takes_nothing_and_keeps_its_
     with patient.agent(url=relay.url) as first:
         witness.wait_for_start()
         relay.cut()
-        with patient.agent() as second:
+        with patient.agent(name="tester") as second:
             wait_until(lambda: not patient.client.worker("tester").runs, what="the second agent's word")
             relay.mend()
             wait_until(lambda: REFUSED in first.log, what="refusal")

@@ -24,7 +24,7 @@ def test_a_drained_agent_ends_at_once_when_idle_and_comes_back_undrained(yard: Y
             what="the agent's end",
         )
         assert agent.wait() == 0
-    with yard.agent():
+    with yard.agent(name="tester"):
         yard.wait_for_end(yard.submit("true"))
         assert not yard.client.worker("tester").drain_requested
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ class Yard:
 
     def __init__(self, server: ServerProcess) -> None:
         self.server = server
+        self._agents = itertools.count(1)
         self.client = Client.of(Connection(server=server.url, token=server.admin_token))
 
     def __enter__(self) -> Yard:
@@ -44,8 +46,10 @@ class Yard:
         self.client.close()
 
     def agent(self, *flags: str, **options: Any) -> AgentProcess:
-        """An agent of this server, not started yet."""
-        return AgentProcess(self.server, *flags, **options)
+        """An agent of this server, not started yet; the first is called `tester`, and no other like one before."""
+        number = next(self._agents)
+        name = options.pop("name", f"tester{number if number > 1 else ''}")
+        return AgentProcess(self.server, *flags, name=name, **options)
 
     def queue(self, name: str) -> str:
         """Creates a queue; returns its id."""
