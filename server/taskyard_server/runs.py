@@ -128,7 +128,8 @@ class Runs:
         if request.task is not None:
             return await self._claim_by_name(seeker, request.task)
         with self._claims.park(seeker.offer, queues, request_id=request.request_id, runs=request.runs) as waiter:
-            return await self._seek(seeker, waiter) or self._empty(request)
+            found = await self._seek(seeker, waiter)
+        return found or await self._taken_by_earlier(seeker) or self._empty(request)
 
     async def _worker_of(self, request: ClaimRequest) -> WorkerRecord | None:
         return None if request.worker is None else await self._known(request.worker)
@@ -179,6 +180,12 @@ class Runs:
             if not rung and loop.time() >= deadline:
                 return None
         return None
+
+    async def _taken_by_earlier(self, seeker: _Seeker) -> Claim | None:
+        """What the request took before, though this repeat of it was sent away: nobody may think that it took
+        nothing."""
+        async with seeker.lock:
+            return await self._claimed_before(seeker)
 
     def _has_word(self, seeker: _Seeker) -> bool:
         told = self._claims.untold(seeker.request.runs)

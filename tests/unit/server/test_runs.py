@@ -88,6 +88,30 @@ async def test_two_concurrent_repeats_take_one_task(services: Services) -> None:
     assert claims[-1].run is not None
 
 
+async def test_a_repeated_request_finds_its_run_though_there_is_word_for_its_worker(services: Services) -> None:
+    await services.enqueue()
+    agent = services.agent()
+    await agent.beat()
+    taken = await agent.claim(request_id="r1")
+    await services.workers.drain(agent.name, ADA)
+
+    again = await agent.claim(request_id="r1")
+
+    assert again.run == taken.run
+    assert (await agent.claim()).beat
+
+
+async def test_a_repeated_request_finds_its_run_on_a_server_that_is_stopping(services: Services) -> None:
+    await services.enqueue()
+    agent = services.agent()
+    taken = await agent.claim(request_id="r1")
+    services.claims.close()
+
+    again = await agent.claim(request_id="r1")
+
+    assert again.run == taken.run
+
+
 async def test_a_claim_whose_client_has_hung_up_takes_nothing(services: Services) -> None:
     task = await services.enqueue()
 
