@@ -129,7 +129,7 @@ class Runs:
             return await self._claim_by_name(seeker, request.task)
         with self._claims.park(seeker.offer, queues, request_id=request.request_id, runs=request.runs) as waiter:
             found = await self._seek(seeker, waiter)
-        return found or await self._taken_by_earlier(seeker) or self._empty(request)
+        return found or await self._taken_by_earlier(seeker) or await self._empty(seeker)
 
     async def _worker_of(self, request: ClaimRequest) -> WorkerRecord | None:
         return None if request.worker is None else await self._known(request.worker)
@@ -277,9 +277,12 @@ class Runs:
             lease_seconds=self._timing.lease_seconds,
         )
 
-    def _empty(self, request: ClaimRequest) -> Claim:
-        directives = self._claims.take_directives(request.runs)
-        beat = self._claims.take_summons(request.worker or request.agent)
+    async def _empty(self, seeker: _Seeker) -> Claim:
+        """With the word that waits, unless nobody hears it: then it is the next claim's."""
+        if await seeker.gone():
+            return Claim(lease_seconds=self._timing.lease_seconds)
+        directives = self._claims.take_directives(seeker.request.runs)
+        beat = self._claims.take_summons(seeker.offer.worker)
         return Claim(lease_seconds=self._timing.lease_seconds, directives=directives, beat=beat)
 
     async def check_reservation(self, record: TaskRecord, workers: Mapping[str, Worker]) -> None:

@@ -121,6 +121,21 @@ async def test_a_claim_whose_client_has_hung_up_takes_nothing(services: Services
     assert (await services.task(task.id)).state is TaskState.QUEUED
 
 
+async def test_a_claim_whose_client_has_hung_up_leaves_the_word_for_its_worker_to_the_next(
+    services: Services,
+) -> None:
+    await services.enqueue()
+    agent = services.agent()
+    run = await agent.take_and_start()
+    await services.workers.pause(agent.name, "", ADA)
+    await services.tasks.stop(run.task, StopRequest(), ADA)
+
+    await agent.claim(gone=hung_up)
+    heard = await agent.claim()
+
+    assert (heard.beat, [directive.run for directive in heard.directives]) == (True, [run.id])
+
+
 async def test_a_claim_from_a_queue_that_the_token_does_not_list_is_refused(services: Services) -> None:
     agent = services.agent()
     actor = replace(agent.actor, queues=("services",))
