@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Sequence
 
 from taskyard.errors import Unavailable
@@ -16,22 +15,21 @@ from .lease import Lease
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 2.0
-SLACK_SECONDS = 0.5
-"""So much later may a name be free than was said at first, though its agent was not heard again."""
 
 
 class Introduction:
     """Asks until the server knows the agent, for as long as it takes where that cannot be reached.
 
-    A name whose agent may be gone is waited for. Whether it is gone, its silence tells.
+    A name whose agent may be gone is waited for. Whether it is gone, its silence tells; how long that must last is
+    the server's to say, and may become longer, since time in which it could not hear proves nothing.
     """
 
     def __init__(self, lease: Lease, left: Sequence[RunReport]) -> None:
         """`left` are the runs that an earlier daemon of this agent left."""
         self._lease = lease
         self._left = left
-        self._free_at: float | None = None
-        """When the name would be free if its agent were gone, on the monotonic clock."""
+        self._other_heard_at: float | None = None
+        """When the agent that has the name was last heard, as the server told it first."""
 
     def made(self, told: threading.Event) -> bool:
         """Waits until the server knows the agent; False when `told` was set before.
@@ -56,14 +54,13 @@ class Introduction:
         return False
 
     def _note_other(self, directive: WorkerDirective, taken_seconds: float) -> None:
-        free_at = time.monotonic() + taken_seconds
-        if self._free_at is None:
-            self._free_at = free_at
+        if self._other_heard_at is None:
+            self._other_heard_at = directive.heard_at
             logger.warning(
                 "%s; waiting %.0f s, in case that one is gone",
                 directive.reason,
                 taken_seconds,
                 extra={"action": "name_taken"},
             )
-        elif free_at > self._free_at + SLACK_SECONDS:
+        elif directive.heard_at != self._other_heard_at:
             raise SettingsError(directive.reason)

@@ -790,6 +790,9 @@ class WorkerDirective:
     taken_seconds: float | None = None
     """The name is another agent's, and stays that for so long unless it is heard again: nothing was kept of this
     worker, and it is given nothing."""
+    heard_at: float | None = None
+    """With it: when that other agent was last heard, on some server's clock. It stays the same in later answers
+    unless that agent was heard again."""
 
 
 @dataclass(frozen=True, kw_only=True)

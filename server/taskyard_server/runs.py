@@ -401,7 +401,13 @@ class Runs:
         """Keeps the agent from claiming, be it of a version that knows of a pause alone."""
         reason = workers.taken_message(record.worker, self._clock())
         logger.warning("%s", reason, extra={"action": "worker_refused", "worker": record.worker.name})
-        return WorkerDirective(worker=record.worker.name, paused=True, reason=reason, taken_seconds=taken_seconds)
+        return WorkerDirective(
+            worker=record.worker.name,
+            paused=True,
+            reason=reason,
+            taken_seconds=taken_seconds,
+            heard_at=record.worker.last_seen_at,
+        )
 
     # --- Start and finish
 

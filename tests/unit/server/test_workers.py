@@ -190,6 +190,25 @@ async def test_silence_while_the_server_was_away_gives_no_name_away(services: Se
     assert (await second.beat()).workers[0].paused
 
 
+async def test_how_long_a_name_stays_taken_may_grow_but_when_its_agent_was_heard_is_told_alike(
+    services: Services,
+) -> None:
+    first, second = services.agent("w", instance="one"), services.agent("w", instance="two")
+    await services.tick()
+    await first.beat()
+    services.clock.move(4)
+    (before,) = (await second.beat()).workers
+
+    services.clock.move(60)
+    await services.sweeper.tick(services.clock())
+    (after_a_gap,) = (await second.beat()).workers
+    await first.beat()
+    (heard_again,) = (await second.beat()).workers
+
+    assert (before.taken_seconds, after_a_gap.taken_seconds) == (SILENT - 4, SILENT)
+    assert before.heard_at == after_a_gap.heard_at != heard_again.heard_at
+
+
 async def test_of_older_agents_the_machine_s_name_must_do(services: Services) -> None:
     first, second = services.agent("w"), services.agent("w", host="elsewhere")
     await first.beat()
