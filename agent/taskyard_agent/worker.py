@@ -115,10 +115,10 @@ class Worker:
             return WorkerState.STOPPED
         if self.draining:
             return WorkerState.DRAINING
+        if not self.known:
+            return WorkerState.STARTING  # held or not: a drain was the process's before this one
         if self.paused:
             return WorkerState.PAUSED
-        if not self.known:
-            return WorkerState.STARTING
         return WorkerState.BUSY if self._jobs else WorkerState.IDLE
 
     def reports(self) -> list[WorkerReport]:

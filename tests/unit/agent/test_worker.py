@@ -43,7 +43,17 @@ def test_a_held_worker_offers_nothing_until_its_last_reason_is_lifted() -> None:
 
 def test_the_servers_own_pause_is_not_told_back_to_it() -> None:
     worker = Worker("here", Means(), ("default",))
+    worker.known = True
 
     worker.hold(SERVER, "three failures in a row")
 
     assert (worker.report().state, worker.report().paused_reason) == (WorkerState.PAUSED, "")
+
+
+def test_a_worker_that_is_held_from_the_start_says_that_it_starts() -> None:
+    worker = Worker("here", Means(), ("default",))
+
+    worker.hold("hours", "outside its hours")
+
+    report = worker.report()
+    assert (report.state, report.paused_reason) == (WorkerState.STARTING, "outside its hours")
