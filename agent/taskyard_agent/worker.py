@@ -288,17 +288,24 @@ class Claimer:
 
     def _loop(self) -> None:
         for tokens in self._journal.open_claims():
-            self._repeat_until_answered(tokens, self._free_worker(), wait=0.0)
+            self._unless_disk_fails(functools.partial(self._claim_again, tokens))
         while not self._stopping.is_set():
-            try:
-                self._claim_once()
-            except OSError as error:
-                logger.error(
-                    "cannot journal a claim, so nothing is taken: %s",
-                    error,
-                    extra={"action": "claim_not_journalled"},
-                )
-                self._stopping.wait(DISK_RETRY_SECONDS)
+            self._unless_disk_fails(self._claim_once)
+
+    def _unless_disk_fails(self, claim: Callable[[], None]) -> None:
+        try:
+            claim()
+        except OSError as error:
+            logger.error(
+                "cannot journal a claim, so nothing is taken: %s",
+                error,
+                extra={"action": "claim_not_journalled"},
+            )
+            self._stopping.wait(DISK_RETRY_SECONDS)
+
+    def _claim_again(self, tokens: ClaimTokens) -> None:
+        """What it may have taken is carried out, though the worker may take nothing more by now."""
+        self._repeat_until_answered(tokens, self._worker, wait=0.0)
 
     def _claim_once(self) -> None:
         self._turned_at = time.monotonic()

@@ -65,6 +65,37 @@ def test_a_daemon_killed_while_the_claims_answer_is_on_its_way_takes_the_same_ru
         witness.ends_once(starts=1)
 
 
+def test_what_a_killed_daemon_had_claimed_is_carried_out_though_its_worker_takes_nothing_more(
+    patient: Faulty, relay: Relay
+) -> None:
+    snag = relay.hold_answers(b"POST /api/v1/claims")
+    with patient.agent(url=relay.url) as agent:
+        witness = patient.witness()
+        assert snag.caught.wait(30)
+        wait_until(lambda: patient.task(witness.task).run_count == 1)
+        agent.kill()
+        snag.loosen()
+        patient.client.pause_worker(agent.name)
+        agent.start()
+        witness.ends_once(starts=1)
+
+
+def test_a_claim_that_the_next_daemon_cannot_journal_does_not_end_its_claiming(
+    hasty: Faulty, relay: Relay
+) -> None:
+    snag = relay.hold_answers(b"POST /api/v1/claims")
+    with hasty.agent(url=relay.url) as agent:
+        witness = hasty.witness()
+        assert snag.caught.wait(30)
+        wait_until(lambda: hasty.task(witness.task).run_count == 1)
+        agent.kill()
+        snag.loosen()
+        (folder,) = agent.cache.glob("agents/*/*/runs")
+        (folder / f"{witness.task.id}.1").touch()  # in the place of the run's own folder
+        agent.start()
+        witness.ends_once(runs=2, starts=1)
+
+
 def test_a_daemon_killed_before_it_confirms_carries_its_claim_out(patient: Faulty, relay: Relay) -> None:
     with patient.agent(url=relay.url) as agent:
         wait_until(lambda: patient.client.workers())
