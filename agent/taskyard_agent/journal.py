@@ -118,7 +118,7 @@ class Journal:
         self._name = name
         self._lock: int | None = None
         self.instance = ""
-        """Whose folder this is, once it is open: drawn when it is made, and the same for every later daemon."""
+        """Whose folder this is, once it is open: drawn when it is made, the same for every later daemon."""
 
     @property
     def _claims(self) -> Path:
@@ -155,12 +155,14 @@ class Journal:
         self.close()
 
     def _drawn_instance(self) -> str:
-        path = self.folder / "instance"
+        """A copy of the folder is another agent: what was drawn is told with the folder for which it was."""
+        path, own = self.folder / "instance", str(self.folder.stat().st_ino)
         with contextlib.suppress(FileNotFoundError):
-            if found := path.read_text(encoding="ascii").strip():
-                return found
+            drawn, _, folder = path.read_text(encoding="ascii").partition(" ")
+            if folder == own:
+                return drawn
         drawn = secrets.token_hex(16)
-        write_whole(str(path), drawn.encode())
+        write_whole(str(path), f"{drawn} {own}".encode())
         return drawn
 
     def close(self) -> None:

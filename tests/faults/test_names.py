@@ -33,6 +33,22 @@ def test_a_second_agent_of_a_name_is_refused_and_the_first_keeps_its_run(patient
     assert (code, REFUSED in second.log) == (2, True)
 
 
+def test_a_copy_of_an_agent_s_folder_on_the_same_machine_leaves_the_first_its_run(
+    patient: Faulty, tmp_path: Path
+) -> None:
+    witness = patient.witness()
+
+    with patient.agent() as first:
+        witness.wait_for_start()
+        shutil.copytree(first.cache / "agents", tmp_path / "copy" / "agents", copy_function=copied)
+        with patient.agent(cache=tmp_path / "copy", variables=first.own_token) as second:
+            code = second.wait()
+            shutil.rmtree(second.cache)  # what it holds is not ended with it
+        witness.ends_once(starts=1)
+
+    assert (code, REFUSED in second.log) == (2, True)
+
+
 @root_only
 def test_a_copy_of_an_agent_s_folder_on_another_machine_is_no_restart_of_the_first(
     patient: Faulty, tmp_path: Path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 
 import pytest
 from hypothesis import given
@@ -141,6 +142,18 @@ def test_every_daemon_of_a_folder_is_the_same_agent_and_another_folder_is_anothe
 
     assert later.instance == journal.instance
     assert elsewhere.instance not in ("", journal.instance)
+
+
+def test_a_copy_of_an_agent_s_folder_is_another_agent_and_a_folder_that_was_moved_is_not(journal, tmp_path):
+    journal.close()
+    shutil.copytree(tmp_path / "agents", tmp_path / "copy")
+    (tmp_path / "agents").rename(tmp_path / "moved")
+
+    with Journal(tmp_path / "copy", "workstation") as copy, Journal(tmp_path / "moved", "workstation") as moved:
+        pass
+
+    assert copy.instance not in ("", journal.instance)
+    assert moved.instance == journal.instance
 
 
 @given(st.text(min_size=1), st.text(min_size=1))
