@@ -24,8 +24,6 @@ def rules(folder: Path, scratch: Path) -> Git:
 
 def write(folder: Path, paths: Sequence[str], target: Path) -> Path:
     """Writes the files, in the order of their names and without times and owners. Raises UsageError."""
-    if not paths:
-        raise UsageError(f"{folder} holds no files to send")
     with target.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) as packed:
         with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar:
             for path in sorted(paths):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,11 @@ def test_a_link_out_of_an_archived_folder_is_refused_with_its_cure(tmp_path: Pat
         capture(plain.root)
 
 
-def test_an_empty_folder_is_the_callers_mistake(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="holds no files"):
-        capture(tmp_path)
+def test_an_empty_folder_is_sent_for_a_command_that_needs_no_file(tmp_path: Path) -> None:
+    with capture(tmp_path) as snapshot, tarfile.open(next(iter(snapshot.blobs.values()))) as sent:
+        assert sent.getnames() == []
+
+
+def test_a_script_that_an_empty_folder_lacks_is_the_callers_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not among the files that are sent"):
+        capture(tmp_path, script="train.py")
