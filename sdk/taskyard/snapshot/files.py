@@ -92,9 +92,17 @@ def untracked(git: Git, root: Path) -> Iterator[str]:
     """Every file that git neither tracks nor ignores, all of the repositories within this one among them."""
     for path in git.paths("ls-files", "-z", "--others", "--exclude-standard", *_own_rules(root)):
         if path.endswith("/"):
-            yield from _in_repository(root, path, "--cached", "--others", "--exclude-standard")
+            yield from _all_in_repository(root, path)
         else:
             yield path
+
+
+def _all_in_repository(root: Path, folder: str) -> Iterator[str]:
+    try:
+        yield from _in_repository(root, folder, "--cached", "--others", "--exclude-standard")
+    except GitFailed as error:
+        rule = shlex.quote(f"/{folder}")
+        raise UsageError(f"{error}; leave it out here with: echo {rule} >> {IGNORE_FILE}") from error
 
 
 def tracked_in(root: Path, folder: str) -> Iterator[str]:

@@ -193,3 +193,14 @@ def test_an_empty_folder_is_sent_for_a_command_that_needs_no_file(tmp_path: Path
 def test_a_script_that_an_empty_folder_lacks_is_the_callers_mistake(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not among the files that are sent"):
         capture(tmp_path, script="train.py")
+
+
+def test_a_repository_within_that_git_cannot_list_is_named_with_its_cure(folder: Repository) -> None:
+    Repository.create(folder.root / "broken", {"a.py": "1"}).git("config", "core.bare", "true")
+
+    with pytest.raises(UsageError, match=r"/broken: .*; leave it out here with: echo /broken/ >> \.task"):
+        capture(folder.root)
+
+    folder.write({".taskyardignore": "/broken/\n"})
+    with capture(folder.root) as snapshot:
+        assert untracked(snapshot) == {".taskyardignore"}
