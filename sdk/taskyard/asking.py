@@ -196,9 +196,9 @@ def in_words(resources: Resources) -> str:
     """What is asked of the worker, for people; empty where nothing is."""
     parts = [f"{resources.gpus} GPU{'s' * (resources.gpus != 1)}"] if resources.gpus is not None else []
     if resources.gpu_memory_bytes is not None:
-        parts.append(f"{gigabytes(resources.gpu_memory_bytes)} of one GPU")
+        parts.append(f"{size_in_words(resources.gpu_memory_bytes)} of one GPU")
     if resources.memory_bytes is not None:
-        amount = gigabytes(resources.memory_bytes) + " of memory"
+        amount = size_in_words(resources.memory_bytes) + " of memory"
         parts.append(amount if resources.memory_bytes else "memory without a limit")
     if resources.memory_fraction is not None:
         parts.append(f"{resources.memory_fraction:g} of the memory")
@@ -207,9 +207,14 @@ def in_words(resources: Resources) -> str:
     return ", ".join([*parts, *([f"on worker {resources.worker}"] if resources.worker else [])])
 
 
-def gigabytes(amount: int) -> str:
-    """As it is asked for: powers of 1024."""
-    return f"{amount / 1024**3:.4g} GB"
+def size_in_words(amount: int) -> str:
+    """As it is asked for: powers of 1024, so that `500MB` is `500 MB`."""
+    found = float(amount)
+    for unit in ("B", "KB", "MB", "GB"):
+        if found < 1024:
+            return f"{found:.4g} {unit}"
+        found /= 1024
+    return f"{found:.4g} TB"
 
 
 def pairs(given: Iterable[str], flag: str) -> dict[str, str]:

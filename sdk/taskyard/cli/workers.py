@@ -7,7 +7,7 @@ import dataclasses
 import fnmatch
 from typing import TYPE_CHECKING, Any
 
-from taskyard.asking import gigabytes
+from taskyard.asking import size_in_words
 from taskyard.cli import output
 from taskyard.cli.session import add_command, open_client
 from taskyard.errors import UsageError
@@ -129,7 +129,7 @@ def _runs(worker: Worker) -> str:
 
 
 def _about(worker: Worker) -> list[tuple[str, object]]:
-    gpus = [f"{gpu.index}: {gpu.name} {gigabytes(gpu.memory_bytes)}" for gpu in worker.gpus]
+    gpus = [f"{gpu.index}: {gpu.name} {size_in_words(gpu.memory_bytes)}" for gpu in worker.gpus]
     counters = worker.counters
     return [
         ("name", worker.name),
@@ -165,11 +165,11 @@ def _free(worker: Worker) -> list[str]:
     found = [f"{free.slots} of {total.slots} slots"] if total.slots < MANY_SLOTS else []
     found += [f"{free.gpus} of {total.gpus} GPUs"] if total.gpus else []
     found += [
-        f"{gigabytes(part)} of GPU {gpu.index}"
+        f"{size_in_words(part)} of GPU {gpu.index}"
         for gpu, part in zip(worker.gpus, free.gpu_memory_bytes, strict=False)
     ]
     if total.memory_bytes is not None and free.memory_bytes is not None:
-        found.append(f"{gigabytes(free.memory_bytes)} of {gigabytes(total.memory_bytes)} of memory")
+        found.append(f"{size_in_words(free.memory_bytes)} of {size_in_words(total.memory_bytes)} of memory")
     return found + [f"{free.custom.get(name, 0):g} of {amount:g} {name}" for name, amount in total.custom.items()]
 
 

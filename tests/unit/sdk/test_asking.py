@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from taskyard.asking import Asked, container, environment, in_words, resources, seconds, size
+from taskyard.asking import Asked, container, environment, in_words, resources, seconds, size, size_in_words
 from taskyard.errors import UsageError
 from taskyard.wire import Container, Environment, Resources
 
@@ -118,6 +118,21 @@ def test_what_is_asked_for_is_said_in_words() -> None:
 
     assert in_words(asked) == "2 GPUs, 8 GB of memory, 1 licence, arch=a100, on worker w"
     assert in_words(Resources()) == ""
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("500MB", "500 MB"),
+        ("8GB", "8 GB"),
+        ("2T", "2 TB"),
+        ("1.5K", "1.5 KB"),
+        ("9", "9 B"),
+        ("1000GB", "1000 GB"),
+    ],
+)
+def test_a_size_is_said_as_it_was_asked_for(asked: str, said: str) -> None:
+    assert size_in_words(size(asked, "--memory")) == said
 
 
 def test_packages_are_a_list_or_words() -> None:
