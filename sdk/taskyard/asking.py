@@ -207,6 +207,14 @@ def in_words(resources: Resources) -> str:
     return ", ".join([*parts, *([f"on worker {resources.worker}"] if resources.worker else [])])
 
 
+def container_in_words(container: Container) -> str:
+    """The image, and what is added to it."""
+    added = [f"apt {' '.join(container.apt)}"] if container.apt else []
+    added += ["a setup script"] if container.setup_script else []
+    added += [shlex.join(container.args)] if container.args else []
+    return "; ".join([container.image or "the agent's default image", *added])
+
+
 def size_in_words(amount: int) -> str:
     """As it is asked for: powers of 1024, so that `500MB` is `500 MB`."""
     found = float(amount)

@@ -11,7 +11,7 @@ from taskyard.cli import output
 
 if TYPE_CHECKING:
     from taskyard.submission import Prepared
-    from taskyard.wire import Command, Container, Explanation, Queue, TaskSpec
+    from taskyard.wire import Command, Explanation, Queue, TaskSpec
 
 LARGE_UPLOAD_BYTES = 10_000_000
 SHOWN_FILES = 3
@@ -22,7 +22,7 @@ INDENT = 14
 
 def plan(prepared: Prepared, queue: Queue, explained: Explanation) -> Iterator[str]:
     """What will be done, line by line."""
-    from taskyard.asking import in_words
+    from taskyard.asking import container_in_words, in_words
 
     spec, summary = prepared.spec, prepared.snapshot.summary
     manager = spec.environment.manager
@@ -41,7 +41,7 @@ def plan(prepared: Prepared, queue: Queue, explained: Explanation) -> Iterator[s
     made = "with what is installed there" if manager == "inherit" else f"built by {manager}"
     yield f"python        {version} ({output.clean(prepared.python.origin)}), {made}"
     if spec.container is not None:
-        yield f"container     {output.clean(_inside(spec.container))}"
+        yield f"container     {output.clean(container_in_words(spec.container))}"
     asks = in_words(spec.resources)
     if asks:
         yield f"asks for      {output.clean(asks)}"
@@ -110,14 +110,6 @@ def _needs(prepared: Prepared) -> str:
     build = prepared.spec.environment.torch_backend
     torch = f"; PyTorch's build: {build}" if build != "auto" else ""
     return output.clean(f"{prepared.needs.origin}{f': {shown}' if packages else ''}{torch}")
-
-
-def _inside(container: Container) -> str:
-    """The image, and what is added to it."""
-    added = [f"apt {' '.join(container.apt)}"] if container.apt else []
-    added += ["a setup script"] if container.setup_script else []
-    added += [shlex.join(container.args)] if container.args else []
-    return "; ".join([container.image or "the agent's default image", *added])
 
 
 def _place(queue: Queue) -> str:

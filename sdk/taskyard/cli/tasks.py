@@ -237,6 +237,8 @@ def _row(task: Task) -> tuple[object, ...]:
 
 
 def _about(task: Task) -> list[tuple[str, object]]:
+    from taskyard.asking import container_in_words, in_words
+
     spec = task.spec
     return [
         ("id", task.id),
@@ -255,7 +257,11 @@ def _about(task: Task) -> list[tuple[str, object]]:
         ("commit", _commit(task)),
         ("environment", " ".join(filter(None, (spec.environment.manager, spec.environment.python)))),
         ("requirements", spec.environment.path or " ".join(spec.environment.packages) or None),
-        ("gpus", spec.resources.gpus),
+        ("container", container_in_words(spec.container) if spec.container else None),
+        ("asks for", in_words(spec.resources)),
+        ("retries", spec.policy.retries or None),
+        ("timeout", output.duration(spec.policy.timeout_seconds)),
+        ("idle gpu", output.duration(spec.policy.max_idle_gpu_seconds)),
         *(
             (f"{section}/{name}", value)
             for section, pairs in spec.parameters.items()

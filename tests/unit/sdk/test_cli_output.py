@@ -13,7 +13,7 @@ from taskyard import wire
 from taskyard.cli import changes, output
 from taskyard.cli.run import exit_code
 from taskyard.cli.story import picture
-from taskyard.cli.tasks import note
+from taskyard.cli.tasks import _about, note
 from taskyard.errors import UsageError
 from taskyard.wire import OutcomeKind, Phase, PhaseTime, Reason, TaskState
 
@@ -126,3 +126,18 @@ def test_an_ending_has_its_exit_code_and_its_word(task: wire.Task, code: int, wo
     assert task.run is not None
     assert exit_code(task.run.outcome, task) == code
     assert note(task) == word
+
+
+def test_a_task_that_is_shown_says_all_that_it_asks_for() -> None:
+    spec = wire.TaskSpec(
+        resources=wire.Resources(gpus=2, memory_bytes=500 * 1024**2, requires={"site": "north"}),
+        container=wire.Container(image="torch:2"),
+        policy=wire.Policy(retries=3, timeout_seconds=7200, max_idle_gpu_seconds=600),
+    )
+    task = wire.Task(id="1" * 32, spec=spec, state=TaskState.DRAFT, created_at=0, updated_at=0)
+
+    shown = dict(_about(task))
+
+    assert shown["asks for"] == "2 GPUs, 500 MB of memory, site=north"
+    assert (shown["container"], shown["retries"]) == ("torch:2", 3)
+    assert (shown["timeout"], shown["idle gpu"]) == ("2h00m", "10m00s")
