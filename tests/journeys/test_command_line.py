@@ -134,7 +134,7 @@ def test_an_unknown_queue_ends_with_2_the_nearest_names_and_how_to_create_it(
         (("logs", "-f", "TASK"), "is a draft; put it into a queue with: taskyard enqueue"),
         (("metrics", "TASK"), "has not run yet"),
         (("metrics", "TASK", "--attempt", "1"), "has had 0 attempts"),
-        (("metrics", "TASK", "--since", "soon"), "--since soon: write a time like 90s"),
+        (("metrics", "TASK", "--since", "soon"), "--since: 'soon' is not a time span; write it like 90s"),
         (("metrics", "--worker", "there", "--attempt", "1"), "--attempt is for a task"),
         (("logs", "TASK", "--attempt", "2"), "has had 0 attempts"),
         (("workers", "show"), "the other verbs take names"),
