@@ -555,6 +555,14 @@ def _variable_token(server: str, environ: Mapping[str, str]) -> str | None:
     return token if token and _names(environ.get(SERVER_VARIABLE, ""), server) else None
 
 
+def passed_over_token(server: str, environ: Mapping[str, str] | None = None) -> str | None:
+    """What to say of a token in a variable that `server` is not sent; None where there is nothing to say."""
+    environ = environment() if environ is None else environ
+    if not environ.get(TOKEN_VARIABLE) or _variable_token(server, environ):
+        return None
+    return f"{TOKEN_VARIABLE} is not sent to {server}: it is only for the server that {SERVER_VARIABLE} names"
+
+
 def _names(text: str, server: str) -> bool:
     try:
         return server_origin(text) == server_origin(server)

@@ -100,6 +100,19 @@ def ended(server: ServerProcess, client: Client, task: wire.Task, queue: wire.Qu
 # --- mistakes
 
 
+def test_a_token_that_the_server_is_not_sent_is_not_passed_over_in_silence(
+    type_in: Typed, server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TASKYARD_TOKEN", server.admin_token)
+    alone = type_in("queues")
+    monkeypatch.setenv("TASKYARD_SERVER", server.url)
+    beside = type_in("queues")
+
+    assert (alone.code, beside.code, beside.err) == (0, 0, "")
+    assert f"TASKYARD_TOKEN is not sent to {server.url}" in alone.err
+    assert "that TASKYARD_SERVER names" in alone.err
+
+
 def test_an_unknown_queue_ends_with_2_the_nearest_names_and_how_to_create_it(
     type_in: Typed, task: wire.Task
 ) -> None:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from taskyard import __version__
 from taskyard.cli import output
-from taskyard.cli.session import add_command
-from taskyard.config import Connection, connection, resolve_connection
+from taskyard.cli.session import add_command, meant_connection
+from taskyard.config import Connection, resolve_connection
 from taskyard.errors import NotLoggedIn, TaskyardError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def doctor(namespace: argparse.Namespace) -> int:
 def _server_checks(namespace: argparse.Namespace) -> Iterator[Check]:
     from taskyard.client import Client
 
-    where = connection(namespace)
+    where = meant_connection(namespace)
     yield Check(
         name="address", good=True, detail=f"{where.server} from {resolve_connection(namespace).origin('server')}"
     )

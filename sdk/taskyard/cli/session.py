@@ -13,11 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taskyard.cli import output
-from taskyard.config import CONNECTION_SETTINGS, add_settings, connection, server_origin, user_folder
+from taskyard.config import (
+    CONNECTION_SETTINGS,
+    add_settings,
+    connection,
+    passed_over_token,
+    server_origin,
+    user_folder,
+)
 from taskyard.errors import NotFound, Refused, TaskyardError, UsageError
 
 if TYPE_CHECKING:
     from taskyard.client import Client
+    from taskyard.config import Connection
     from taskyard.wire import Queue, Task
 
 PATIENCE_SECONDS = 5.0
@@ -77,10 +85,19 @@ def open_client(namespace: argparse.Namespace, *, patience_seconds: float = PATI
     from taskyard.client import Client
 
     return Client.of(
-        connection(namespace),
+        meant_connection(namespace),
         patience_seconds=patience_seconds,
         tell=lambda trouble: output.note(f"taskyard: {trouble}"),
     )
+
+
+def meant_connection(namespace: argparse.Namespace) -> Connection:
+    """What flags, variables and files name; says so where it is not what a variable's token is for."""
+    where = connection(namespace)
+    passed_over = passed_over_token(where.server)
+    if passed_over:
+        output.note(f"taskyard: {passed_over}")
+    return where
 
 
 def find_task(client: Client, ref: str) -> Task:
