@@ -156,7 +156,8 @@ class Queues:
         bound = await self._store.tasks(TaskFilter(queue=queue_id, states=_BOUND_TO_A_QUEUE), limit=1)
         if bound and not force:
             raise Conflict(
-                f"queue {record.name!r} still has tasks that wait or run: move or stop them, or delete by force"
+                f"queue {record.name!r} still has tasks that wait or run: "
+                "move or stop them, or delete by force (--force)"
             )
         leave = partial(lifecycle.leave_queue, queue=queue_id, by=actor.name, now=self._clock())
         if force:

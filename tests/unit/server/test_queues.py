@@ -125,7 +125,7 @@ async def test_an_empty_queue_can_be_deleted_and_a_full_one_only_by_force(servic
     task = await services.enqueue()
     queue = await named(services)
 
-    with pytest.raises(Conflict, match="delete by force"):
+    with pytest.raises(Conflict, match=r"delete by force \(--force\)"):
         await services.queues.delete(queue.id, False, ADA)
     await services.queues.delete(queue.id, True, ADA)
 
