@@ -161,6 +161,8 @@ def _in_folder(command: Command, folder: Path) -> Command:
     if command.kind is not CommandKind.SCRIPT:
         return command
     path = (folder / command.target).absolute()
+    if path.is_dir():
+        path /= "__main__.py"  # what Python runs of a folder
     if not path.is_file():
         raise UsageError(f"{path} does not exist; name a script that is there, relative to the current folder")
     target = Path(os.path.relpath(path, folder.absolute())).as_posix()

@@ -216,6 +216,17 @@ def test_what_is_not_there_is_not_sent(type_in) -> None:
     assert "missing.py does not exist" in result.stderr
 
 
+def test_a_folder_is_its_main_script_as_python_has_it(type_in, checkout: Repository) -> None:
+    checkout.write({"package/__main__.py": "", "data/a.csv": ""})
+
+    package = type_in("run", "--", "python", "package", "--lr", "1")
+    data = type_in("run", "--", "python", "data")
+
+    assert "python package/__main__.py --lr 1\n" in package.stderr
+    assert (package.returncode, data.returncode) == (0, 2)
+    assert "data/__main__.py does not exist" in data.stderr
+
+
 def test_a_script_outside_the_repository_is_not_sent(type_in, tmp_path: Path) -> None:
     (tmp_path / "outside.py").write_text("")
 
