@@ -131,6 +131,7 @@ def test_an_unknown_queue_ends_with_2_the_nearest_names_and_how_to_create_it(
         (("--server", "http://127.0.0.1:1", "ps"), "the command comes first"),
         (("ps", "--al"), "did you mean --all?"),
         (("ps", "everything"), "'everything' is not known here"),
+        (("stop", "TASK", "--wait"), "'--wait' is not known here; see: taskyard stop --help"),
         (("ps", "--state", "runing"), "see: taskyard ps --help"),
         (("queue",), "see: taskyard queue --help"),
         (("queue", "create"), "see: taskyard queue create --help"),

@@ -12,7 +12,7 @@ import difflib
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from taskyard.cli import output
@@ -189,16 +189,21 @@ def _parser_class(argv: Sequence[str]) -> type[argparse.ArgumentParser]:
             """Refuses what is unknown here, where the flags that were meant are known."""
             known, unknown = super().parse_known_args(args, namespace)
             if unknown:
-                near = difflib.get_close_matches(unknown[0].partition("=")[0], self._option_string_actions, n=1)
-                self.error(
-                    f"{unknown[0]!r} is not known here" + "".join(f"; did you mean {flag}?" for flag in near)
-                )
+                near = _nearest(unknown[0].partition("=")[0], self._option_string_actions)
+                self.error(f"{unknown[0]!r} is not known here" + (f"; did you mean {near}?" if near else ""))
             return known, unknown
 
         def error(self, message: str) -> NoReturn:
             raise UsageError(f"{message}; see: {self.prog} --help")
 
     return Parser
+
+
+def _nearest(given: str, flags: Iterable[str]) -> str | None:
+    """The flag that was meant; dashes, which all of them have, make none alike."""
+    names = {flag.lstrip("-"): flag for flag in flags}
+    near = difflib.get_close_matches(given.lstrip("-"), names, n=1) if given.startswith("-") else []
+    return names[near[0]] if near else None
 
 
 def _formatter(argv: Sequence[str]) -> type[argparse.HelpFormatter]:
