@@ -271,6 +271,7 @@ def test_the_plan_tells_a_repository_without_commits_from_a_folder_without_git(
     result = type_in("run", "--", "python", "train.py", "--lr", "0.1")
 
     assert f"{checkout.root}{words}" in result.stderr
+    assert ("changes       1 untracked, " in result.stderr) is with_git
     assert "python train.py --lr 0.1\n" in result.stderr
 
 
@@ -561,6 +562,14 @@ def test_up_on_a_port_that_is_taken_ends_with_the_servers_words(
 
     assert done.returncode == 2
     assert "is taken" in done.stderr
+
+
+@pytest.mark.parametrize("port", ["0", "99999"])
+def test_up_refuses_what_is_no_port_instead_of_waiting_for_it(type_in, port: str) -> None:
+    result = type_in("up", "--port", port)
+
+    assert result.returncode == 2
+    assert f"--port: {port} is not a port: 1 to 65535" in result.stderr
 
 
 def test_a_server_serves_also_where_no_login_can_be_kept(

@@ -97,9 +97,8 @@ def _changes(prepared: Prepared) -> str:
             f"{output.clean(file.path)} {output.size(file.size)}" for file in summary.untracked[:SHOWN_FILES]
         )
         more = ", …" if len(summary.untracked) > SHOWN_FILES else ""
-        words.append(
-            f"{len(summary.untracked)} of them untracked, {output.size(summary.untracked_bytes)}: {largest}{more}"
-        )
+        count = f"{len(summary.untracked)}{' of them' * bool(words)} untracked"
+        words.append(f"{count}, {output.size(summary.untracked_bytes)}: {largest}{more}")
     upload = f"; {output.size(summary.upload_bytes)} to upload" if summary.upload_bytes else ""
     return (", ".join(words) or "none") + upload
 

@@ -106,7 +106,9 @@ def _check_installed() -> None:
 
 
 def _check_free(host: str, port: int) -> None:
-    """A server that is there already would pass for ours."""
+    """A server that is there already would pass for ours. Raises UsageError, also for what is no port."""
+    if not 0 < port < 65536:
+        raise UsageError(f"--port: {port} is not a port: 1 to 65535")
     with contextlib.suppress(OSError):
         socket.create_connection((_inside_name(host), port), timeout=MOMENT_SECONDS).close()
         raise UsageError(f"port {port} on {host} is taken; stop what listens there or give another --port")
