@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from taskyard.wire import Command
 
 _UNITS = ("B", "KB", "MB", "GB", "TB")
-UNCUT = ("ID", "TASK", "STATE", "POSITION", "FITS")
+UNCUT = ("ID", "TASK", "AT", "STATE", "POSITION", "FITS")
 """Columns that are of no use when they are cut: a narrow terminal takes from the others."""
 WRAPPED = ("REASON",)
 """Columns of sentences, which go on in the next line."""
 LEAST_CELLS = 2
+LEAST_OF_A_NAME_CELLS = 4
 GAP_CELLS = 2
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _STYLES = {
@@ -157,6 +158,7 @@ def _console() -> Any:
 def _table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> Any:
     from rich.table import Table
 
+    columns, cells = _without_the_empty(columns, cells)
     made = Table(box=None, pad_edge=False, padding=(0, GAP_CELLS, 0, 0), header_style="bold")
     for column, width in zip(columns, _widths(columns, cells), strict=True):
         wrapped = column in WRAPPED
@@ -166,19 +168,41 @@ def _table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> Any:
     return made
 
 
-def _widths(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> list[int]:
-    """Cells per column: the widest give way until the table fits, but those that are of no use when cut."""
-    from rich.cells import cell_len
+def _without_the_empty(
+    columns: Sequence[str], cells: Sequence[Sequence[str]]
+) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """The same table; where it is too wide, without the columns that say nothing."""
+    if sum(_natural_widths(columns, cells)) <= _room(columns):
+        return columns, cells
+    kept = [number for number in range(len(columns)) if any(row[number] for row in cells)]
+    return [columns[number] for number in kept], [[row[number] for number in kept] for row in cells]
 
-    widths = [max(map(cell_len, column)) for column in zip(columns, *cells, strict=True)]
+
+def _widths(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> list[int]:
+    """Cells per column: the widest give way until the table fits, but those that are of no use when cut.
+
+    Names that are wider than what is below them give way first.
+    """
+    widths, below = _natural_widths(columns, cells), _natural_widths([""] * len(columns), cells)
     flexible = [number for number, column in enumerate(columns) if column not in UNCUT]
-    room = _console().width - GAP_CELLS * (len(columns) - 1)
-    while flexible and sum(widths) > room:
-        widest = max(flexible, key=widths.__getitem__)
+    while flexible and sum(widths) > _room(columns):
+        wordy = [number for number in flexible if widths[number] > max(below[number], LEAST_OF_A_NAME_CELLS)]
+        widest = max(wordy or flexible, key=widths.__getitem__)
         if widths[widest] <= LEAST_CELLS:
             break
         widths[widest] -= 1
     return widths
+
+
+def _natural_widths(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> list[int]:
+    from rich.cells import cell_len
+
+    return [max(map(cell_len, column)) for column in zip(columns, *cells, strict=True)]
+
+
+def _room(columns: Sequence[str]) -> int:
+    """Cells of the terminal for the columns together."""
+    return int(_console().width) - GAP_CELLS * (len(columns) - 1)
 
 
 def _styled(cell: str) -> Any:

@@ -72,6 +72,34 @@ def test_a_narrow_terminal_takes_nothing_from_an_id(
     assert len(row) == 30
 
 
+def test_a_narrow_terminal_goes_without_the_columns_that_say_nothing(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = ("NAME", "DESCRIPTION", "ID"), [("default", "", "0123abcd"), ("services", "", "4567cdef")]
+
+    monkeypatch.setenv("COLUMNS", "20")
+    Console().print(output.table(*made))
+    monkeypatch.setenv("COLUMNS", "80")
+    Console().print(output.table(*made))
+
+    lines = [line.split() for line in capfd.readouterr().out.splitlines()]
+    assert lines[:2] == [["NAME", "ID"], ["default", "0123abcd"]]
+    assert lines[3] == ["NAME", "DESCRIPTION", "ID"]
+
+
+def test_a_narrow_terminal_cuts_the_name_of_a_column_before_what_is_below_it(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "21")
+
+    Console().print(output.table(("NAME", "WAITING", "RUNNING"), [("default", "12", "0")]))
+
+    assert [line.split() for line in capfd.readouterr().out.splitlines()] == [
+        ["NAME", "WAIT…", "RUNN…"],
+        ["default", "12", "0"],
+    ]
+
+
 def test_assignments_keep_everything_behind_the_first_sign() -> None:
     assert changes.assignments(["A=b=c", "B="], "--env") == {"A": "b=c", "B": ""}
 
