@@ -44,6 +44,8 @@ SILENCE_SECONDS = 45.0
 _MOMENT_SECONDS = 1.0
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
+"""What OpenSSL says of an answer that is none of TLS, and its later versions."""
 _TOO_MANY = 429
 _UNAUTHORISED = 401
 _NOT_FOUND = 404
@@ -239,6 +241,9 @@ class Transport:
                 f"the certificate of {self.server} is not trusted ({error}); "
                 "name its authority with --ca-file FILE"
             )
+        if any(word in str(error) for word in _NO_TLS):
+            plain = self.server.replace("https:", "http:", 1)
+            return Unavailable(f"what answers at {self.server} speaks no TLS: is it {plain}, or another port?")
         reason = str(error) or type(error).__name__
         hint = "start it with `taskyard up`" if is_loopback(self.server) else "see `taskyard doctor`"
         return Unavailable(f"cannot reach {self.server}: {reason}; {hint}")

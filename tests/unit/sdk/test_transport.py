@@ -291,6 +291,13 @@ def test_a_file_that_holds_no_certificates_is_named(tmp_path: Path) -> None:
         Transport("https://localhost:1", ca_file=tmp_path / "ca.pem").request("GET", "/info")
 
 
+def test_a_server_that_speaks_no_tls_is_told_from_one_that_is_away(server: Scripted) -> None:
+    encrypted = server.url.replace("http:", "https:")
+
+    with pytest.raises(Unavailable, match=f"speaks no TLS: is it {server.url}, or another port"):
+        Transport(encrypted, patience_seconds=0.0).request("GET", "/info")
+
+
 def test_threads_share_one_transport(server: Scripted, transport: Transport) -> None:
     failures: list[Exception] = []
 
