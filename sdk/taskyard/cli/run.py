@@ -190,10 +190,12 @@ def exit_code(outcome: Outcome | None, task: Task) -> int:
 
 
 def _words(outcome: Outcome | None) -> str:
+    """Of a message in many lines, such as an installer's, the first: the log has the others."""
     if outcome is None:
         return "without an outcome"
     if outcome.reason == "exit":
         return f"exit code {outcome.exit_code}"
     if outcome.reason == "signal":
         return f"signal {outcome.signal}"
-    return output.clean(f"{outcome.reason}: {outcome.message}" if outcome.message else outcome.reason)
+    first = (outcome.message or "").partition("\n")[0].rstrip(":")
+    return output.clean(f"{outcome.reason}: {first}" if first else outcome.reason)

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from taskyard import wire
 from taskyard.cli import changes, output
-from taskyard.cli.run import exit_code
+from taskyard.cli.run import _words, exit_code
 from taskyard.cli.story import picture
 from taskyard.cli.tasks import _about, note
 from taskyard.errors import UsageError
@@ -108,6 +108,17 @@ def test_assignments_keep_everything_behind_the_first_sign() -> None:
 def test_what_is_no_assignment_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="NAME=VALUE"):
         changes.assignments([text], "--env")
+
+
+def test_an_ending_in_many_lines_is_told_by_its_first() -> None:
+    outcome = wire.Outcome(
+        kind=OutcomeKind.FAILED,
+        reason=Reason.ENVIRONMENT,
+        phase=Phase.ENVIRONMENT,
+        message="requirements.txt:3: nosuchpackage==9\nuv ended with 1:\nno solution found",
+    )
+
+    assert _words(outcome) == "environment: requirements.txt:3: nosuchpackage==9"
 
 
 def test_a_story_draws_each_phase_at_its_place() -> None:
