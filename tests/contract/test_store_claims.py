@@ -249,6 +249,16 @@ async def test_one_request_takes_one_entry_however_often_it_is_sent(store: Store
     assert len(await store.entries(queue.id)) == 2
 
 
+async def test_a_request_takes_no_entry_again_that_came_back_meanwhile(store: Store, queue: QueueRecord) -> None:
+    (task,) = await fill(store, [queued(queue.id)])
+    await store.claim([queue.id], any_fits, prepare(request_id="one"))
+    await store.update(task, put_back)
+
+    with pytest.raises(Conflict):
+        await store.claim([queue.id], any_fits, prepare(request_id="one"))
+    assert len((await store.task(task)).runs) == 1
+
+
 async def test_a_request_that_took_an_entry_takes_no_task_by_name(store: Store, queue: QueueRecord) -> None:
     first, second = await fill(store, [queued(queue.id), queued(queue.id)])
     await store.claim([queue.id], any_fits, prepare(request_id="one"))

@@ -118,7 +118,9 @@ class Tasks:
         )
 
     def prepare(self, found: Found, changed: TaskRecord) -> Write:
-        """Raises TooLarge, and Invalid for text that is not Unicode."""
+        """Raises TooLarge, Invalid for text that is not Unicode, Conflict for a run of a request that took one."""
+        if _claims_again(found.record, changed):
+            raise _request_used(changed)
         document = to_document(changed, version=found.version + 1, writer=self.writer)
         return Write(found=found, changed=changed, document=document)
 
@@ -285,6 +287,12 @@ def _lacks_place(record: TaskRecord) -> bool:
 
 def _no_task(task_id: str) -> NotFound:
     return NotFound(f"there is no task {task_id}: it was never created, or was deleted")
+
+
+def _claims_again(before: TaskRecord, changed: TaskRecord) -> bool:
+    """The index tells the requests of two tasks apart, not those of one."""
+    known = {run.request_id for run in before.runs}
+    return any(run.request_id in known for run in changed.runs[len(before.runs) :])
 
 
 def _request_used(record: TaskRecord) -> Conflict:
