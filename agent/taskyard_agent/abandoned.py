@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 
 from taskyard.client import Client
@@ -18,6 +19,13 @@ logger = logging.getLogger(__name__)
 
 LOGS_SECONDS = 10.0
 LOOK_SECONDS = 0.02
+
+
+def giving_back(settings: AgentSettings, client: Client) -> threading.Thread:
+    """The same in a thread of its own, which has begun: a grace period may be longer than any lease."""
+    thread = threading.Thread(target=give_back, args=(settings, client), name="giving-back", daemon=True)
+    thread.start()
+    return thread
 
 
 def give_back(settings: AgentSettings, client: Client) -> None:

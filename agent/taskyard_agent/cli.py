@@ -136,8 +136,7 @@ def _live(settings: AgentSettings, devices: tuple[Gpu, ...]) -> int:
         return _keep_pool(settings, devices)
     account.await_server(settings)
     client = account.connect(settings)
-    abandoned.give_back(settings, client)
-    daemon = Daemon(settings, client)
+    daemon = Daemon(settings, client, clearing=abandoned.giving_back(settings, client))
     code = daemon.run()
     if daemon.begins_anew:
         _begin_anew()

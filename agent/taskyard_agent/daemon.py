@@ -59,6 +59,9 @@ logger = logging.getLogger(__name__)
 
 LOGS_AFTER_DRAIN_SECONDS = 10.0
 FAREWELL_SECONDS = 2.0
+UNATTENDED_SECONDS = 5.0
+"""How long runs that an earlier daemon left may wait for GPUs that others left: far less than a lease."""
+LOOK_SECONDS = 0.05
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 KILLED_SECONDS = 10.0
 """Killed runs are reported in this time, or, when the server cannot be reached, by the next daemon."""
@@ -151,9 +154,11 @@ class AgentParts:
 class Daemon:
     """Claims and carries runs until it is told to end."""
 
-    def __init__(self, settings: AgentSettings, client: Client) -> None:
+    def __init__(self, settings: AgentSettings, client: Client, *, clearing: threading.Thread) -> None:
+        """`clearing` ends what others left on this machine, before anything is taken."""
         self._settings = settings
         self._client = client
+        self._clearing = clearing
         self._end = End.RUN
         self._told = threading.Event()
         self.begins_anew = False
@@ -161,6 +166,7 @@ class Daemon:
 
     def run(self) -> int:
         """Runs until a signal ends it; returns the exit code. Raises SettingsError for what cannot be followed."""
+        self._clearing.join(UNATTENDED_SECONDS if self._left_runs() else None)
         with open_agent(self._settings, self._client, self._journal_of) as parts, self._signals():
             claimer = Claimer(
                 parts.identity, parts.worker, parts.order,
@@ -179,15 +185,26 @@ class Daemon:
     def _journal_of(self, name: str) -> Journal:
         return Journal(agents_folder(self._settings), name)
 
+    def _left_runs(self) -> bool:
+        return self._settings.name is not None and bool(self._journal_of(self._settings.name).runs())
+
     def _work(self, parts: AgentParts, claimer: Claimer, life: Life) -> None:
         parts.leftovers.hand_to(parts.worker)
         parts.lease.start(on_drain=self.drain)
-        claimer.start()
+        if self._cleared():
+            claimer.start()
         life.ready()
         self._wait_for_word(parts)
         claimer.stop()
         if self._end is not End.HAND_OVER:
             self._leave(parts, claimer)
+
+    def _cleared(self) -> bool:
+        """Waits until nothing of others is left; False when it was told to end before."""
+        while self._clearing.is_alive():
+            if self._told.wait(LOOK_SECONDS):
+                return False
+        return True
 
     def drain(self, reason: str) -> bool:
         """Ends the daemon after what it runs, as one SIGTERM does; whether nobody had done so before.

@@ -283,7 +283,8 @@ class Claimer:
 
     def join(self, timeout_seconds: float) -> bool:
         """Waits until no claim is in flight; False when one still is."""
-        self._thread.join(timeout_seconds)
+        if self._thread.is_alive():
+            self._thread.join(timeout_seconds)
         return not self._thread.is_alive()
 
     def _loop(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from taskyard.wire import OutcomeKind, Reason
+from taskyard.wire import OutcomeKind, Policy, Reason
 from taskyard_agent.keeper.processes import marked
 
 from tests.faults.conftest import Faulty
@@ -61,6 +61,24 @@ def test_what_a_killed_execute_left_is_ended_before_its_task_runs_again(
     first = patient.runs(witness.task)[0].outcome
     assert first is not None
     assert (first.kind, first.reason) == (OutcomeKind.LOST, Reason.AGENT_STOPPED)
+
+
+def test_a_daemon_s_own_runs_do_not_wait_for_the_end_of_what_a_killed_execute_left(
+    patient: Faulty, agent: AgentProcess
+) -> None:
+    own = patient.witness()
+    with agent:
+        own.wait_for_start()
+        witness = patient.witness(queue=None, policy=Policy(grace_seconds=60), stubborn=True)
+        with executing(agent, witness) as process:
+            process.kill()
+            agent.restart()
+            waiting = patient.witness(lines=1)
+            own.ends_once(starts=1)
+            assert marked(f"{witness.task.id}.1")
+            assert patient.task(waiting.task).run is None
+            witness.let_go()
+            waiting.ends_once(starts=1)
 
 
 def test_what_ended_after_its_execute_was_killed_keeps_its_true_end(patient: Faulty, agent: AgentProcess) -> None:
