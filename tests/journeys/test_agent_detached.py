@@ -13,8 +13,10 @@ from urllib.parse import urlsplit
 
 import pytest
 from taskyard.wire import TaskState
+from taskyard_agent.keeper.processes import descendants
 
 from tests.support.agents import AgentProcess, wait_until
+from tests.support.servers import free_port
 from tests.support.yard import Yard
 
 
@@ -82,6 +84,20 @@ def test_a_detached_agent_whose_token_is_refused_says_why(yard: Yard) -> None:
         assert agent.wait() != 0
         assert "does not accept" in agent.log
         assert not status(agent)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_ends_the_wait_for_the_server_ends_the_detached_agent(yard: Yard, number: int) -> None:
+    nobody = {"TASKYARD_SERVER": f"http://127.0.0.1:{free_port()}"}
+
+    with left_alone(yard.agent("--detached", variables=nobody)) as agent:
+        wait_until(lambda: "waiting up to 60 s" in agent.log)
+        assert agent.process is not None
+        (detached,) = descendants(agent.process.pid)
+        agent.signal(number)
+
+        assert agent.wait() == 130
+        wait_until(lambda: not Path(f"/proc/{detached}").exists())
 
 
 def test_the_status_tells_whether_an_agent_runs(yard: Yard) -> None:

@@ -16,6 +16,8 @@ from . import log_file
 from .running import LOG, LOOK_SECONDS, RunningAgent, is_kept, on_this_machine, read, runs_in
 
 KNOWN_SECONDS = 60.0
+PATIENT_SECONDS = 3.0
+"""A person is told what is waited for after so long."""
 LAST_LINES = 5
 STOPPED, NONE_RUNS = 0, 1
 
@@ -24,8 +26,8 @@ def go_on_in_background(folder: Path, work: Callable[[], int], say: Callable[[st
     """Does `work` in a process of its own, without a terminal, its output in a file of the agent's folder.
 
     In this process, returns 0 once the server knows the agent there. When that has ended before, or has not got
-    so far in a minute (which ends it), says its last words and returns its exit code, or 1. In the other process,
-    returns what `work` returns.
+    so far in a minute (which ends it), says its last words and returns its exit code, or 1. What ends this process
+    before ends that one, too. In the other process, returns what `work` returns.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     log = folder / LOG
@@ -39,7 +41,13 @@ def go_on_in_background(folder: Path, work: Callable[[], int], say: Callable[[st
         _leave_terminal(descriptor)
         return work()
     os.close(descriptor)
-    code = _wait_until_known(folder, child, say)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        code = _wait_until_known(folder, child, say)
+    except KeyboardInterrupt:
+        os.kill(child, signal.SIGTERM)
+        raise
     if code is None:
         return 0
     words = log.read_bytes()[begin:].decode(errors="replace").splitlines()
@@ -59,8 +67,8 @@ def _leave_terminal(log: int) -> None:
 
 def _wait_until_known(folder: Path, child: int, say: Callable[[str], None]) -> int | None:
     """None once the server knows the agent; else the exit code."""
-    deadline = time.monotonic() + KNOWN_SECONDS
-    while time.monotonic() < deadline:
+    began, told = time.monotonic(), False
+    while time.monotonic() < began + KNOWN_SECONDS:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             return os.waitstatus_to_exitcode(status)
@@ -68,6 +76,9 @@ def _wait_until_known(folder: Path, child: int, say: Callable[[str], None]) -> i
         if agent is not None and agent.pid == child and agent.known:
             say(f"{agent.name} runs with pid {agent.pid}; end it with: taskyard agent daemon --stop {agent.name}")
             return None
+        if not told and time.monotonic() > began + PATIENT_SECONDS:
+            told = True
+            say(f"the server has not heard of it yet; waiting up to {KNOWN_SECONDS:.0f} s, Ctrl-C ends it")
         time.sleep(LOOK_SECONDS)
     os.kill(child, signal.SIGTERM)
     say(f"the server has not heard of it within {KNOWN_SECONDS:.0f} s")
