@@ -18,6 +18,8 @@ from tests.support.relay import Relay
 from tests.support.servers import ServerProcess
 from tests.support.yard import Yard
 
+CTRL_D = "\x04"
+
 
 @pytest.fixture(scope="module")
 def yard() -> Iterator[Yard]:
@@ -47,6 +49,17 @@ def test_a_machine_joins_by_a_code_typed_on_a_terminal(person: Person, yard: Yar
     kept = person.settings / "agent-credentials.json"
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     assert person.types("agent", "doctor").returncode == 0  # the server is remembered, the token is an agent's
+
+
+@pytest.mark.parametrize("command", [("login",), ("agent", "join")])
+def test_who_ends_the_input_where_a_code_is_asked_for_is_told_in_a_line(
+    person: Person, yard: Yard, command: tuple[str, ...]
+) -> None:
+    code, shown = person.answers(*command, yard.server.url, question="Code:", answer=CTRL_D)
+
+    assert code == 2
+    assert "the input ended where an answer was asked for" in shown
+    assert "Traceback" not in shown
 
 
 def test_a_code_works_once(person: Person, yard: Yard) -> None:

@@ -64,6 +64,9 @@ def execute(argv: Sequence[str]) -> int:
         return _fail(error, EXIT_MISTAKE if error.mistake else EXIT_FAILURE)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    except EOFError:
+        print(file=sys.stderr)  # the question stands at the end of its line
+        return _fail("the input ended where an answer was asked for; nothing was done", EXIT_MISTAKE)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the exit's flush is quiet
         return EXIT_FAILURE
