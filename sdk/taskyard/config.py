@@ -302,6 +302,11 @@ def user_table(path: Path | None, name: str) -> Mapping[str, Any]:
     return table
 
 
+def user_names(path: Path) -> list[str]:
+    """What the user's file sets, whether it is a setting or not; its tables aside. Raises UsageError."""
+    return [name for name, value in _read_toml(path).items() if not isinstance(value, Mapping)]
+
+
 def find_project_file(folder: Path) -> Path | None:
     """The nearest pyproject.toml with a `[tool.taskyard]` table, from `folder` upwards."""
     for parent in (folder, *folder.parents):

@@ -469,6 +469,15 @@ def test_config_says_where_each_value_comes_from(
     assert "secret" not in shown.out
 
 
+def test_the_configuration_names_what_no_command_reads(type_in: Typed, tmp_path: Path) -> None:
+    file = tmp_path / "config" / "taskyard" / "config.toml"
+    file.write_text('memroy = "8GB"\nservices = false\nlabel = ["site=north"]\n\n[presets.own]\ngpus = "all"\n')
+
+    shown = type_in("config")
+
+    assert shown.err == f"taskyard: {file}: no setting is called 'memroy'; did you mean 'memory'?\n"
+
+
 def test_config_shows_the_settings_of_one_alone(type_in: Typed) -> None:
     shown = json.loads(type_in("config", "agent", "--json").out)
 

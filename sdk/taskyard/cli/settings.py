@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from taskyard.cli import output
 from taskyard.cli.session import add_command
+from taskyard.cli.up import SERVICES
 from taskyard.config import (
     CONNECTION_SETTINGS,
     TOKEN_VARIABLE,
@@ -23,6 +25,7 @@ from taskyard.config import (
     resolve,
     resolve_connection,
     user_file,
+    user_names,
 )
 from taskyard.errors import UsageError
 
@@ -73,6 +76,15 @@ def config(namespace: argparse.Namespace) -> None:
         output.print_json([dict(zip(names, row, strict=True)) for row in rows])
     else:
         output.print_table(("SETTING", "VALUE", "FROM", "OF"), rows)
+    if chosen == list(GROUPS):  # else a name may be of what is not known here
+        _note_strangers({row[0] for row in rows} | {SERVICES.name})
+
+
+def _note_strangers(known: Collection[str]) -> None:
+    """Says which names in the user's file are no setting's: no command reads them."""
+    for name in sorted(set(user_names(user_file())).difference(known)):
+        near = "".join(f"; did you mean {one!r}?" for one in difflib.get_close_matches(name, known, n=1))
+        output.note(f"taskyard: {user_file()}: no setting is called {name!r}{near}")
 
 
 def _installed(group: str) -> bool:
