@@ -510,9 +510,9 @@ def _decoded_list(kind: type[T], answer: httpx.Response) -> list[T]:
 
 
 def _unknown_queue(name: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or sorted(names)[:5]
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    return f"there is no queue {name!r}; {hint}Create it with: taskyard queue create {shlex.quote(name)}"
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "`taskyard queues` lists them."
+    return f"there is no queue {name!r}; {hint} Create it with: taskyard queue create {shlex.quote(name)}"
 
 
 def _part(text: str) -> str:

@@ -123,6 +123,15 @@ def test_an_unknown_queue_ends_with_2_the_nearest_names_and_how_to_create_it(
     assert "taskyard queue create defualt" in result.err
 
 
+def test_nothing_is_suggested_for_a_queue_that_is_like_no_other(type_in: Typed, task: wire.Task) -> None:
+    result = type_in("enqueue", "--queue", "xyzzy", task.id)
+
+    assert result.err == (
+        "taskyard: there is no queue 'xyzzy'; `taskyard queues` lists them. "
+        "Create it with: taskyard queue create xyzzy\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
