@@ -10,9 +10,10 @@ from taskyard.client import Client
 
 from . import executes
 from .allotment import Means
+from .assembly import agent_on
 from .config import AgentSettings
-from .daemon import agent_on, executes_folder
 from .journal import Journal
+from .part_settings import executes_folder
 from .worker import Worker
 
 logger = logging.getLogger(__name__)

@@ -23,10 +23,10 @@ from taskyard.wire import TaskSpec
 from . import means
 from .config import AgentSettings
 from .containers import Containers
-from .daemon import agents_folder, checkout_settings, container_settings, environment_settings
 from .environments import ReadyEnvironment
 from .environments.cache import cache_of
 from .errors import RunFailed, RunStopped, SettingsError
+from .part_settings import agents_folder, checkout_settings, container_settings, environment_settings
 from .reproduction import Reproduction
 from .run_as import UMASK
 

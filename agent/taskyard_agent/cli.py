@@ -26,7 +26,7 @@ from .build import build, exit_code
 from .checkout import CachedMirror, list_mirrors, prune_mirrors
 from .config import CACHE_SETTINGS, DAEMON_SETTINGS, EXECUTE_SETTINGS, AgentSettings, add_groups, read_settings
 from .containers import ContainerSettings, kept
-from .daemon import Daemon, agents_folder, checkout_settings, environment_settings
+from .daemon import Daemon
 from .environments import cache, downloads
 from .errors import RunFailed, RunStopped, SettingsError
 from .execute import execute
@@ -35,6 +35,7 @@ from .keeper.processes import hide_memory
 from .life import detached, log_file
 from .life.pool import Member, Pool, places
 from .life.running import LOG, on_this_machine
+from .part_settings import agents_folder, checkout_settings, environment_settings
 
 JOIN_PATIENCE_SECONDS = 2.0
 IN_PLACE = ("--foreground", "--no-detached")

@@ -25,10 +25,10 @@ from .checkout import check_repository
 from .config import AgentSettings
 from .containers import ContainerSettings
 from .containers.engine import Engine, engine_name, engine_of, find_socket
-from .daemon import checkout_settings, environment_settings
 from .environments import conda
 from .errors import AgentError, SettingsError
 from .hooks import HookFailed, Hooks
+from .part_settings import checkout_settings, environment_settings
 from .run_as import account_of, check_reach
 
 OLDEST_GIT = (2, 34)

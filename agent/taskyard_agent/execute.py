@@ -16,12 +16,14 @@ from taskyard.client import Client
 from taskyard.wire import ClaimRequest, Run
 
 from . import abandoned, executes
+from .assembly import AgentParts, open_agent
 from .config import AgentSettings
-from .daemon import FAREWELL_SECONDS, AgentParts, executes_folder, open_agent
+from .daemon import FAREWELL_SECONDS
 from .errors import SettingsError
 from .held import Cause
 from .introduction import Introduction
 from .journal import Journal, JournalledRun
+from .part_settings import executes_folder
 from .run import RunJob
 
 ENDED_BY = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
