@@ -236,9 +236,9 @@ def _count(number: int, noun: str) -> str:
 
 
 def _bytes(amount: int | None) -> str:
-    """`1.5 GiB`; whole numbers without a fraction."""
+    """As people ask for it, in powers of 1024: `1.5 GB`; whole numbers without a fraction."""
     value, unit = float(amount or 0), "bytes"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
+    for larger in ("KB", "MB", "GB", "TB"):
         if value < 1024:
             break
         value, unit = value / 1024, larger

@@ -132,7 +132,7 @@ def test_what_is_asked_for_is_said_in_words() -> None:
     ],
 )
 def test_a_size_is_said_as_it_was_asked_for(asked: str, said: str) -> None:
-    assert size_in_words(size(asked, "--memory")) == said
+    assert size_in_words(size(asked)) == said
 
 
 def test_packages_are_a_list_or_words() -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from taskyard.cli.run import _lacking
 from taskyard.cli.workers import _about, _below_their_parents, _meant, _row
 from taskyard.errors import UsageError
-from taskyard.wire import Capacity, Command, CommandKind, Gpu, GpuRange, Resources, TaskSpec, Worker, WorkerState
+from taskyard.wire import Capacity, Gpu, GpuRange, Worker, WorkerState
 
 GB = 1024**3
 
@@ -51,14 +50,6 @@ def test_one_worker_says_what_is_free_as_it_is_asked_for() -> None:
         "0.5 of 2 LICENSE",
     ]
     assert ("gives", "one=1 two=1-2") in about
-
-
-def test_a_plan_says_what_a_worker_has_as_it_is_asked_for() -> None:
-    spec = TaskSpec(
-        command=Command(kind=CommandKind.SCRIPT, target="a.py"), resources=Resources(memory_bytes=24 * GB)
-    )
-
-    assert _lacking(worker("w", total=Capacity(memory_bytes=23 * GB)), spec) == "has 23 GB of memory"
 
 
 THERE = [worker("pool:1"), worker("pool:2"), worker("s"), worker("s:task", "s")]
