@@ -1,6 +1,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests wait as much as they work: half as many again as there are cores.
+AT_ONCE := $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 3 / 2 )))
 
 .PHONY: setup demo test test-thorough lint bench docs clean
 .DEFAULT_GOAL := help
@@ -25,10 +27,10 @@ lint: setup     ## ruff, mypy, import-linter
 	$(BIN)/lint-imports
 
 test: lint      ## Lint and all tests but the thorough ones
-	$(BIN)/python -m pytest --numprocesses auto -m "not thorough"
+	$(BIN)/python -m pytest --numprocesses $(AT_ONCE) -m "not thorough"
 
 test-thorough: lint  ## All tests: what `make test` leaves out takes as long again
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/python -m pytest --numprocesses $(AT_ONCE)
 
 bench: setup    ## Measure what the design promises; writes tests/benchmarks/results.json
 	$(BIN)/python -m tests.benchmarks

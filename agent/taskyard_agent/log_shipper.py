@@ -91,14 +91,17 @@ class LogShipper:
                 pass  # it has been woken often enough
 
     def flush(self, run_id: str, timeout: float) -> bool:
-        """Waits until the server holds what the spool holds now; whether it does."""
+        """Waits until the server holds what the spool holds now; whether it does.
+
+        Of a run that has ended it waits until `on_complete` has seen to it, too.
+        """
         with self._changed:
             followed = self._followed.get(run_id)
             if followed is None:
                 return True
             target = followed.size()
             self.wake()
-            self._changed.wait_for(lambda: followed.closed or followed.holds(target), timeout)
+            self._changed.wait_for(lambda: followed.closed or followed.grows_beyond(target), timeout)
             return followed.holds(target)
 
     def end(self, run_id: str, final_length: int) -> bool:
@@ -168,8 +171,8 @@ class LogShipper:
                 position = self._append(followed.run_id, followed.control_token, followed.offset, data)
                 self._note(followed, position)
             if followed.complete():
-                self.forget(followed.run_id)
                 self._on_complete(followed.run_id)
+                self.forget(followed.run_id)
         except (Stale, NotFound) as error:
             self._give_up(followed, error)
         except Unavailable as error:
@@ -235,6 +238,10 @@ class _Followed:
     def holds(self, target: int) -> bool:
         """Whether the server has everything up to `target` that it wants."""
         return self._capped or self.offset >= target
+
+    def grows_beyond(self, target: int) -> bool:
+        """Whether the server has everything up to `target`, and more may come."""
+        return self.final_length is None and self.holds(target)
 
     def complete(self) -> bool:
         """Whether the spool has ended and the server has all of it."""

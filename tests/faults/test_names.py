@@ -41,7 +41,7 @@ def test_a_copy_of_an_agent_s_folder_on_the_same_machine_leaves_the_first_its_ru
     with patient.agent() as first:
         witness.wait_for_start()
         shutil.copytree(first.cache / "agents", tmp_path / "copy" / "agents", copy_function=copied)
-        with patient.agent(cache=tmp_path / "copy", variables=first.own_token) as second:
+        with patient.agent(name="tester", cache=tmp_path / "copy", variables=first.own_token) as second:
             code = second.wait()
             shutil.rmtree(second.cache)  # what it holds is not ended with it
         witness.ends_once(starts=1)

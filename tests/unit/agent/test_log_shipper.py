@@ -200,6 +200,26 @@ def test_many_lines_become_few_requests(shipper, server, spool):
     assert server.requests < 1000
 
 
+def test_the_log_of_an_ended_run_is_flushed_once_its_end_is_seen_to(server, spool):
+    begun, seen_to = threading.Event(), threading.Event()
+    shipper = LogShipper(server.append, on_complete=lambda _run: (begun.set(), seen_to.wait(10)))
+    shipper.start()
+    add(spool, b"line\n")
+    shipper.follow("r.1", "token", spool)
+    shipper.end("r.1", 5)
+    assert begun.wait(10)
+    waiting = threading.Thread(target=shipper.flush, args=("r.1", 60))
+    waiting.start()
+
+    waiting.join(0.1)
+    waited = waiting.is_alive()
+    seen_to.set()
+    waiting.join(10)
+
+    assert (waited, waiting.is_alive()) == (True, False)
+    shipper.close()
+
+
 def test_closing_ends_the_thread_and_whoever_waits(server, spool):
     server.trouble = [Unavailable("nobody answers")] * 1000
     shipper = LogShipper(server.append)
