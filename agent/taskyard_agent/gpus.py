@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import functools
 import logging
@@ -15,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pynvml
 from taskyard.wire import Gpu, Phase, Reason
 
 from taskyard_agent.errors import RunFailed, SettingsError
 
 logger = logging.getLogger(__name__)
 
+DRIVER = "libnvidia-ml.so.1"
 LOCK_FOLDER = Path("/tmp/taskyard-gpus")  # noqa: S108 - one for all users of the machine, whatever their TMPDIR
 
 # --- Which there are -------------------------------------------------------------------------------------
@@ -31,13 +32,24 @@ def devices() -> list[Gpu]:
     """The machine's GPUs in PCI order, the order of CUDA_DEVICE_ORDER=PCI_BUS_ID; none without a driver."""
     if not _library_ready():
         return []
+    import pynvml
+
     found = [_describe(index) for index in range(pynvml.nvmlDeviceGetCount())]
     return [gpu for gpu in found if gpu is not None]
 
 
 @functools.cache
 def _library_ready() -> bool:
-    """Whether NVML answers. It stays open: opening it takes longer than all its answers together."""
+    """Whether NVML answers. It stays open: opening it takes longer than all its answers together.
+
+    Without a driver its module is not even imported, which takes 14 MB.
+    """
+    try:
+        ctypes.CDLL(DRIVER)
+    except OSError:
+        return False
+    import pynvml
+
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
@@ -48,6 +60,8 @@ def _library_ready() -> bool:
 
 def _describe(index: int) -> Gpu | None:
     """What NVML says of one GPU; None, and a line in the log, for one that has failed."""
+    import pynvml
+
     try:
         handle = pynvml.nvmlDeviceGetHandleByIndex(index)
         uuid, name = pynvml.nvmlDeviceGetUUID(handle), pynvml.nvmlDeviceGetName(handle)
@@ -58,6 +72,8 @@ def _describe(index: int) -> Gpu | None:
 
 
 def _memory(handle: Any) -> int:
+    import pynvml
+
     with contextlib.suppress(pynvml.NVMLError):  # a GPU that shares the machine's memory has none of its own
         return int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
     return 0
@@ -286,6 +302,8 @@ def measure(gpu: Gpu) -> dict[str, float]:
 
 
 def _measured(gpu: Gpu) -> Iterator[tuple[str, float]]:
+    import pynvml
+
     with contextlib.suppress(pynvml.NVMLError):
         handle: Any = pynvml.nvmlDeviceGetHandleByUUID(gpu.uuid)
         with contextlib.suppress(pynvml.NVMLError):
