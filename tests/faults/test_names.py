@@ -23,10 +23,11 @@ root_only = pytest.mark.skipif(
 def test_a_second_agent_of_a_name_is_refused_and_the_first_keeps_its_run(patient: Faulty) -> None:
     witness = patient.witness()
 
-    with patient.agent(), patient.agent("--detached", name="tester") as second:
+    with patient.agent():
         witness.wait_for_start()
         waiting = patient.witness()
-        code = second.wait()
+        with patient.agent("--detached", name="tester") as second:
+            code = second.wait()
         assert patient.task(waiting.task).run is None
         witness.ends_once(starts=1)
 
