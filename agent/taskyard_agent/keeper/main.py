@@ -119,7 +119,7 @@ class Keeper:
         self._exit_code: int | None = None
         self._signal: int | None = None
         self._ended = False
-        self._told_leftovers = False
+        self._asked_to_end: set[processes.ProcessIdentity] = set()
         self._told_to_stop = False
         self._kill_at: float | None = None
         self._killed = False
@@ -330,7 +330,8 @@ class Keeper:
     def _stop(self, cause: str, grace: float, message: str = "") -> None:
         """SIGTERM to the command's group, SIGKILL when the grace is over. A second call can only hasten it."""
         kill_at = time.monotonic() + grace
-        if not self._told_to_stop:
+        if not self._told_to_stop and not self._ended:
+            self._asked_to_end |= _identities(processes.in_group(self._child))
             self._signal_command(signal.SIGTERM)
         self._told_to_stop = True
         if not self._ended and self._cause == "exit":
@@ -353,11 +354,23 @@ class Keeper:
         if self._killed:
             return True
         left = self._leftovers()
-        if left and not self._told_leftovers:
-            self._told_leftovers = True
-            processes.signal_all(left, signal.SIGTERM)
+        if left:
+            self._ask_to_end(left)
             self._kill_at = self._kill_at or time.monotonic() + self._grace
         return not left
+
+    def _ask_to_end(self, left: set[int]) -> None:
+        """SIGTERM to each process that has had none: many take a second one as an order to give up at once.
+
+        What a process starts after its SIGTERM, such as an upload, is its own until it has ended.
+        """
+        asked = {process.pid for process in self._asked_to_end if process.pid in left and process.alive()}
+        waiting = left - asked
+        if asked and waiting:
+            waiting -= processes.descendants(*asked)
+        if waiting:
+            self._asked_to_end |= _identities(waiting)
+            processes.signal_all(waiting, signal.SIGTERM)
 
     def _leftovers(self) -> set[int]:
         found = processes.descendants(os.getpid()) | processes.marked(self._run) | cgroups.members(self._cgroup)
@@ -417,6 +430,10 @@ def _secrets(launch: dict[str, Any]) -> Iterator[str]:
     for name, value in launch["env"].items():
         if any(fnmatch.fnmatchcase(name.upper(), pattern) for pattern in patterns):
             yield value
+
+
+def _identities(pids: set[int]) -> set[processes.ProcessIdentity]:
+    return {identity for pid in pids if (identity := processes.identify(pid)) is not None}
 
 
 def _locked(fd: int) -> bool:

@@ -138,13 +138,13 @@ def _pids() -> Iterator[int]:
     return (int(name) for name in os.listdir("/proc") if name.isdigit())
 
 
-def descendants(pid: int) -> set[int]:
-    """Everything that runs below a process."""
+def descendants(*pids: int) -> set[int]:
+    """Return everything that runs below these processes."""
     children: dict[int, list[int]] = {}
-    for parent, child in _parents():
-        children.setdefault(parent, []).append(child)
+    for pid, parent, _ in _running():
+        children.setdefault(parent, []).append(pid)
     found: set[int] = set()
-    waiting = [pid]
+    waiting = list(pids)
     while waiting:
         for child in children.get(waiting.pop(), ()):
             found.add(child)
@@ -152,18 +152,23 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
-def _parents() -> Iterator[tuple[int, int]]:
-    """(parent, child) for everything that runs; zombies run no more."""
+def in_group(group: int) -> set[int]:
+    """Return the members of a process group that run."""
+    return {pid for pid, _, its_group in _running() if its_group == group}
+
+
+def _running() -> Iterator[tuple[int, int, int]]:
+    """Yield (pid, parent, group) of everything that runs; zombies run no more."""
     if not LINUX:
-        for line in _output("ps", "-Ao", "ppid=,pid=,state=").splitlines():
-            parent, child, state = line.split()
+        for line in _output("ps", "-Ao", "pid=,ppid=,pgid=,state=").splitlines():
+            pid, parent, group, state = line.split()
             if not state.startswith("Z"):
-                yield int(parent), int(child)
+                yield int(pid), int(parent), int(group)
         return
-    for pid in _pids():
-        fields = _stat(pid)
+    for number in _pids():
+        fields = _stat(number)
         if fields is not None and fields[0] not in (b"Z", b"X"):
-            yield int(fields[1]), pid
+            yield number, int(fields[1]), int(fields[2])
 
 
 def resident_bytes(pids: tuple[int, ...]) -> int:
