@@ -25,6 +25,12 @@ def command_line(
 
     `elsewhere`: it is started in a container, which alone knows what is on its PATH and in its folders.
     """
+    if not command.kind.known:
+        raise RunFailed(
+            Phase.CHECKOUT,
+            Reason.COMMAND,
+            f"this agent does not know commands of the kind {command.kind!s}: update it, or name another worker",
+        )
     python = (str(ready.python), *command.python_args)
     if command.kind is CommandKind.MODULE:
         return (*python, "-m", command.target, *args)

@@ -2,7 +2,7 @@
 
 Imports nothing of ours. Times are seconds since the epoch on the server's clock unless a field says
 otherwise; sizes are bytes. A reader ignores fields that it does not know, so an older agent works with a
-newer server; a field is only ever added, with a default.
+newer server; a field is only ever added, with a default. A word that a reader does not know stays as it is.
 """
 
 from __future__ import annotations
@@ -10,11 +10,15 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import re
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 API_VERSION = "v1"
 API_PREFIX = f"/api/{API_VERSION}"
@@ -25,14 +29,52 @@ CONTAINER_LABEL = "container"
 """Label of a worker that runs tasks in containers; its value is the engine."""
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 
+_WORD = re.compile(r"[a-z][a-z0-9_]{0,39}", re.ASCII)
+
 T = TypeVar("T")
 
 
 class Word(str, enum.Enum):
-    """An enum whose members print and serialise as their value."""
+    """An enum whose members print and serialise as their value.
+
+    A reader keeps a word that it does not know (`decode`): it equals its text, is no member, and none of the
+    properties hold of it. So a newer version may add one.
+    """
 
     def __str__(self) -> str:
         return str(self.value)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return type(self).decode, (self.value,)
+
+    @classmethod
+    def decode(cls, word: str) -> Self:
+        """Return the member of this value, or the word itself. Raises ValueError for what is no text."""
+        try:
+            return cls(word)
+        except ValueError:
+            if not isinstance(word, str):
+                raise
+            return cls._unknown(word)
+
+    @classmethod
+    def _unknown(cls, word: str) -> Self:
+        made = str.__new__(cls, word)
+        made._name_, made._value_ = word.upper(), word
+        return made
+
+    @property
+    def known(self) -> bool:
+        """Whether this version has the word."""
+        return self._name_ in type(self).__members__
+
+
+class OpenWord(Word):
+    """A word that agents report: the server, too, takes one of a newer agent as it is."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        return cls._unknown(value) if isinstance(value, str) and _WORD.fullmatch(value) else None
 
 
 class TaskState(Word):
@@ -58,7 +100,7 @@ class TaskState(Word):
         return self in (TaskState.PREPARING, TaskState.RUNNING)
 
 
-class Phase(Word):
+class Phase(OpenWord):
     """Where a run is; each phase is timed."""
 
     CLAIMED = "claimed"
@@ -78,7 +120,7 @@ class OutcomeKind(Word):
     LOST = "lost"
 
 
-class Reason(Word):
+class Reason(OpenWord):
     """Why a run ended as it did."""
 
     EXIT = "exit"  # the process ended by itself; see exit_code
@@ -114,7 +156,7 @@ class OnLost(Word):
     WAIT = "wait"
 
 
-class WorkerState(Word):
+class WorkerState(OpenWord):
     """What a worker does just now."""
 
     STARTING = "starting"
@@ -1010,7 +1052,8 @@ def to_json(value: Any) -> Any:
 def from_json(kind: type[T], data: Any) -> T:
     """Builds a `kind` from what the json module read. Unknown fields are ignored.
 
-    Raises ValueError when a field is missing or a word is unknown, TypeError when a value has the wrong shape.
+    Raises ValueError when a field is missing, TypeError when a value has the wrong shape. Unknown words stay
+    as they are, see `Word`.
     """
     return typing.cast(T, _decode(kind, data))
 
@@ -1036,7 +1079,7 @@ def _decode(kind: Any, data: Any) -> Any:
         value_kind = typing.get_args(kind)[1]
         return {key: _decode(value_kind, item) for key, item in data.items()}
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
-        return kind(data)
+        return kind.decode(data) if issubclass(kind, Word) else kind(data)
     if kind is float:
         return float(data)
     return data

@@ -660,8 +660,8 @@ def _with_run(record: TaskRecord, run: Run) -> TaskRecord:
 
 
 def _later(one: Phase, other: Phase) -> Phase:
-    """Reports may arrive out of order; a phase never goes back."""
-    return max(one, other, key=_PHASES.index)
+    """Reports may arrive out of order; a phase never goes back, and one of a newer agent comes before all."""
+    return max(one, other, key=lambda phase: _PHASES.index(phase) if phase.known else -1)
 
 
 def _merged(held: tuple[PhaseTime, ...], reported: tuple[PhaseTime, ...]) -> tuple[PhaseTime, ...]:
@@ -670,7 +670,8 @@ def _merged(held: tuple[PhaseTime, ...], reported: tuple[PhaseTime, ...]) -> tup
     for time in reported:
         if time.phase not in times or times[time.phase].seconds is None or time.seconds is not None:
             times[time.phase] = time
-    return tuple(times[phase] for phase in _PHASES if phase in times)
+    unknown = (phase for phase in times if not phase.known)
+    return tuple(times[phase] for phase in (*_PHASES, *unknown) if phase in times)
 
 
 def _tell(

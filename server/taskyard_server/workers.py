@@ -203,7 +203,9 @@ def state_of(report: WorkerReport, *, held: str, drain: bool) -> WorkerState:
         return report.state
     if drain:
         return WorkerState.DRAINING
-    return WorkerState.PAUSED if held or report.paused_reason else report.state
+    if held or report.paused_reason:
+        return WorkerState.PAUSED
+    return report.state if report.state.known else _at_work(report.runs)  # a newer agent's word
 
 
 def _at_work(runs: Sequence[str]) -> WorkerState:

@@ -21,7 +21,14 @@ STOP_SECONDS = 15.0
 class ServerProcess:
     """One server. As a context manager it starts, and leaves neither process nor, if it made it, folder."""
 
-    def __init__(self, *flags: str, data: Path | None = None, store: str = "", port: int | None = None) -> None:
+    def __init__(
+        self,
+        *flags: str,
+        data: Path | None = None,
+        store: str = "",
+        port: int | None = None,
+        variables: dict[str, str] | None = None,
+    ) -> None:
         self._folder = (
             None if data else tempfile.TemporaryDirectory(prefix="taskyard-", ignore_cleanup_errors=True)
         )
@@ -32,6 +39,7 @@ class ServerProcess:
         self.process: subprocess.Popen[bytes] | None = None
         self._flags = flags
         self._store = store
+        self._variables = variables or {}
 
     @property
     def url(self) -> str:
@@ -83,7 +91,9 @@ class ServerProcess:
     def _start(self) -> ServerProcess:
         self.data.mkdir(parents=True, exist_ok=True)
         with (self.data / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(self._command(), stdout=log, stderr=log, env=_environment())
+            self.process = subprocess.Popen(
+                self._command(), stdout=log, stderr=log, env=_environment() | self._variables
+            )
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
             if self.process.poll() is not None or time.monotonic() > deadline:

@@ -217,6 +217,9 @@ def _manager(request: EnvironmentRequest, installer: Installer) -> Manager:
     if request.place is not None and wanted is wire.Manager.PIP:
         installer.log("in a container uv installs what pip was asked to")
         return uv
+    if wanted not in MANAGERS or not request.environment.requirements.known:
+        asked = f"{wanted}, {request.environment.requirements}"
+        raise failed(f"this agent is older than the task and does not know how to build ({asked}): update it")
     return MANAGERS[wanted]
 
 
