@@ -15,7 +15,7 @@ from taskyard.wire import API_PREFIX
 from taskyard_server.accounts import Accounts
 from taskyard_server.api import blobs, claims, openapi, problems, queues, runs, server, tasks, tokens, workers
 from taskyard_server.api.guard import Guard
-from taskyard_server.api.rates import RateLimit
+from taskyard_server.api.rates import Places, RateLimit
 from taskyard_server.api.services import Services
 from taskyard_server.auth import Authenticator
 from taskyard_server.claims import Claims
@@ -32,6 +32,10 @@ from taskyard_server.workers import Workers
 
 ROUTERS = (claims, runs, tasks, queues, workers, blobs, tokens, server)
 """In the order in which they are looked through: the busiest first."""
+
+MOST_PARKED_CLAIMS = 5000
+"""Of one token: a whole cluster may share it, each of its agents with a claim that waits."""
+MOST_LOG_STREAMS = 1000
 
 
 def create_app(config: ServerConfig) -> FastAPI:
@@ -51,6 +55,8 @@ def create_app(config: ServerConfig) -> FastAPI:
     app.state.config = config
     app.state.rate_limit = RateLimit(config.rate_limit)
     app.state.login_rate_limit = RateLimit(config.login_rate_limit)
+    app.state.parked_claims = Places(MOST_PARKED_CLAIMS, "claims that wait")
+    app.state.log_streams = Places(MOST_LOG_STREAMS, "live logs open")
     for module in ROUTERS:
         app.router.routes.extend(module.router.routes)
     problems.install(app)

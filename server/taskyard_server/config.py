@@ -54,6 +54,12 @@ def _rate(text: str) -> str:
     return text
 
 
+def _networks(text: str) -> str:
+    for part in filter(None, text.split(",")):
+        ipaddress.ip_network(part.strip(), strict=False)  # raises ValueError
+    return text.replace(" ", "")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServerConfig:
     """Everything that an operator may set. Sizes are bytes."""
@@ -71,6 +77,16 @@ class ServerConfig:
     tls_cert: Path | None = field(default=None, metadata=_how("certificate chain (PEM)", Path, metavar="FILE"))
     tls_key: Path | None = field(default=None, metadata=_how("its private key (PEM)", Path, metavar="FILE"))
     insecure: bool = field(default=False, metadata=_how("allow plain HTTP beyond this machine", bool))
+
+    trusted_proxies: str = field(
+        default="",
+        metadata=_how(
+            "addresses or networks of reverse proxies, separated by commas: their X-Forwarded-For is believed, "
+            "and the connections that they open are not counted",
+            _networks,
+            metavar="ADDRESSES",
+        ),
+    )
 
     new_administrator: bool = field(
         default=False, metadata=_how("write a new administrator's token at this start: the old one is lost", bool)

@@ -23,6 +23,7 @@ from fastapi import FastAPI
 from taskyard_server.api.services import Services
 from taskyard_server.app import create_app
 from taskyard_server.config import ServerConfig, add_arguments, fields
+from taskyard_server.connections import Connection, Limits, Listener, Strangers, Visit, networks
 from taskyard_server.errors import StartRefused
 
 logger = logging.getLogger(__name__)
@@ -89,12 +90,31 @@ class _Server(uvicorn.Server):
     def __init__(self, app: FastAPI, config: ServerConfig) -> None:
         super().__init__(_uvicorn_config(app, config))
         self._services: Services = app.state.services
+        self._limits = Limits(proxies=networks(config.trusted_proxies))
 
     def stop(self) -> None:
         """The first call ends gracefully, the second at once."""
         self.force_exit = self.should_exit
         self.should_exit = True
         self._services.stop()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listens; uvicorn itself would count no connections, and wait a minute for a handshake."""
+        strangers = Strangers(self._limits)
+        listeners = [Listener(each, strangers, self._connection, self.config.ssl) for each in sockets or ()]
+        for listener in listeners:
+            listener.start()
+        self.servers = listeners  # type: ignore[assignment]
+        self.started = True
+
+    def _connection(self, visit: Visit) -> Connection:
+        return Connection(
+            visit=visit,
+            limits=self._limits,
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -105,7 +125,8 @@ class _Server(uvicorn.Server):
 def _uvicorn_config(app: FastAPI, config: ServerConfig) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=Connection,
+        forwarded_allow_ips=["127.0.0.1", *filter(None, config.trusted_proxies.split(","))],
         ws="none",
         lifespan="off",  # the services are open before the first connection is accepted
         log_config=None,

@@ -7,6 +7,7 @@ import asyncio
 from fastapi import Request
 from taskyard.wire import Beat, BeatAnswer, Claim, ClaimRequest
 
+from taskyard_server.api.rates import Places
 from taskyard_server.api.route import MIB, allow, errors, new_router
 from taskyard_server.api.services import InActor, InServices, call_of
 from taskyard_server.auth import Right
@@ -20,6 +21,8 @@ async def claim(body: ClaimRequest, request: Request, services: InServices, acto
     """Takes the first fitting task of the queues, waiting up to `wait_seconds`. A repeated `request_id` is
     answered with the same run."""
     secret = call_of(request).secret
+    parked: Places = request.app.state.parked_claims
+    parked.require(actor.token)
     hang_up = asyncio.ensure_future(request.receive())  # the body is read: only a disconnect can follow
 
     async def gone() -> bool:
@@ -28,7 +31,8 @@ async def claim(body: ClaimRequest, request: Request, services: InServices, acto
         return hang_up.done()
 
     try:
-        return await services.runs.claim(body, actor, gone)
+        with parked.taken(actor.token):
+            return await services.runs.claim(body, actor, gone)
     finally:
         hang_up.cancel()
 

@@ -1,15 +1,20 @@
-"""How often one caller may ask."""
+"""How often one caller may ask, and how much may wait for it at the same time."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
+from collections import Counter
+from collections.abc import Iterator
 
 from limits import parse
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import FixedWindowRateLimiter
 
 from taskyard_server.errors import TooMany
+
+_COME_BACK_SECONDS = 5
 
 
 class RateLimited(TooMany):
@@ -34,3 +39,30 @@ class RateLimit:
         window = await self._limiter.get_window_stats(self._limit, key)
         seconds = max(1, math.ceil(window.reset_time - time.time()))
         raise RateLimited(f"more than {self._limit}; come back in {seconds} s", seconds)
+
+
+class Places:
+    """Bounds what waits at the same time for one key, such as the parked claims of a token."""
+
+    def __init__(self, most: int, what: str) -> None:
+        self._most = most
+        self._what = what
+        self._taken: Counter[str] = Counter()
+
+    def require(self, key: str) -> None:
+        """Raises RateLimited when no place is free."""
+        if self._taken.get(key, 0) >= self._most:
+            raise RateLimited(
+                f"this token has {self._most} {self._what} already: end some, or use another token", 5
+            )
+
+    @contextlib.contextmanager
+    def taken(self, key: str) -> Iterator[None]:
+        """Takes a place for as long as the context lasts."""
+        self._taken[key] += 1
+        try:
+            yield
+        finally:
+            self._taken[key] -= 1
+            if not self._taken[key]:
+                del self._taken[key]

@@ -19,6 +19,7 @@ from taskyard_server import idempotency
 from taskyard_server.api import body
 from taskyard_server.api.services import Call, Services, services_of
 from taskyard_server.auth import Right, require
+from taskyard_server.connections import SCOPE_KEY
 from taskyard_server.errors import Unauthorised
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -187,6 +188,9 @@ async def _admit(request: Request, services: Services, access: Access) -> Call |
     if scheme.lower() != "bearer":
         raise Unauthorised("this route needs the header Authorization: Bearer …; log in with `taskyard login`")
     actor = await services.authenticator.actor(secret.strip())
+    connection = request.scope.pop(SCOPE_KEY, None)
+    if connection is not None:
+        connection.prove()
     await request.app.state.rate_limit.take(actor.token)
     require(actor, access.right)
     call = Call(actor=actor, secret=secret.strip())

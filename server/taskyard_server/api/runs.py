@@ -15,6 +15,7 @@ from taskyard.wire import FinishRequest, LogChunk, LogPosition, Run, Series, Sta
 from taskyard_server.api import body
 from taskyard_server.api.blobs import RAW, RAW_ANSWER, RAW_BODY
 from taskyard_server.api.measurements import InTimeRange
+from taskyard_server.api.rates import Places
 from taskyard_server.api.route import MIB, allow, errors, new_router
 from taskyard_server.api.services import Call, InActor, InCall, InServices, Services
 from taskyard_server.auth import Right
@@ -128,6 +129,7 @@ async def read_log(
 @allow(Right.READ)
 async def stream_log(
     run_id: ReadableRun,
+    request: Request,
     services: InServices,
     call: InCall,
     offset: Offset = 0,
@@ -136,7 +138,17 @@ async def stream_log(
     """Follows the log until it is complete; `Last-Event-ID` resumes after the last event received."""
     await services.runs.get(run_id)
     begin = offset if last_event_id is None else last_event_id
-    return EventSourceResponse(_events(run_id, begin, services, call), ping=PING_SECONDS)
+    streams: Places = request.app.state.log_streams
+    streams.require(call.actor.token)
+    return EventSourceResponse(_counted(streams, _events(run_id, begin, services, call), call), ping=PING_SECONDS)
+
+
+async def _counted(
+    streams: Places, events: AsyncIterator[ServerSentEvent], call: Call
+) -> AsyncIterator[ServerSentEvent]:
+    with streams.taken(call.actor.token):
+        async for event in events:
+            yield event
 
 
 async def _events(run_id: str, offset: int, services: Services, call: Call) -> AsyncIterator[ServerSentEvent]:
