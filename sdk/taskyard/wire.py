@@ -484,6 +484,8 @@ class Task:
     retries_used: int = 0
     losses: int = 0
     unstarted: int = 0
+    dropped_secrets: tuple[str, ...] = ()
+    """In the answer to an edit or enqueue by another account: secrets of its owner that this removed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -632,6 +634,8 @@ class Queue:
     """Tasks claimed from it that have not ended."""
     workers: tuple[str, ...] = ()
     """Names of the live workers that watch it."""
+    owner: str = ""
+    """Name of the user whose own agents may serve it; empty for a queue of the administrators'."""
     estimated_wait_seconds: float | None = None
     """For a task enqueued now, from the recent run times; None where nothing is known."""
 
@@ -972,6 +976,10 @@ class Token:
     create_queues: bool = False
     invitation: bool = False
     """It is a code that nobody has exchanged for a token yet."""
+    own_queues: bool = False
+    """An agent's token that a user issued: it serves queues that this user created, and no others."""
+    unconfined: bool = False
+    """Likewise, but issued before such tokens were confined: it may serve queues of others."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import shlex
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,25 +57,25 @@ class Accounts:
         """
         _check(new)
         _may_hand_out(actor, new)
-        new = await self._with_queue_ids(new)
-        return await self._add(new, owner=_owner_for(actor), limit=await self._limit_for(actor))
+        new = await self._with_queue_ids(new, actor)
+        limit, own = await self._limit_for(actor), _serves_own_queues(new, actor)
+        return await self._add(new, owner=_owner_for(actor), limit=limit, own_queues=own)
 
     async def revoke(self, token_id: str, actor: Actor) -> Token:
         """Ends the life of a token, or of a code that nobody has used.
 
         Raises NotFound for another account's, Conflict for the last administrator's.
         """
-        others = [record for record in await self._store.tokens() if record.id != token_id]
-        last_way_in = not any(self._administers(record) for record in others)
 
-        def revoked(record: TokenRecord) -> TokenRecord:
+        def revoked(record: TokenRecord, every: Sequence[TokenRecord]) -> TokenRecord:
             if not _manages(actor, record) or self._is_stale_code(record):
                 raise NotFound(f"there is no token {token_id}; `taskyard token list` shows yours")
+            last_way_in = not any(self._administers(other) for other in every if other.id != token_id)
             if last_way_in and self._administers(record):
                 raise Conflict("this is the last administrator's token: issue another one first")
             return replace(record, revoked=True)
 
-        record = await self._store.update_token(token_id, revoked)
+        record = await self._store.update_token_among(token_id, revoked)
         self._authenticator.forget()
         logger.info("revoked token %s", token_id, extra={"action": "token_revoked", "token": token_id})
         return await self._shown(record)
@@ -83,7 +84,7 @@ class Accounts:
         """Makes a single-use code, valid for ten minutes, exchanged for such a token. Raises as `issue`."""
         _check(new)
         _may_hand_out(actor, new)
-        new = await self._with_queue_ids(new)
+        new = await self._with_queue_ids(new, actor)
         await self._forget_stale_invitations()
         code, now = _draw_code(), self._clock()
         record = TokenRecord(
@@ -94,9 +95,11 @@ class Accounts:
             owner=_owner_for(actor) or "",
             created_at=now,
             expires_at=now + INVITATION_SECONDS,
+            token_expires_at=await self._limit_for(actor),
             invitation=True,
             queues=new.queues,
             create_queues=new.create_queues,
+            own_queues=_serves_own_queues(new, actor),
         )
         await self._store.add_token(record)
         return Invitation(id=record.id, code=code, kind=new.kind, expires_at=now + INVITATION_SECONDS)
@@ -117,7 +120,12 @@ class Accounts:
             queues=invitation.queues,
             create_queues=invitation.create_queues,
         )
-        issued = await self._add(new, owner=invitation.owner or None, limit=None)
+        issued = await self._add(
+            new,
+            owner=invitation.owner or None,
+            limit=invitation.token_expires_at,
+            own_queues=invitation.own_queues,
+        )
         await self._store.delete_token(invitation.id)
         return issued
 
@@ -138,7 +146,13 @@ class Accounts:
         return record.kind is TokenKind.ADMINISTRATOR and alive and not (record.revoked or record.invitation)
 
     async def _add(
-        self, new: NewToken, *, owner: str | None = None, limit: float | None = None, secret: str | None = None
+        self,
+        new: NewToken,
+        *,
+        owner: str | None = None,
+        limit: float | None = None,
+        secret: str | None = None,
+        own_queues: bool = False,
     ) -> IssuedToken:
         secret = secret or draw_secret(new.kind)
         token_id, now = uuid.uuid4().hex, self._clock()
@@ -153,13 +167,21 @@ class Accounts:
             expires_at=min((at for at in (wanted, limit) if at is not None), default=None),
             queues=new.queues,
             create_queues=new.create_queues,
+            own_queues=own_queues,
         )
         await self._store.add_token(record)
         logger.info("issued %s token %s", new.kind, token_id, extra={"action": "token_issued", "token": token_id})
         return IssuedToken(token=await self._shown(record), secret=secret)
 
-    async def _with_queue_ids(self, new: NewToken) -> NewToken:
+    async def _with_queue_ids(self, new: NewToken, actor: Actor) -> NewToken:
         known = await known_queues(self._store, new.queues)
+        foreign = [queue.name for queue in known.values() if queue.owner != actor.owner]
+        if foreign and _serves_own_queues(new, actor):
+            names = " ".join(map(shlex.quote, foreign))
+            raise Forbidden(
+                f"a user's agent serves queues that the user created, not {', '.join(foreign)}: create one"
+                f" (taskyard queue create NAME), or ask an administrator (taskyard invite agent --queue {names})"
+            )
         missing = [ref for ref in new.queues if ref not in known]
         if missing and not new.create_queues:
             await find_queue(self._store, missing[0])  # says which are near
@@ -211,6 +233,11 @@ def _manages(actor: Actor, record: TokenRecord) -> bool:
 def _owner_for(actor: Actor) -> str | None:
     """A user's tokens act for its own account; an administrator's are accounts of their own."""
     return None if actor.kind is TokenKind.ADMINISTRATOR else actor.owner
+
+
+def _serves_own_queues(new: NewToken, actor: Actor) -> bool:
+    """Whether the token is for an agent of a user: whoever enqueues elsewhere has not agreed to that machine."""
+    return new.kind is TokenKind.AGENT and actor.kind is not TokenKind.ADMINISTRATOR
 
 
 def _may_hand_out(actor: Actor, new: NewToken) -> None:
@@ -268,4 +295,6 @@ def _shown(record: TokenRecord, names: Mapping[str, str]) -> Token:
         queues=named(record.queues, names),
         create_queues=record.create_queues,
         invitation=record.invitation,
+        own_queues=record.own_queues,
+        unconfined=record.unconfined,
     )

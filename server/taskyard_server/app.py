@@ -100,7 +100,7 @@ async def running(config: ServerConfig) -> AsyncIterator[Services]:
 
 def _compose(config: ServerConfig, stores: Stores) -> tuple[Services, Claims, Sweeper]:
     clock, store = time.time, stores.store
-    authenticator = Authenticator(store, clock)
+    authenticator = Authenticator(store, clock, refuse_unconfined=config.end_old_agent_tokens)
     room = Claims(store, clock)
     disk = DiskSpace(config.data, config.min_free_disk_bytes)
     run_service = Runs(store, room, stores.logs, stores.samples, clock, config)

@@ -35,6 +35,8 @@ class Actor:
     queues: tuple[str, ...] = ()
     """For an agent: ids of the queues it may claim from, and names of those it may yet create; empty for all."""
     create_queues: bool = False
+    own_queues: bool = False
+    """For an agent: whether it may claim from queues of its account alone."""
     task: str | None = None
     """For a run: its task."""
     project: str | None = None
@@ -42,6 +44,8 @@ class Actor:
 
     def may_serve(self, queue: QueueRecord | None) -> bool:
         """For an agent: whether it may claim tasks of the queue; None: of none."""
+        if self.own_queues and (queue is None or queue.owner != self.owner):
+            return False
         return not self.queues or (queue is not None and not {queue.id, queue.name}.isdisjoint(self.queues))
 
 
@@ -107,11 +111,17 @@ class Authenticator:
     """Finds the actor of a secret, remembering it for a second."""
 
     def __init__(
-        self, store: Store, clock: Callable[[], float], monotonic: Callable[[], float] = time.monotonic
+        self,
+        store: Store,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float] = time.monotonic,
+        *,
+        refuse_unconfined: bool = False,
     ) -> None:
         self._store = store
         self._clock = clock
         self._monotonic = monotonic
+        self._refuse_unconfined = refuse_unconfined
         self._known: dict[str, tuple[float, Actor]] = {}
 
     async def actor(self, secret: str) -> Actor:
@@ -133,6 +143,12 @@ class Authenticator:
         token = await self._store.token_by_hash(hashed)
         if token is not None and hmac.compare_digest(token.hash, hashed):
             actor = actor_of(token, self._clock())
+            if self._refuse_unconfined and token.unconfined:
+                raise Unauthorised(
+                    f"the agent's token {token.name!r} was issued by a user for queues of others, and this"
+                    " server accepts it no longer; ask an administrator for a new one:"
+                    " taskyard invite agent --queue QUEUE"
+                )
             await self._touch(token)
         else:
             actor = _actor_of_run(await self._store.task_of_report_token(hashed), hashed)
@@ -166,6 +182,7 @@ def actor_of(token: TokenRecord, now: float) -> Actor:
         owner=token.owner,
         queues=token.queues,
         create_queues=token.create_queues,
+        own_queues=token.own_queues,
     )
 
 

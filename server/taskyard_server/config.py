@@ -92,6 +92,13 @@ class ServerConfig:
         default=False, metadata=_how("write a new administrator's token at this start: the old one is lost", bool)
     )
 
+    end_old_agent_tokens: bool = field(
+        default=False,
+        metadata=_how(
+            "refuse agents' tokens that users issued before these were confined to their own queues", bool
+        ),
+    )
+
     lease_seconds: float = field(
         default=60.0, metadata=_how("how long a run is believed alive after a beat", _seconds)
     )

@@ -7,7 +7,7 @@ call them more than once. A function that finds nothing to do returns the record
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -140,6 +140,16 @@ def change(
         )
     changed = replace(record, spec=spec, secret_values=dict(secret_values))
     return _tell(matching.shaped(changed), "changed", now, by=by)
+
+
+def drop_secrets(record: TaskRecord, names: Collection[str], *, by: str, now: float) -> TaskRecord:
+    """Removes these secrets, names and values: another account changed what reads them, or where."""
+    if not names:
+        return record
+    spec = replace(record.spec, secrets=tuple(name for name in record.spec.secrets if name not in names))
+    values = {name: value for name, value in record.secret_values.items() if name not in names}
+    detail = f"{', '.join(names)}: their values are given to what their owner enqueued alone"
+    return _tell(replace(record, spec=spec, secret_values=values), "secrets_dropped", now, by=by, detail=detail)
 
 
 def enqueue(record: TaskRecord, queue: str, *, by: str, now: float) -> TaskRecord:

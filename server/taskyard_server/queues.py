@@ -19,6 +19,7 @@ from taskyard.wire import (
     QueueChanges,
     QueueKind,
     TaskState,
+    TokenKind,
     Worker,
 )
 
@@ -81,6 +82,8 @@ class Queues:
             paused=False,
             created_at=self._clock(),
             kind=new.kind,
+            owner=actor.owner if _is_personal(actor) else "",
+            owner_name=actor.name if _is_personal(actor) else "",
         )
         try:
             await self._store.add_queue(record)
@@ -300,7 +303,13 @@ def _view(record: QueueRecord) -> Queue:
         kind=record.kind,
         paused=record.paused,
         created_at=record.created_at,
+        owner=record.owner_name,
     )
+
+
+def _is_personal(actor: Actor) -> bool:
+    """Whether a queue that it creates is its account's, so that agents of that account may serve it."""
+    return actor.kind is TokenKind.USER or actor.own_queues
 
 
 def _started(active: Iterable[TaskRecord]) -> dict[str, float]:

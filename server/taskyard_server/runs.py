@@ -152,12 +152,15 @@ class Runs:
         queues = {queue.id: queue for queue in (await known_queues(self._store, request.queues)).values()}
         refused = [queue.name for queue in queues.values() if not actor.may_serve(queue)]
         if refused:
-            own = await self._queues_of(actor)
-            raise Forbidden(f"this agent's token is for {own}, not for {', '.join(refused)}")
+            raise Forbidden(
+                f"this agent's token is for {await self._queues_of(actor)}, not for {', '.join(refused)}; an"
+                " administrator can issue another: taskyard invite agent --queue QUEUE"
+            )
         return queues if worker is None or workers.may_take(worker) else {}
 
     async def _queues_of(self, actor: Actor) -> str:
-        return ", ".join(named(actor.queues, await queue_names(self._store)))
+        listed = ", ".join(named(actor.queues, await queue_names(self._store)))
+        return listed or "queues that its account created"
 
     async def _claim_under_taken_name(self, seeker: _Seeker, worker: WorkerRecord) -> Claim:
         """Nothing new; the run that an earlier claim took stays its agent's. Raises Conflict."""
@@ -243,8 +246,9 @@ class Runs:
         )
 
     async def _require_allowed_queue(self, task_id: str, actor: Actor) -> None:
-        queue = await self._queue_of(await self._store.task(task_id))
-        if not actor.may_serve(queue):
+        record = await self._store.task(task_id)
+        own = actor.own_queues and record.owner == actor.owner
+        if not own and not actor.may_serve(await self._queue_of(record)):
             raise Forbidden(
                 f"this agent's token is for {await self._queues_of(actor)}; task {task_id} is in none of them"
             )

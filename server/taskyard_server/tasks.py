@@ -6,7 +6,7 @@ import builtins
 import heapq
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 
 from taskyard.wire import (
@@ -278,17 +278,26 @@ class Tasks:
     # --- Change
 
     async def change(self, task_id: str, changes: TaskChanges, actor: Actor) -> Task:
-        """Edits a draft. Raises NotFound, Forbidden, Invalid, Conflict when it is no draft."""
+        """Edits a draft. Raises NotFound, Forbidden, Invalid, Conflict when it is no draft.
+
+        An edit by another account drops the secret values that it does not give itself, unless it touches only
+        what the code cannot see.
+        """
         record = await self._allowed(task_id, actor, verb="change")
 
         def changed(record: TaskRecord) -> TaskRecord:
+            given = changes.secret_values or {}
+            if record.owner != actor.owner and _touched(changes) - _SECRETS_KEPT_BY:
+                dropped = [name for name in record.secret_values if name not in given]
+                record = lifecycle.drop_secrets(record, dropped, by=actor.name, now=self._clock())
             spec = specs.checked(specs.changed(record.spec, changes))
-            values = {**record.secret_values, **(changes.secret_values or {})}
+            values = {**record.secret_values, **given}
             specs.check_secrets(spec.secrets, values)
             return lifecycle.change(record, spec, values, by=actor.name, now=self._clock())
 
         await self._require_blobs([changed(record).spec])
-        return await self._view(await self._store.update(task_id, changed))
+        after = await self._store.update(task_id, changed)
+        return replace(await self._view(after), dropped_secrets=_dropped(record, after))
 
     async def enqueue(self, task_id: str, queue_ref: str, actor: Actor) -> Task:
         """Puts a draft at the end of a queue; a repeat is harmless. Raises NotFound, Forbidden, Conflict."""
@@ -302,16 +311,21 @@ class Tasks:
     async def _enqueue_all(self, task_ids: Sequence[str], queue: QueueRecord, actor: Actor) -> builtins.list[Task]:
         self._require_room_and_number(len(task_ids))
         kinds = await self._variety.of(queue.id)
+        dropped: dict[str, tuple[str, ...]] = {}
 
         def enqueued(record: TaskRecord) -> TaskRecord:
             _require_allowed(record, actor, "enqueue")
+            if record.owner != actor.owner and record.queue != queue.id:
+                dropped[record.id] = tuple(record.secret_values)
+                record = lifecycle.drop_secrets(record, dropped[record.id], by=actor.name, now=self._clock())
             specs.check_queue(record.spec, queue)
             kinds.admit(record.shape)
             return lifecycle.enqueue(record, queue.id, by=actor.name, now=self._clock())
 
         records = await self._store.update_all(task_ids, enqueued)
         self._announce_all(records)
-        return [task_view(record, queue.name) for record in records]
+        views = [task_view(record, queue.name) for record in records]
+        return [replace(view, dropped_secrets=dropped.get(view.id, ())) for view in views]
 
     async def dequeue(self, task_id: str, actor: Actor) -> Task:
         """Makes a queued or waiting task a draft again. Raises NotFound, Forbidden, Conflict."""
@@ -423,6 +437,18 @@ def _template(original: TaskRecord, changes: TaskChanges, actor: Actor) -> _Temp
             f"the secrets {', '.join(missing)} belong to {original.created_by}: give your own values for them"
         )
     return _Template(spec=spec, secret_values=values)
+
+
+_SECRETS_KEPT_BY = frozenset({"name", "description", "tags"})
+"""Changes by another account that leave a task its secret values: no code sees them. All others drop them."""
+
+
+def _touched(changes: TaskChanges) -> set[str]:
+    return {field.name for field in fields(changes) if getattr(changes, field.name) is not None}
+
+
+def _dropped(before: TaskRecord, after: TaskRecord) -> tuple[str, ...]:
+    return tuple(name for name in before.secret_values if name not in after.secret_values)
 
 
 def _destination(request: MoveRequest) -> MoveTo | int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -10,6 +12,7 @@ from taskyard.wire import WorkerState
 from taskyard_server.errors import Conflict, NotFound
 from taskyard_server.store.base import Answer, Store, TokenRecord, WorkerRecord
 
+from tests.contract.conftest import Backend
 from tests.support.records import new_id, token, worker
 
 
@@ -131,3 +134,36 @@ async def test_old_answers_are_forgotten(store: Store) -> None:
 
     assert await store.answer("old") is None
     assert await store.answer("new") == new
+
+
+async def test_two_last_administrators_cannot_end_each_other(backend: Backend, store: Store) -> None:
+    tokens = [token("ada"), token("bob")]
+    for record in tokens:
+        await store.add_token(record)
+
+    def revoke(record: TokenRecord, every: Sequence[TokenRecord]) -> TokenRecord:
+        if all(one.revoked for one in every if one.id != record.id):
+            raise Conflict("the last one")
+        return replace(record, revoked=True)
+
+    async with elsewhere(backend, store) as other:
+        outcomes = await asyncio.gather(
+            store.update_token_among(tokens[0].id, revoke),
+            other.update_token_among(tokens[1].id, revoke),
+            return_exceptions=True,
+        )
+
+    assert [type(outcome) for outcome in outcomes].count(Conflict) == 1
+    assert [record.revoked for record in await store.tokens()].count(False) == 1
+
+
+@asynccontextmanager
+async def elsewhere(backend: Backend, store: Store) -> AsyncIterator[Store]:
+    """The store of a second server, where a store can have one."""
+    if backend.url.startswith("sqlite"):
+        yield store
+        return
+    second = backend.stores()
+    await second.open()
+    yield second.store
+    await second.close()

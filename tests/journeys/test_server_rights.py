@@ -156,6 +156,53 @@ def test_token_of_a_run_ends_with_it(tokens: tuple[ServerProcess, dict[str, str]
             assert becomes_true(lambda: run.get("/whoami").status_code == 401, seconds=2.0)
 
 
+def test_a_user_reaches_another_users_secret_neither_by_an_edit_nor_by_an_agent(
+    tokens: tuple[ServerProcess, dict[str, str]],
+) -> None:
+    server, _ = tokens
+    mallory_token = server.issue("user", name="mallory")
+    with server.client(server.issue("user", name="ada")) as ada, server.client(mallory_token) as mallory:
+        body = {"spec": {"command": COMMAND}, "secret_values": {"WANDB_KEY": "adas secret"}}
+        draft = ada.post("/tasks", json=body).json()["id"]
+
+        agent = mallory.post("/tokens", json={"kind": "agent", "queues": ["default"]})
+        own = mallory.post("/queues", json={"name": "mallorys"})
+        edited = mallory.patch(f"/tasks/{draft}", json={"command": {"kind": "module", "target": "printer"}})
+        mallory.post(f"/tasks/{draft}/enqueue", json={"queue": "mallorys"}).raise_for_status()
+        machine = mallory.post("/tokens", json={"kind": "agent", "queues": ["mallorys"]}).json()["secret"]
+        with Claimant(server, machine, worker="mallorys:cpu:0") as claimant:
+            claimed = claimant.claim("mallorys")
+            refused = claimant.http.post("/claims", json=claimant.request("default"))
+
+    assert agent.status_code == 403
+    assert own.json()["owner"] == "mallory"
+    assert edited.json()["dropped_secrets"] == ["WANDB_KEY"]
+    assert claimed["task"]["id"] == draft
+    assert "adas secret" not in str(claimed)
+    assert refused.status_code == 403
+
+
+def test_a_task_is_served_by_a_users_agent_in_the_queue_that_the_user_created(
+    tokens: tuple[ServerProcess, dict[str, str]],
+) -> None:
+    server, _ = tokens
+    with server.client(server.issue("user", name="bob")) as bob, server.client() as root:
+        bob.post("/queues", json={"name": "bobs"}).raise_for_status()
+        machine = bob.post("/tokens", json={"kind": "agent"}).json()["secret"]
+        drafted = [enqueue(client, "bobs") for client in (root, bob)]
+        bobs_draft = bob.post("/tasks", json={"spec": {"command": COMMAND}}).json()["id"]
+        roots_draft = root.post("/tasks", json={"spec": {"command": COMMAND}}).json()["id"]
+
+        with Claimant(server, machine, worker="bobs:cpu:0") as claimant:
+            ran = [claimant.run_one("bobs") for _ in drafted]
+            own = claimant.http.post("/claims", json={**claimant.request("bobs"), "task": bobs_draft})
+            foreign = claimant.http.post("/claims", json={**claimant.request("bobs"), "task": roots_draft})
+
+    assert ran == drafted
+    assert own.status_code == 200
+    assert foreign.status_code == 403
+
+
 def read_all_of(server: ServerProcess, secret: str, run: str) -> set[int]:
     statuses = set()
     with server.client(secret) as client:

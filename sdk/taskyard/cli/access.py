@@ -52,7 +52,9 @@ def _add_login(subparsers: Any) -> None:
 def _add_new(parser: argparse.ArgumentParser, kinds: tuple[str, ...]) -> None:
     parser.add_argument("kind", choices=kinds, metavar="|".join(kinds))
     parser.add_argument("--name", default="", help="whose it is")
-    parser.add_argument("--queue", nargs="+", default=[], metavar="QUEUE", help="an agent's queues; default: all")
+    parser.add_argument(
+        "--queue", nargs="+", default=[], metavar="QUEUE", help="an agent's queues; default: all that it may serve"
+    )
     parser.add_argument("--create-queues", action="store_true", help="let the agent create queues")
 
 

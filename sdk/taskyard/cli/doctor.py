@@ -72,6 +72,7 @@ def _server_checks(namespace: argparse.Namespace) -> Iterator[Check]:
             yield _version(info)
             yield _clock(info, (before + after) / 2)
             yield _token(client, where)
+            yield from _unconfined_agents(client)
     except TaskyardError as error:
         yield Check(name="server", good=False, detail=str(error), cure="taskyard up    (on the server's machine)")
 
@@ -101,6 +102,19 @@ def _token(client: Any, where: Connection) -> Check:
     except NotLoggedIn as error:
         return Check(name="token", good=False, detail=str(error), cure=cure)
     return Check(name="token", good=True, detail=f"{token.kind} {token.name}")
+
+
+def _unconfined_agents(client: Any) -> Iterator[Check]:
+    """Agents' tokens of before, by which users serve queues of others: whoever may see the tokens can end them."""
+    try:
+        found = [token for token in client.tokens() if token.unconfined and not token.revoked]
+    except TaskyardError:
+        return  # no token of a person, or none at all: the check before has said so
+    if found:
+        names = ", ".join(f"{token.name} ({token.id[:8]})" for token in found)
+        detail = f"issued by users, and good for queues of others: {names}"
+        cure = "taskyard token revoke ID each, or start the server with --end-old-agent-tokens"
+        yield Check(name="agents' tokens", good=False, detail=detail, cure=cure)
 
 
 def _git() -> Check:

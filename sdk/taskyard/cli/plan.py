@@ -46,6 +46,9 @@ def plan(prepared: Prepared, queue: Queue, explained: Explanation) -> Iterator[s
     if asks:
         yield f"asks for      {output.clean(asks)}"
     yield f"queue         {_place(queue)}"
+    if queue.owner:
+        owner = output.clean(queue.owner)
+        yield f"              {owner} created it: agents of {owner} may take the task, its code and its secrets"
     yield from _takers(queue, explained)
 
 

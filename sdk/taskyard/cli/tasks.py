@@ -375,3 +375,10 @@ def _print_changed(namespace: argparse.Namespace, tasks: list[Task]) -> None:
         output.print_json(tasks)
     else:
         output.print_table(COLUMNS, map(_row, tasks))
+    for task in tasks:
+        if task.dropped_secrets:
+            names = output.clean(", ".join(task.dropped_secrets))
+            output.note(
+                f"{short(task)} lost the secrets {names}: their values are for what"
+                f" {output.clean(task.created_by)} enqueues; give your own with `taskyard edit --secret NAME`"
+            )

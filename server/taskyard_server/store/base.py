@@ -102,6 +102,9 @@ class QueueRecord:
     paused: bool
     created_at: float
     kind: QueueKind = QueueKind.TASKS
+    owner: str = ""
+    """The account that created it and whose own agents may serve it; empty for a queue of the administrators'."""
+    owner_name: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,11 +138,20 @@ class TokenRecord:
     expires_at: float | None
     invitation: bool = False
     """A single-use code: good for `POST /login` and nothing else."""
+    token_expires_at: float | None = None
+    """For a code: when the token that it is exchanged for expires."""
     revoked: bool = False
     last_used_at: float | None = None
     queues: tuple[str, ...] = ()
     """Ids; names for those that the agent may yet create."""
     create_queues: bool = False
+    own_queues: bool = False
+    """An agent's token that a user issued: it serves queues of that account alone."""
+
+    @property
+    def unconfined(self) -> bool:
+        """Whether a user issued it for an agent before such tokens were confined to queues of their account."""
+        return self.kind is TokenKind.AGENT and self.owner not in ("", self.id) and not self.own_queues
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,6 +360,14 @@ class Store(Protocol):
 
     async def update_token(self, token_id: str, change: Callable[[TokenRecord], TokenRecord]) -> TokenRecord:
         """As `update`. Raises NotFound; what `change` raises is raised, so a code is used once."""
+
+    async def update_token_among(
+        self, token_id: str, change: Callable[[TokenRecord, Sequence[TokenRecord]], TokenRecord]
+    ) -> TokenRecord:
+        """As `update_token`, but `change` also sees all tokens, and such updates happen one after the other.
+
+        Of two at the same time, through whichever servers, the second sees what the first wrote.
+        """
 
     async def delete_token(self, token_id: str) -> None:
         """Raises NotFound."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -186,6 +187,15 @@ class SqliteStore:
 
     async def update_token(self, token_id: str, change: Callable[[TokenRecord], TokenRecord]) -> TokenRecord:
         return await self._database.write(lambda connection: tokens.update(connection, token_id, change))
+
+    async def update_token_among(
+        self, token_id: str, change: Callable[[TokenRecord, Sequence[TokenRecord]], TokenRecord]
+    ) -> TokenRecord:
+        def write(connection: sqlite3.Connection) -> TokenRecord:
+            every = tokens.newest(connection)
+            return tokens.update(connection, token_id, lambda token: change(token, every))
+
+        return await self._database.write(write)
 
     async def delete_token(self, token_id: str) -> None:
         await self._database.write(lambda connection: tokens.delete(connection, token_id))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import stat
+import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,9 @@ from pathlib import Path
 import pytest
 from taskyard.wire import IssuedToken, LoginRequest, NewToken, TokenKind
 from taskyard_server.accounts import Accounts
-from taskyard_server.auth import CACHE_SECONDS, RIGHTS, Actor, Authenticator, Right
+from taskyard_server.auth import CACHE_SECONDS, RIGHTS, Actor, Authenticator, Right, digest, draw_secret
 from taskyard_server.errors import Conflict, Forbidden, Invalid, NotFound, Unauthorised
-from taskyard_server.store.base import QueueRecord
+from taskyard_server.store.base import QueueRecord, TokenRecord
 from taskyard_server.store.sqlite import SqliteStore
 
 USER = NewToken(kind=TokenKind.USER, name="ada")
@@ -209,6 +210,98 @@ async def test_an_agent_that_may_create_queues_serves_what_it_creates(door: Door
     actor = await door.authenticator.actor(issued.secret)
     assert actor.may_serve(await queue_of(door, "later"))
     assert not actor.may_serve(None)
+
+
+async def own_queue(door: Door, owner: Actor, name: str) -> QueueRecord:
+    queue = QueueRecord(
+        id=uuid.uuid4().hex, name=name, description="", paused=False, created_at=0.0, owner=owner.owner
+    )
+    await door.accounts._store.add_queue(queue)
+    return queue
+
+
+async def test_a_users_agent_is_refused_queues_that_others_created(door: Door) -> None:
+    bob = await door.user("bob")
+    await queue_of(door, "gpu")
+    new = NewToken(kind=TokenKind.AGENT, queues=("gpu",))
+
+    with pytest.raises(Forbidden, match=r"ask an administrator .*--queue gpu"):
+        await door.accounts.issue(new, bob)
+    with pytest.raises(Forbidden, match="ask an administrator"):
+        await door.accounts.invite(new, bob)
+
+
+@pytest.mark.parametrize("queues", [("mine",), ()])
+async def test_a_users_agent_serves_the_users_queues_alone(door: Door, queues: tuple[str, ...]) -> None:
+    bob, shared = await door.user("bob"), await queue_of(door, "gpu")
+    mine = await own_queue(door, bob, "mine")
+    invitation = await door.accounts.invite(NewToken(kind=TokenKind.AGENT, queues=queues), bob)
+
+    issued = await door.accounts.login(LoginRequest(code=invitation.code, name="bob's machine"))
+
+    actor = await door.authenticator.actor(issued.secret)
+    assert issued.token.own_queues
+    assert [actor.may_serve(queue) for queue in (mine, shared, None)] == [True, False, False]
+
+
+async def test_a_users_agent_does_not_serve_a_queue_that_another_creates_under_the_name(door: Door) -> None:
+    ada, bob = await door.user("ada"), await door.user("bob")
+    new = NewToken(kind=TokenKind.AGENT, queues=("later", "soon"), create_queues=True)
+    issued = await door.accounts.issue(new, bob)
+
+    adas, bobs = await own_queue(door, ada, "later"), await own_queue(door, bob, "soon")
+
+    actor = await door.authenticator.actor(issued.secret)
+    assert [actor.may_serve(queue) for queue in (adas, bobs)] == [False, True]
+
+
+async def unconfined_agent(door: Door) -> str:
+    """The secret of a token as a user could issue it before agents of users were confined."""
+    secret = draw_secret(TokenKind.AGENT)
+    record = TokenRecord(
+        id="cd" * 16,
+        hash=digest(secret),
+        kind=TokenKind.AGENT,
+        name="bob's machine",
+        owner="bob",
+        created_at=0.0,
+        expires_at=None,
+    )
+    await door.accounts._store.add_token(record)
+    return secret
+
+
+async def test_unconfined_tokens_of_before_go_on_and_are_listed(door: Door) -> None:
+    secret = await unconfined_agent(door)
+    confined = await door.accounts.issue(NewToken(kind=TokenKind.AGENT), await door.user("ada"))
+    issued_by_root = await door.accounts.issue(NewToken(kind=TokenKind.AGENT), door.root)
+
+    listed = {one.id for one in await door.accounts.list(door.root) if one.unconfined}
+
+    assert (await door.authenticator.actor(secret)).may_serve(await queue_of(door, "gpu"))
+    assert listed == {"cd" * 16}
+    assert {confined.token.id, issued_by_root.token.id}.isdisjoint(listed)
+
+
+async def test_unconfined_tokens_of_before_end_with_one_setting(door: Door) -> None:
+    secret = await unconfined_agent(door)
+    store = door.accounts._store
+    strict = Authenticator(store, door.clock, door.clock, refuse_unconfined=True)
+    confined = await door.accounts.issue(NewToken(kind=TokenKind.AGENT), await door.user("ada"))
+
+    with pytest.raises(Unauthorised, match="ask an administrator for a new one"):
+        await strict.actor(secret)
+    assert (await strict.actor(confined.secret)).own_queues
+
+
+async def test_a_token_by_a_code_does_not_outlive_the_one_that_invited(door: Door) -> None:
+    short = NewToken(kind=TokenKind.USER, expires_in_seconds=3600.0)
+    user = await door.authenticator.actor((await door.accounts.issue(short, door.root)).secret)
+    invitation = await door.accounts.invite(NewToken(kind=TokenKind.USER), user)
+
+    issued = await door.accounts.login(LoginRequest(code=invitation.code, name="ada"))
+
+    assert issued.token.expires_at == door.clock.now + 3600.0
 
 
 async def test_users_make_no_administrators_and_nobody_makes_runs(door: Door) -> None:

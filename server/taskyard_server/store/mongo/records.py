@@ -44,9 +44,29 @@ class Records(Generic[R]):
         document = await self.collection.find_one(query)
         return None if document is None else self._codec.decode(document["body"])
 
-    async def all(self, order: list[tuple[str, int]]) -> list[R]:
+    async def all(self, order: list[tuple[str, int]], session: AsyncClientSession | None = None) -> list[R]:
         """Every record."""
-        return [self._codec.decode(document["body"]) async for document in self.collection.find().sort(order)]
+        found = self.collection.find(session=session).sort(order)
+        return [self._codec.decode(document["body"]) async for document in found]
+
+    async def update_among(self, key: str, change: Callable[[R, list[R]], R], order: list[tuple[str, int]]) -> R:
+        """As `update`; `change` also sees every record, and such updates happen one after the other.
+
+        Each writes one and the same document, because two transactions that write different records of what both
+        read do not meet.
+        """
+        guard = self._database.collection("guards")
+
+        async def work(session: AsyncClientSession) -> R:
+            await guard.update_one({"_id": self._name}, {"$inc": {"passed": 1}}, upsert=True, session=session)
+            every = await self.all(order, session)
+            record, version = await self._find(key, session)
+            changed = change(self._existing(key, record), every)
+            written = self._document(changed, version + 1)
+            await self.collection.replace_one({"_id": key}, written, session=session)
+            return changed
+
+        return await self._database.transaction(work)
 
     async def update(self, key: str, change: Callable[[R], R]) -> R:
         """Atomically replaces a record. Raises NotFound, DuplicateKeyError, and what `change` raises."""
@@ -65,8 +85,8 @@ class Records(Generic[R]):
         if not (await self.collection.delete_one({"_id": key}, session=session)).deleted_count:
             raise self._missing(key)
 
-    async def _find(self, key: str) -> tuple[R | None, int]:
-        document = await self.collection.find_one({"_id": key})
+    async def _find(self, key: str, session: AsyncClientSession | None = None) -> tuple[R | None, int]:
+        document = await self.collection.find_one({"_id": key}, session=session)
         return (None, _UNREAD) if document is None else (self._codec.decode(document["body"]), document["version"])
 
     async def _write(self, key: str, record: R, version: int) -> bool:

@@ -33,6 +33,7 @@ from taskyard_server.store.mongo.records import Records
 from taskyard_server.store.mongo.tasks import Tasks
 
 _FORCED_AT_ONCE = 10_000
+_NEWEST = [("created_at", DESCENDING), ("_id", DESCENDING)]
 _INDEXES = {
     "tasks": documents.INDEXES,
     "queues": [IndexModel([("name", ASCENDING)], name="by_name", unique=True)],
@@ -214,11 +215,17 @@ class MongoStore:
 
     @translating
     async def tokens(self) -> list[TokenRecord]:
-        return await self._tokens.all([("created_at", DESCENDING), ("_id", DESCENDING)])
+        return await self._tokens.all(_NEWEST)
 
     @translating
     async def update_token(self, token_id: str, change: Callable[[TokenRecord], TokenRecord]) -> TokenRecord:
         return await self._tokens.update(token_id, change)
+
+    @translating
+    async def update_token_among(
+        self, token_id: str, change: Callable[[TokenRecord, Sequence[TokenRecord]], TokenRecord]
+    ) -> TokenRecord:
+        return await self._tokens.update_among(token_id, change, _NEWEST)
 
     @translating
     async def delete_token(self, token_id: str) -> None:
