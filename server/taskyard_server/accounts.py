@@ -14,7 +14,7 @@ from pathlib import Path
 from taskyard.wire import Invitation, IssuedToken, LoginRequest, NewToken, Token, TokenKind
 
 from taskyard_server.auth import Actor, Authenticator, digest, draw_secret
-from taskyard_server.errors import Conflict, Forbidden, Invalid, NotFound, Unauthorised
+from taskyard_server.errors import Conflict, Forbidden, Invalid, NotFound, StartRefused, Unauthorised
 from taskyard_server.names import normalised
 from taskyard_server.queue_names import find_queue, known_queues, named, queue_names
 from taskyard_server.store.base import Store, TokenRecord
@@ -132,14 +132,34 @@ class Accounts:
     async def ensure_administrator(self, file: Path, *, anew: bool = False) -> bool:
         """Where nobody administers the store yet, or `anew`, writes an administrator's token to `file` (0600).
 
-        The file is durable before the token is valid: a crash between the two leaves a way in.
+        A new file is durable before the token is valid, and takes its name afterwards: a crash at any moment
+        leaves a way in. Raises StartRefused where an empty store would replace the token file of another.
         """
-        if not anew and any(self._administers(record) for record in await self._store.tokens()):
+        arriving = file.with_name(f"{file.name}.new")
+        await self._finish_earlier(arriving, file)
+        known = await self._store.tokens()
+        if not anew and any(self._administers(record) for record in known):
             return False
+        if not known and file.exists():
+            raise StartRefused(
+                f"the store is empty, but {file} is the token file of another one: restore that store, name another"
+                " folder with --data, or move the file away to begin with nothing"
+            )
         secret = draw_secret(TokenKind.ADMINISTRATOR)
-        write_private(file, secret + "\n")
+        write_private(arriving, secret + "\n")
         await self._add(NewToken(kind=TokenKind.ADMINISTRATOR, name="administrator"), secret=secret)
+        os.replace(arriving, file)
         return True
+
+    async def _finish_earlier(self, arriving: Path, file: Path) -> None:
+        """Keeps the token of a start that was killed while it made one, where the store has it."""
+        if not arriving.exists():
+            return
+        secret = arriving.read_text(encoding="utf-8").strip()
+        if await self._store.token_by_hash(digest(secret)) is None:
+            arriving.unlink()
+        else:
+            os.replace(arriving, file)
 
     def _administers(self, record: TokenRecord) -> bool:
         alive = record.expires_at is None or record.expires_at > self._clock()

@@ -25,7 +25,8 @@ from taskyard_server.idempotency import Repeats
 from taskyard_server.metrics import Metrics
 from taskyard_server.queues import Queues
 from taskyard_server.runs import Runs
-from taskyard_server.store import Stores, open_store
+from taskyard_server.store import Stores, control_file, open_store
+from taskyard_server.store.emptiness import refuse_empty_beside_data
 from taskyard_server.sweeper import Sweeper
 from taskyard_server.tasks import Tasks
 from taskyard_server.workers import Workers
@@ -84,6 +85,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 async def running(config: ServerConfig) -> AsyncIterator[Services]:
     """The services on an open store, with their loops; raises StartRefused when the store is unfit."""
     stores = open_store(config.store, config.data)
+    if control := control_file(config.store, config.data):
+        refuse_empty_beside_data(control, config.data)
     config.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     await stores.open()
     try:

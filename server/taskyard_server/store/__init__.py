@@ -54,11 +54,17 @@ def open_store(url: str, data: Path) -> Stores:
     `sqlite:///absolute/path`, `sqlite:relative/path` or the empty string (`control.db` below `data`), or
     `mongodb://…`. Raises StartRefused for any other.
     """
+    control = control_file(url, data)
+    return _in_mongo(url) if control is None else _in_files(control, data)
+
+
+def control_file(url: str, data: Path) -> Path | None:
+    """Returns the file of an embedded store's control database; None for MongoDB. Raises as `open_store`."""
     scheme = url.partition(":")[0]
     if scheme in ("", "sqlite"):
-        return _in_files(_sqlite_path(url) if url else data / "control.db", data)
+        return _sqlite_path(url) if url else data / "control.db"
     if scheme in ("mongodb", "mongodb+srv"):
-        return _in_mongo(url)
+        return None
     raise StartRefused(f"--store {scheme}://… is not known: give sqlite:///path or mongodb://host/database")
 
 

@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 
 J = TypeVar("J")
 
+REST_SECONDS = 0.3
+"""How long no job must have come for the thread to be idle; the sweeper's tick comes every second."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
@@ -36,8 +39,19 @@ class _Waiting(Generic[J]):
 class Rounds(Generic[J]):
     """`work` is given up to `limit` jobs in the order in which they came, and answers each of them."""
 
-    def __init__(self, work: Callable[[Sequence[J]], Sequence[Answer]], *, name: str, limit: int) -> None:
+    def __init__(
+        self,
+        work: Callable[[Sequence[J]], Sequence[Answer]],
+        *,
+        name: str,
+        limit: int,
+        rest: Callable[[], float | None] | None = None,
+    ) -> None:
+        """`rest` is called when no job came for REST_SECONDS after a round; it returns after how many more seconds
+        without a job it is to be called again, None for not before the next round."""
         self._work = work
+        self._rest = rest
+        self._rest_in: float | None = None
         self._limit = limit
         self._queue: queue.SimpleQueue[_Waiting[J] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -70,9 +84,19 @@ class Rounds(Generic[J]):
             waiting = [one for one in taken if one is not None and not one.future.cancelled()]
             if waiting:
                 _deliver(waiting, self._answers([one.job for one in waiting]))
+                self._rest_in = REST_SECONDS
+
+    def _first(self) -> _Waiting[J] | None:
+        """Waits for the next job, and rests meanwhile."""
+        while self._rest is not None and self._rest_in is not None:
+            try:
+                return self._queue.get(timeout=self._rest_in)
+            except queue.Empty:
+                self._rest_in = self._rest()
+        return self._queue.get()
 
     def _take(self) -> list[_Waiting[J] | None]:
-        taken = [self._queue.get()]
+        taken = [self._first()]
         with contextlib.suppress(queue.Empty):
             while len(taken) < self._limit:
                 taken.append(self._queue.get_nowait())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -17,6 +18,9 @@ T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], T]
 
 _GROUP = 256
+CHECKPOINT_SECONDS = 5.0
+"""Between two checkpoints of an idle writer: each costs some flushes."""
+_BUSY_MILLISECONDS = 10_000
 
 
 class GroupWriter:
@@ -24,7 +28,10 @@ class GroupWriter:
 
     def __init__(self, connection: sqlite3.Connection, *, name: str) -> None:
         self._connection = connection
-        self._rounds: Rounds[Operation[Any]] = Rounds(self._commit, name=f"writer of {name}", limit=_GROUP)
+        self._rounds: Rounds[Operation[Any]] = Rounds(
+            self._commit, name=f"writer of {name}", limit=_GROUP, rest=self._checkpoint
+        )
+        self._checkpointed_at = float("-inf")
 
     def start(self) -> None:
         """Starts the thread."""
@@ -64,6 +71,24 @@ class GroupWriter:
             answer = Answer(error=explained(error))
         self._connection.execute("RELEASE operation")
         return answer
+
+    def _checkpoint(self) -> float | None:
+        """Moves what was committed into the main file and empties the WAL, unless a reader needs it.
+
+        Else the main file of a small database would hold nothing for days, and so would a copy of it alone.
+        """
+        early = self._checkpointed_at + CHECKPOINT_SECONDS - time.monotonic()
+        if early > 0:
+            return early
+        self._checkpointed_at = time.monotonic()
+        try:
+            self._connection.execute("PRAGMA busy_timeout = 0")  # whoever writes next does not wait for readers
+            (busy, *_) = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._connection.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
+        except sqlite3.Error as error:
+            logger.warning("no checkpoint of the database: %s", error, extra={"action": "checkpoint_failed"})
+            return CHECKPOINT_SECONDS
+        return CHECKPOINT_SECONDS if busy else None
 
     def _roll_back(self) -> None:
         with contextlib.suppress(sqlite3.Error):

@@ -1,0 +1,46 @@
+"""Refuses to begin an empty store beside what another store left."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+from urllib.parse import quote
+
+from taskyard_server.errors import StartRefused
+
+
+def refuse_empty_beside_data(control: Path, data: Path) -> None:
+    """Raises StartRefused where the control database is missing or empty, and its data folder is not.
+
+    A control database that was copied without its `-wal` file, or not at all, would begin again with nothing,
+    with a new administrator, and the old logs and code would be deleted as unused.
+    """
+    if (found := _what_is_there(data)) and is_empty(control):
+        raise StartRefused(
+            f"{control} is missing or empty, but {data} holds {found} of another store: restore a backup with"
+            " `taskyard server restore`, or bring back control.db together with control.db-wal; to begin with"
+            " nothing, name an empty folder with --data"
+        )
+
+
+def is_empty(control: Path) -> bool:
+    """Whether no server ever finished its first start on this file."""
+    if not control.exists():
+        return True
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(str(control))}?mode=ro", uri=True)) as connection:
+            (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            return not tables or not any(_has_rows(connection, table) for table in ("tokens", "tasks"))
+    except sqlite3.Error:
+        return False  # not a database of ours: opening it says so
+
+
+def _has_rows(connection: sqlite3.Connection, table: str) -> bool:
+    return connection.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() is not None
+
+
+def _what_is_there(data: Path) -> str:
+    found = [name for name in ("logs", "blobs") if next(data.glob(f"{name}/??/*"), None) is not None]
+    found += ["admin-token"] if (data / "admin-token").exists() else []
+    return ", ".join(found)
