@@ -7,7 +7,7 @@ import os
 import secrets
 import shlex
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -136,30 +136,17 @@ class Accounts:
         leaves a way in. Raises StartRefused where an empty store would replace the token file of another.
         """
         arriving = file.with_name(f"{file.name}.new")
-        await self._finish_earlier(arriving, file)
         known = await self._store.tokens()
+        _finish_earlier(arriving, file, {record.hash for record in known})
         if not anew and any(self._administers(record) for record in known):
             return False
-        if not known and file.exists():
-            raise StartRefused(
-                f"the store is empty, but {file} is the token file of another one: restore that store, name another"
-                " folder with --data, or move the file away to begin with nothing"
-            )
+        if not known:
+            _refuse_other_stores(file)
         secret = draw_secret(TokenKind.ADMINISTRATOR)
         write_private(arriving, secret + "\n")
         await self._add(NewToken(kind=TokenKind.ADMINISTRATOR, name="administrator"), secret=secret)
         os.replace(arriving, file)
         return True
-
-    async def _finish_earlier(self, arriving: Path, file: Path) -> None:
-        """Keeps the token of a start that was killed while it made one, where the store has it."""
-        if not arriving.exists():
-            return
-        secret = arriving.read_text(encoding="utf-8").strip()
-        if await self._store.token_by_hash(digest(secret)) is None:
-            arriving.unlink()
-        else:
-            os.replace(arriving, file)
 
     def _administers(self, record: TokenRecord) -> bool:
         alive = record.expires_at is None or record.expires_at > self._clock()
@@ -232,6 +219,24 @@ class Accounts:
         if record.revoked or self._is_stale_code(record):
             raise _wrong_code()
         return replace(record, revoked=True)
+
+
+def _finish_earlier(arriving: Path, file: Path, known: Collection[str]) -> None:
+    """Keeps the token of a start that was killed while it made one, where the store has it."""
+    if not arriving.exists():
+        return
+    if digest(arriving.read_text(encoding="utf-8").strip()) in known:
+        os.replace(arriving, file)
+    else:
+        arriving.unlink()
+
+
+def _refuse_other_stores(file: Path) -> None:
+    if file.exists():
+        raise StartRefused(
+            f"the store is empty, but {file} is the token file of another one: restore that store, name another folder"
+            " with --data, or move the file away to begin with nothing"
+        )
 
 
 def write_private(path: Path, text: str) -> None:

@@ -31,13 +31,10 @@ def is_empty(control: Path) -> bool:
     try:
         with contextlib.closing(sqlite3.connect(f"file:{quote(str(control))}?mode=ro", uri=True)) as connection:
             (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            return not tables or not any(_has_rows(connection, table) for table in ("tokens", "tasks"))
+            rows = "SELECT EXISTS (SELECT 1 FROM tokens) OR EXISTS (SELECT 1 FROM tasks)"
+            return not tables or not connection.execute(rows).fetchone()[0]
     except sqlite3.Error:
         return False  # not a database of ours: opening it says so
-
-
-def _has_rows(connection: sqlite3.Connection, table: str) -> bool:
-    return connection.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() is not None
 
 
 def _what_is_there(data: Path) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -27,9 +26,8 @@ def config(tmp_path: Path) -> ServerConfig:
 
 
 @pytest.fixture
-def often(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "CHECKPOINT_SECONDS", 0.2)
-    yield
 
 
 async def served_once(config: ServerConfig) -> None:
@@ -104,7 +102,7 @@ async def test_a_restart_and_an_empty_folder_are_no_refusal(config: ServerConfig
 
 
 async def test_a_start_killed_while_it_made_the_administrator_leaves_a_way_in(tmp_path: Path) -> None:
-    """Between the file and the token, between the token and the file's name: the next start ends what was begun."""
+    """Between the file and the token, between the token and the file's name: the next start completes it."""
     store = SqliteStore(tmp_path / "control.db")
     await store.open()
     accounts = Accounts(store, Authenticator(store, lambda: 1.0), lambda: 1.0)
