@@ -234,8 +234,8 @@ def _finish_earlier(arriving: Path, file: Path, known: Collection[str]) -> None:
 def _refuse_other_stores(file: Path) -> None:
     if file.exists():
         raise StartRefused(
-            f"the store is empty, but {file} is the token file of another one: restore that store, name another folder"
-            " with --data, or move the file away to begin with nothing"
+            f"the store is empty, but {file} is the token file of another one: restore that store, name another"
+            " folder with --data, or move the file away to begin with nothing"
         )
 
 

@@ -20,6 +20,7 @@ from taskyard_server.api.services import Services
 from taskyard_server.auth import Authenticator
 from taskyard_server.claims import Claims
 from taskyard_server.config import ServerConfig
+from taskyard_server.copies.pins import remove_abandoned
 from taskyard_server.disk_space import DiskSpace
 from taskyard_server.idempotency import Repeats
 from taskyard_server.metrics import Metrics
@@ -87,6 +88,7 @@ async def running(config: ServerConfig) -> AsyncIterator[Services]:
     stores = open_store(config.store, config.data)
     if control := control_file(config.store, config.data):
         refuse_empty_beside_data(control, config.data)
+        remove_abandoned(config.data)
     config.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     await stores.open()
     try:

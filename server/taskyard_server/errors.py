@@ -88,3 +88,7 @@ class Unavailable(ServerError):
 
 class StartRefused(Exception):
     """The server cannot run on this store; `str(error)` says why and names the cure."""
+
+
+class CopyRefused(Exception):
+    """No copy was made, or none brought back; `str(error)` says why and what to do. Nothing is left behind."""

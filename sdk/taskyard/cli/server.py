@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from taskyard.cli import certificate, output
+from taskyard.cli import backup, certificate, output
 from taskyard.config import CA_FILE, Credentials, Setting, add_settings, is_loopback, resolve, user_file
 
 
@@ -17,11 +17,16 @@ def add_parser(subparsers: Any) -> None:
     """Adds the command; its flags are the settings that the server declares."""
     parser = subparsers.add_parser(
         "server",
-        help="run the server",
-        description="Runs the server: queues, tasks, logs. The first start lets this account in as administrator.",
+        help="run the server, copy it, bring it back",
+        usage="taskyard server [options] [VERB]",
+        description="Runs the server: queues, tasks, logs. The first start lets this account in as administrator."
+        " With a verb it copies the store, brings a copy back, or recovers from that.",
     )
-    add_settings(parser, (*server_settings(), CA_FILE))
+    settings = server_settings()
+    add_settings(parser, (*settings, CA_FILE))
     parser.set_defaults(handler=serve)
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", dest="verb", prog="taskyard server")
+    backup.add_parsers(verbs, [setting for setting in settings if setting.name in ("data", "store")])
 
 
 def server_settings() -> list[Setting]:

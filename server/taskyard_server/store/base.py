@@ -167,6 +167,28 @@ class Answer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Generation:
+    """How often the store was restored from a copy, and whether an operator has let it go on since."""
+
+    number: int = 1
+    """Higher with each restore; agents and people see it with every answer."""
+    copied_at: float | None = None
+    """The point in time of the copy; None: it was never restored."""
+    restored_at: float | None = None
+    resumed_at: float | None = None
+
+    @property
+    def recovering(self) -> bool:
+        """Whether nothing is handed out, because runs may live that the copy does not know."""
+        return self.restored_at is not None and self.resumed_at is None
+
+
+def next_generation(before: Generation, *, copied_at: float, now: float) -> Generation:
+    """The one that a restore begins: never a number that another restore of the same copy had."""
+    return Generation(number=max(before.number + 1, int(now)), copied_at=copied_at, restored_at=now)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskFilter:
     """Which tasks to list; None means any. `queue` is an id; `name` matches exactly, `name_contains` in part."""
 
@@ -332,6 +354,17 @@ class Store(Protocol):
     async def sign_of_life(self, server_id: str, now: float) -> float | None:
         """Records that a server of this store was alive at `now`; returns the latest such time of any server
         before this call, None when there was none."""
+
+    # --- generations
+
+    async def generation(self) -> Generation:
+        """The current one; the first where the store was never restored."""
+
+    async def begin_generation(self, *, copied_at: float, now: float) -> Generation:
+        """Begins the next one: the store was just restored from a copy that was made at `copied_at`."""
+
+    async def resume_generation(self, now: float) -> Generation:
+        """Ends its recovery; a repeat changes nothing."""
 
     # --- workers
 

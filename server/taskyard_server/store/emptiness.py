@@ -9,6 +9,9 @@ from urllib.parse import quote
 
 from taskyard_server.errors import StartRefused
 
+RESTORING = ".restoring"
+"""In a data folder that a restore fills, until it is whole."""
+
 
 def refuse_empty_beside_data(control: Path, data: Path) -> None:
     """Raises StartRefused where the control database is missing or empty, and its data folder is not.
@@ -16,6 +19,8 @@ def refuse_empty_beside_data(control: Path, data: Path) -> None:
     A control database that was copied without its `-wal` file, or not at all, would begin again with nothing,
     with a new administrator, and the old logs and code would be deleted as unused.
     """
+    if (data / RESTORING).exists():
+        raise StartRefused(f"a restore into {data} did not come to its end: run it again, then start the server")
     if (found := _what_is_there(data)) and is_empty(control):
         raise StartRefused(
             f"{control} is missing or empty, but {data} holds {found} of another store: restore a backup with"

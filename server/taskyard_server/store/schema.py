@@ -80,4 +80,9 @@ DROP INDEX runs_by_request;
 CREATE UNIQUE INDEX runs_by_request ON runs (request_id);
 """
 
-CONTROL = Schema(application_id=0x5459_4331, migrations=(_FIRST, _ONE_RUN_PER_REQUEST))
+_GENERATIONS = """
+-- One row for each time that the store was restored from a copy.
+CREATE TABLE generations (number INTEGER PRIMARY KEY, copied_at REAL, restored_at REAL, resumed_at REAL);
+"""
+
+CONTROL = Schema(application_id=0x5459_4331, migrations=(_FIRST, _ONE_RUN_PER_REQUEST, _GENERATIONS))

@@ -15,6 +15,7 @@ from taskyard_server.store.base import (
     Change,
     Choose,
     Front,
+    Generation,
     QueueRecord,
     TaskFilter,
     TaskRecord,
@@ -24,7 +25,7 @@ from taskyard_server.store.base import (
 from taskyard_server.store.database import Database
 from taskyard_server.store.remembered import Remembered
 from taskyard_server.store.schema import CONTROL
-from taskyard_server.store.tables import answers, entries, queues, tasks, tokens, workers
+from taskyard_server.store.tables import answers, entries, generations, queues, tasks, tokens, workers
 
 _FORCED_AT_ONCE = 500
 
@@ -152,6 +153,17 @@ class SqliteStore:
 
     async def sign_of_life(self, server_id: str, now: float) -> float | None:
         return await self._database.write(lambda connection: answers.sign_of_life(connection, server_id, now))
+
+    # --- generations
+
+    async def generation(self) -> Generation:
+        return await self._database.read(generations.latest)
+
+    async def begin_generation(self, *, copied_at: float, now: float) -> Generation:
+        return await self._database.write(lambda connection: generations.begin(connection, copied_at, now))
+
+    async def resume_generation(self, now: float) -> Generation:
+        return await self._database.write(lambda connection: generations.resume(connection, now))
 
     # --- workers
 

@@ -16,6 +16,7 @@ from taskyard_server.store.base import (
     Change,
     Choose,
     Front,
+    Generation,
     QueueRecord,
     TaskFilter,
     TaskRecord,
@@ -28,6 +29,7 @@ from taskyard_server.store.mongo.answers import Answers
 from taskyard_server.store.mongo.claims import Claims
 from taskyard_server.store.mongo.entries import Entries
 from taskyard_server.store.mongo.gates import Gates
+from taskyard_server.store.mongo.generations import Generations
 from taskyard_server.store.mongo.queues import Queues
 from taskyard_server.store.mongo.records import Records
 from taskyard_server.store.mongo.tasks import Tasks
@@ -64,6 +66,7 @@ class MongoStore:
         self._workers: Records[WorkerRecord] = Records(self.database, "workers", WORKERS, _worker_copies)
         self._tokens: Records[TokenRecord] = Records(self.database, "tokens", TOKENS, _token_copies)
         self._answers = Answers(self.database)
+        self._generations = Generations(self.database)
 
     async def open(self) -> None:
         await self.database.open()
@@ -181,6 +184,20 @@ class MongoStore:
     @translating
     async def sign_of_life(self, server_id: str, now: float) -> float | None:
         return await self._answers.sign_of_life(server_id, now)
+
+    # --- generations
+
+    @translating
+    async def generation(self) -> Generation:
+        return await self._generations.latest()
+
+    @translating
+    async def begin_generation(self, *, copied_at: float, now: float) -> Generation:
+        return await self._generations.begin(copied_at, now)
+
+    @translating
+    async def resume_generation(self, now: float) -> Generation:
+        return await self._generations.resume(now)
 
     # --- workers
 

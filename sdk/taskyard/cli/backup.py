@@ -1,0 +1,176 @@
+"""`server backup` and `server restore`: one file that holds everything an embedded store keeps."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from taskyard.asking import size_in_words
+from taskyard.cli import output
+from taskyard.config import Setting, add_settings, resolve, user_file
+from taskyard.errors import TaskyardError, UsageError
+
+QUIET_SECONDS = 1.0
+"""What takes no longer needs no progress."""
+SHOWN_SECONDS = 0.5
+LINES_SECONDS = 10.0
+"""Between two lines of progress where there is no terminal."""
+_MONGODB = "the store is MongoDB: copy it with `mongodump --oplog`, see the page `backup` of the documentation"
+
+
+def add_parsers(verbs: Any, settings: Sequence[Setting]) -> None:
+    """Adds both verbs; `settings` say where the store is."""
+    text = "copy the store into one file, while the server runs or not"
+    backup = _add(verbs, "backup", text, back_up, settings)
+    backup.add_argument("file", metavar="FILE", type=Path, help="the copy; it appears whole or not at all")
+    backup.add_argument("--replace", action="store_true", help="replace FILE where it exists")
+    text = "fill an empty data folder from a copy; nothing is handed out until `taskyard server resume`"
+    restore = _add(verbs, "restore", text, bring_back, settings)
+    restore.add_argument(
+        "file",
+        metavar="FILE",
+        type=Path,
+        nargs="?",
+        help="the copy; left out for a MongoDB that its own tools restored",
+    )
+    restore.add_argument(
+        "--compare",
+        metavar="FOLDER",
+        type=Path,
+        help="the old data folder, where it can be read: tokens that it revoked since are revoked again",
+    )
+
+
+def _add(verbs: Any, name: str, text: str, handler: Any, settings: Sequence[Setting]) -> Any:
+    parser = verbs.add_parser(name, help=text, description=f"{text[:1].upper()}{text[1:]}.")
+    parser.set_defaults(handler=handler, store_settings=tuple(settings))
+    parser.add_argument("--json", action="store_true", help="print what was done as JSON")
+    add_settings(parser, settings)
+    return parser
+
+
+def back_up(namespace: argparse.Namespace) -> None:
+    """Copies the store that the settings name."""
+    url, data = _store_of(namespace)
+    made = _refusing(lambda: _backup(url, data, namespace))
+    if namespace.json:
+        output.print_json(made)
+        return
+    size = size_in_words(made.bytes)
+    output.note(
+        f"taskyard: {made.file} ({size}) holds {made.tasks} tasks, {made.logs} logs, {made.blobs} uploads and"
+        f" {made.tokens} tokens, as of {output.moment(made.copied_at)}"
+    )
+
+
+def bring_back(namespace: argparse.Namespace) -> None:
+    """Restores into the data folder that the settings name."""
+    url, data = _store_of(namespace)
+    if namespace.file is None:
+        _mark(url, data, namespace)
+        return
+    restored = _refusing(lambda: _restore(url, data, namespace))
+    if namespace.json:
+        output.print_json(restored)
+        return
+    copied = output.moment(restored.copied_at)
+    output.note(f"taskyard: {restored.data} is as it was at {copied} (generation {restored.generation})")
+    if namespace.compare is None:
+        output.note("  tokens revoked since then are valid again: compare with `taskyard token list`")
+    for token in restored.revoked:
+        output.note(f"  revoked again: {token}")
+    for token in restored.unknown:
+        output.note(f"  issued since then, so unknown now: {token}")
+    output.note("  start the server, look at `taskyard server status`, then let it go on: taskyard server resume")
+
+
+def _backup(url: str, data: Path, namespace: argparse.Namespace) -> Any:
+    control = _control(url, data)
+    if control is None:
+        raise UsageError(_MONGODB)
+    module = importlib.import_module("taskyard_server.copies.backup")
+    with _Progress("copied") as progress:
+        return module.back_up(control, data, namespace.file, replace=namespace.replace, progress=progress)
+
+
+def _restore(url: str, data: Path, namespace: argparse.Namespace) -> Any:
+    control = _control(url, data)
+    if control is None:
+        raise UsageError(f"{_MONGODB}; once it is restored: taskyard server restore --store …, without a file")
+    module = importlib.import_module("taskyard_server.copies.restore")
+    with _Progress("restored") as progress:
+        return module.restore(namespace.file, control, data, compare=namespace.compare, progress=progress)
+
+
+def _mark(url: str, data: Path, namespace: argparse.Namespace) -> None:
+    if _control(url, data) is not None:
+        raise UsageError("`taskyard server restore` needs the file that `taskyard server backup` made")
+    module = importlib.import_module("taskyard_server.copies.restore")
+    begun = _refusing(lambda: asyncio.run(module.mark_restored(url, data)))
+    if namespace.json:
+        output.print_json(begun)
+    else:
+        output.note(
+            f"taskyard: the store is generation {begun.number}; start the server, look at `taskyard server"
+            " status`, then let it go on: taskyard server resume"
+        )
+
+
+def _store_of(namespace: argparse.Namespace) -> tuple[str, Path]:
+    values = resolve(namespace.store_settings, namespace, user_file=user_file())
+    return str(values["store"]), Path(values["data"])
+
+
+def _control(url: str, data: Path) -> Path | None:
+    found: Path | None = importlib.import_module("taskyard_server.store").control_file(url, data)
+    return found
+
+
+def _refusing(work: Callable[[], Any]) -> Any:
+    """Runs it; SIGTERM tidies up like Ctrl-C. Raises TaskyardError for what the server's side refuses."""
+    errors = importlib.import_module("taskyard_server.errors")
+    signal.signal(signal.SIGTERM, _interrupted)
+    try:
+        return work()
+    except (errors.CopyRefused, errors.StartRefused) as error:
+        raise TaskyardError(str(error)) from error
+
+
+def _interrupted(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+class _Progress:
+    """Says how far it is once it takes longer than a moment: on a terminal in one line, else in some."""
+
+    def __init__(self, verb: str) -> None:
+        self._verb = verb
+        self._began = time.monotonic()
+        self._said_at = float("-inf")
+        self._open = False
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        pause = SHOWN_SECONDS if sys.stderr.isatty() else LINES_SECONDS
+        if now - self._began < QUIET_SECONDS or now - self._said_at < pause:
+            return
+        self._said_at = now
+        text = f"{self._verb} {size_in_words(done)} of {size_in_words(total)} ({100 * done // max(total, 1)} %)"
+        self._open = sys.stderr.isatty()
+        print(
+            f"\r{text}\033[K" if self._open else text, end="" if self._open else "\n", file=sys.stderr, flush=True
+        )
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._open:
+            print(file=sys.stderr)
