@@ -389,6 +389,7 @@ build-backend = "backend"
 backend-path = ["."]
 """
 BACKEND = """
+import zipfile
 from pathlib import Path
 METADATA = "Metadata-Version: 2.1\\nName: mine\\nVersion: 1\\nRequires-Dist: alpha==1.0\\n" \\
     "Provides-Extra: more\\nRequires-Dist: beta; extra == 'more'\\n"
@@ -400,7 +401,14 @@ def prepare_metadata_for_build_wheel(folder, settings=None):
     return info.name
 
 def build_wheel(folder, settings=None, metadata=None):
-    raise RuntimeError("it is used from the tree")
+    wheel = Path(folder, "mine-1-py3-none-any.whl")
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("mine.py", Path("mine.py").read_text())
+        archive.writestr("mine-1.dist-info/METADATA", METADATA)
+        words = "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n"
+        archive.writestr("mine-1.dist-info/WHEEL", words)
+        archive.writestr("mine-1.dist-info/RECORD", "")
+    return wheel.name
 """
 
 
@@ -411,13 +419,15 @@ def test_project_whose_needs_only_a_build_tells_is_asked_by_uv(uv_bench: Bench, 
 
     ready = uv_bench.from_file("requirements.txt", "-e .[more]\n")
 
-    assert ready.packages == ("alpha==1.0", "beta==1.0")
+    assert ready.packages == ("alpha==1.0", "beta==1.0", "mine==1")
     assert run(ready, "python", "-m", "mine") == "1.0"
 
 
 def test_pip_says_who_can_ask_a_build_for_its_needs(tmp_path: Path, index: PackageIndex) -> None:
     with bench_for(Manager.PIP, tmp_path, index.url) as bench:
-        (bench.tree / "setup.py").write_text("from setuptools import setup\nsetup(name='mine')\n")
+        (bench.tree / "setup.py").write_text(
+            "from setuptools import setup\nsetup(name='mine', install_requires=open('needs').read().split())\n"
+        )
 
         with pytest.raises(RunFailed, match="use `--manager uv`"):
             bench.from_file("requirements.txt", "-e .\n")

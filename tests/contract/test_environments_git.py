@@ -165,13 +165,17 @@ def test_lock_of_uv_takes_what_it_pins_from_the_mirror(
     assert "gitted==1.0" in ready.packages
 
 
-def test_git_beside_what_only_uv_can_follow_is_refused_with_what_to_do(tmp_path: Path, hosted: Path) -> None:
+def test_member_of_a_workspace_that_the_code_does_not_hold_is_refused_by_name(
+    tmp_path: Path, hosted: Path
+) -> None:
     with bench_for(Manager.UV, tmp_path, "http://127.0.0.1:9/simple") as plain:
         bench = with_sources(plain, allow_file=True)
         sources = f'gitted = {{ git = "{(hosted / "gitted.git").as_uri()}" }}\nother = {{ workspace = true }}'
 
-        with pytest.raises(RunFailed, match="which pins them"):
-            bench.from_file("pyproject.toml", project_with_sources(sources))
+        with pytest.raises(
+            RunFailed, match=r"pyproject.toml: .* takes other from the workspace, but no workspace"
+        ):
+            bench.from_file("pyproject.toml", project_with_sources(sources, needs="other"))
 
 
 def project_with_sources(sources: str, *, name: str = "study", needs: str = "gitted") -> str:

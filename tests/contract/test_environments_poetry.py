@@ -251,7 +251,9 @@ def test_interpreter_that_requires_python_leaves_out_is_refused_by_every_manager
 
 
 def test_index_of_poetrys_tables_must_be_one_that_the_operator_allows(bench: Bench) -> None:
-    source = '[[tool.poetry.source]]\nname = "evil"\nurl = "https://evil.example/simple"\npriority = "explicit"\n'
+    source = (
+        '[[tool.poetry.source]]\nname = "evil"\nurl = "https://evil.example/simple"\npriority = "supplemental"\n'
+    )
 
     with pytest.raises(RunFailed, match=r"pyproject\.toml names the package index https://evil\.example"):
         bench.from_file("pyproject.toml", "[tool.poetry]\npackage-mode = false\n" + source)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import http.server
+import shutil
+import sys
 import threading
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,6 +42,15 @@ def make_wheel(
             archive.writestr(path, text)
         archive.writestr(f"{info}/RECORD", "".join(_record(path, text) for path, text in members.items()))
     return wheel
+
+
+def setuptools_wheel(folder: Path) -> Path:
+    """Publishes the setuptools that virtualenv brings, which builds what needs a build."""
+    from virtualenv.seed.wheels.embed import get_embed_wheel
+
+    found = get_embed_wheel("setuptools", f"{sys.version_info.major}.{sys.version_info.minor}")
+    assert found is not None
+    return Path(shutil.copy2(found.path, folder))
 
 
 def sha256(file: Path) -> str:

@@ -14,6 +14,7 @@ from taskyard_agent.environments import conda, inherit, pip, poetry, uv
 from taskyard_agent.environments.base import Manager, Recipe
 from taskyard_agent.environments.building import build_environment
 from taskyard_agent.environments.cache import PREFIX, Built, Held, Limits, cache_of, limits_of
+from taskyard_agent.environments.compiled_projects import place_compiled
 from taskyard_agent.environments.downloads import downloads_of, of_image, used_by
 from taskyard_agent.environments.downloads import prune as prune_downloads
 from taskyard_agent.environments.git_requirements import pin_repositories
@@ -128,7 +129,10 @@ def _build_or_reuse(
         lock_fd=held.lock_fd,
     )
     try:
-        lent = _lay_over(held.built, recipe.requirements.projects, request.overlay, settings)
+        projects = recipe.requirements.projects
+        lent = _lay_over(held.built, tuple(one for one in projects if not one.compiled), request.overlay, settings)
+        for site in held.built.sites_here[:1]:
+            place_compiled(Path(site), projects)
         ready.reads = (Path(held.built.prefix).parent, *lent)
     except BaseException:
         ready.release()

@@ -16,7 +16,7 @@ from taskyard_agent.environments.interpreters import Interpreter
 from taskyard_agent.environments.request import EnvironmentRequest, EnvironmentSettings
 from taskyard_agent.environments.requirements import Requirements
 
-FORMAT = 2
+FORMAT = 3
 """Raised when environments are laid out differently: those of an older agent are then left to eviction."""
 
 
@@ -28,6 +28,8 @@ class Recipe:
     """Name and version: `uv 0.13.8`."""
     interpreter: Interpreter
     requirements: Requirements
+    tree: Path
+    """The task's code, into which no environment may lead."""
     indexes: Indexes
     index_strategy: str | None = None
     torch_backend: str | None = None

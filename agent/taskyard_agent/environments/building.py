@@ -9,6 +9,7 @@ from pathlib import Path
 from taskyard_agent.environments.base import Manager, Recipe
 from taskyard_agent.environments.bytecode import compile_modules, copy_compiled
 from taskyard_agent.environments.cache import PREFIX, Built, Cache
+from taskyard_agent.environments.compiled_projects import remove_copies, require_apart
 from taskyard_agent.environments.git_requirements import with_repositories
 from taskyard_agent.environments.image_python import with_lent
 from taskyard_agent.environments.installer import Installer
@@ -24,13 +25,18 @@ def build_environment(manager: Manager, recipe: Recipe, folder: Path, installer:
     prefix = folder / PREFIX
     installer.log(f"building an environment: {recipe.manager}, Python {recipe.interpreter.version}")
     with with_repositories(recipe, installer) as here:
-        manager.install(recipe, prefix, here)
+        try:
+            manager.install(recipe, prefix, here)
+        finally:
+            remove_copies(folder)
     _look_at(recipe, prefix)
     if recipe.conda is None:
         _compile(recipe, prefix, installer, cache)
     manager.check(recipe, prefix, installer)
     _look_at(recipe, prefix)
     made = manager.describe(recipe, prefix, installer)
+    for site in made.site_paths[:1]:
+        require_apart(Path(site), recipe.tree, recipe.requirements.projects)
     packages = with_lent(made.packages, recipe.interpreter)
     lacks_pip = made.site_paths and not any(package.startswith("pip==") for package in made.packages)
     pip = _add_pip(minor_of(made.python), folder, prefix) if lacks_pip else None

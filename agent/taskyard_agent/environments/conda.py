@@ -26,7 +26,7 @@ from taskyard_agent.environments.installer import Installer
 from taskyard_agent.environments.interpreters import Interpreter
 from taskyard_agent.environments.request import EnvironmentRequest, EnvironmentSettings, failed
 from taskyard_agent.environments.torch_builds import torch_backend_of
-from taskyard_agent.environments.venvs import installed, policy_of, remarks_on
+from taskyard_agent.environments.venvs import installed, policy_of, reading_of, remarks_on
 
 BINARIES = ("micromamba", "mamba", "conda")
 NO_BINARY = "none"
@@ -47,8 +47,12 @@ def version() -> str:
 
 def resolve(request: EnvironmentRequest, interpreter: Interpreter, settings: EnvironmentSettings) -> Recipe:
     """Reads and vets what the task asks for; see `base.Manager`."""
-    policies = Policies(channels=ChannelPolicy(allowed=settings.allowed_channels), indexes=policy_of(settings))
-    order, requirements = read_order(request, policies)
+    policies = Policies(
+        channels=ChannelPolicy(allowed=settings.allowed_channels),
+        indexes=policy_of(settings),
+        reading=reading_of(request, interpreter),
+    )
+    order, requirements = read_order(request, interpreter, policies)
     indexes = configured_indexes(settings.variables).with_added(
         default=requirements.default_index,
         extra=requirements.extra_indexes,
@@ -59,6 +63,7 @@ def resolve(request: EnvironmentRequest, interpreter: Interpreter, settings: Env
     return Recipe(
         manager=_named(tool),
         interpreter=interpreter,
+        tree=request.tree,
         requirements=requirements,
         indexes=indexes,
         index_strategy=settings.index_strategy or ("unsafe-best-match" if indexes.all_public() else "first-index"),
@@ -82,7 +87,7 @@ def install(recipe: Recipe, prefix: Path, installer: Installer) -> None:
     requirements = recipe.requirements
     if not python.exists():
         return
-    if requirements.lines or requirements.dynamic:
+    if requirements.lines or requirements.dynamic or requirements.pinned or requirements.compiled:
         uv.add_packages(recipe, prefix, installer)
     _, library = _ask_python(python, installer)
     installer.run([python, "-I", "-c", _COMPILE, prefix / library], cwd=prefix, quiet=True)

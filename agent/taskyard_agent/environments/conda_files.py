@@ -13,6 +13,8 @@ from taskyard.wire import RequirementsKind
 from taskyard_agent.environments.conda_channels import DEFAULT_CHANNEL, ChannelPolicy
 from taskyard_agent.environments.conda_order import PACKAGE, CondaOrder, Pin
 from taskyard_agent.environments.indexes import IndexPolicy
+from taskyard_agent.environments.interpreters import Interpreter
+from taskyard_agent.environments.projects import Reading
 from taskyard_agent.environments.request import EnvironmentRequest, failed
 from taskyard_agent.environments.requirements import Requirements, read_lines
 from taskyard_agent.environments.task_files import shown, text_of
@@ -32,9 +34,12 @@ class Policies:
 
     channels: ChannelPolicy
     indexes: IndexPolicy
+    reading: Reading
 
 
-def read_order(request: EnvironmentRequest, policies: Policies) -> tuple[CondaOrder, Requirements]:
+def read_order(
+    request: EnvironmentRequest, interpreter: Interpreter, policies: Policies
+) -> tuple[CondaOrder, Requirements]:
     """Reads what the task asks for: conda's part, and pip's. Raises RunFailed naming the file."""
     kind, tree = request.environment.requirements, request.tree
     if kind is RequirementsKind.PACKAGES:
@@ -50,7 +55,7 @@ def read_order(request: EnvironmentRequest, policies: Policies) -> tuple[CondaOr
         if EXPLICIT in text.splitlines():
             return _explicit(text, shown(file, tree), policies), Requirements()
     if kind in LISTED:
-        pip = read_listed(request, policies.indexes)
+        pip = read_listed(request, interpreter, policies.indexes)
         return _with_python(request, CondaOrder(channels=_channels([], str(kind), policies)), needed=True), pip
     raise failed(f"conda does not read {kind}; leave `--manager` out, and its own manager is taken")
 
@@ -64,7 +69,9 @@ def _read_yaml(request: EnvironmentRequest, file: Path, policies: Policies) -> t
     if "package" in table:
         return _locked(table, where, policies)
     conda, pip = _parted(table.get("dependencies") or [], where)
-    requirements = read_lines(pip, where=where, folder=file.parent, tree=request.tree, policy=policies.indexes)
+    requirements = read_lines(
+        pip, where=where, folder=file.parent, reading=policies.reading, policy=policies.indexes
+    )
     order = _solved(request, conda, table.get("channels") or [], where, policies, needed=bool(pip))
     variables = {str(name): str(value) for name, value in (table.get("variables") or {}).items()}
     return replace(order, variables=variables), requirements

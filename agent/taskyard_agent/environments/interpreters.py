@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from packaging.markers import default_environment
 from taskyard.wire import Reason
 
 from taskyard_agent.environments.installer import Installer, visible_variables
@@ -85,6 +86,19 @@ class Interpreter:
     def minor(self) -> str:
         """`3.11`."""
         return minor_of(self.version)
+
+    @property
+    def markers(self) -> dict[str, str]:
+        """What markers are compared with. Without `extra`, which poetry-core's markers then take as given."""
+        names = {"cpython": "CPython", "pypy": "PyPy"}
+        return {
+            **{name: str(value) for name, value in default_environment().items()},
+            "python_version": self.minor,
+            "python_full_version": self.version,
+            "implementation_name": self.implementation,
+            "implementation_version": self.version,
+            "platform_python_implementation": names.get(self.implementation, self.implementation),
+        }
 
     @property
     def version_info(self) -> tuple[int, int]:

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from taskyard_agent.environments.task_files import read_toml
+from taskyard_agent.environments.task_files import digest_of, read_toml
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pinned:
+    """A requirement that comes from one index alone, which a plain line cannot say (`{ index = "internal" }`)."""
+
+    line: str
+    origin: str
+    index: str
+    """Its name, under which an operator may have given credentials (`UV_INDEX_INTERNAL_USERNAME`)."""
+    url: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Project:
-    """A Python project inside the task's tree; it is used from there, and only its needs are installed."""
+    """A Python project inside the task's tree; its modules are used from there, and what it needs is installed."""
 
     folder: Path
     name: str
     version: str
     scripts: dict[str, str] = field(default_factory=dict)
     """Console scripts: `tool` → `package.module:function`."""
+    entry_points: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Further entry points by their group."""
     dependencies: tuple[str, ...] = ()
+    pinned: tuple[Pinned, ...] = ()
     dynamic: bool = False
     """Its dependencies are known to its build backend alone."""
     default_index: str | None = None
@@ -25,18 +40,23 @@ class Project:
     extra_indexes: tuple[str, ...] = ()
     import_from: Path | None = None
     """Where its packages lie, if it says so."""
+    compiled: str = ""
+    """Why its modules must be built (`setup.py has ext_modules`); empty: they are used as they lie in the tree."""
 
     @property
     def source(self) -> Path:
         """The folder to import from."""
-        src = self.folder / "src"
-        return self.import_from or (src if src.is_dir() else self.folder)
+        return self.import_from or self._usual_source()
+
+    def _usual_source(self) -> Path:
+        src, module = self.folder / "src", self.name.replace("-", "_").replace(".", "/")
+        flat = (self.folder / module / "__init__.py").is_file() or (self.folder / f"{module}.py").is_file()
+        return src if src.is_dir() and not flat else self.folder
 
     @property
-    def build_files(self) -> tuple[Path, ...]:
-        """What its build backend usually reads; a change makes another environment where it is dynamic."""
-        names = ("pyproject.toml", "setup.cfg", "setup.py", "requirements.txt")
-        return tuple(self.folder / name for name in names if (self.folder / name).is_file())
+    def digest(self) -> str:
+        """SHA-256 over all its files: whatever a build of it reads is among them."""
+        return digest_of(self.folder)
 
     @property
     def description(self) -> Path:

@@ -154,8 +154,11 @@ def _describe_project(project: Project, site: Path, python: Path) -> None:
     metadata.joinpath("METADATA").write_text(
         f"Metadata-Version: 2.1\nName: {project.name}\nVersion: {project.version}\n"
     )
-    lines = [f"{script} = {target}" for script, target in project.scripts.items()]
-    metadata.joinpath("entry_points.txt").write_text("\n".join(["[console_scripts]", *lines]) + "\n")
+    groups = {"console_scripts": project.scripts, **project.entry_points}
+    lines = [
+        f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in points.items()) for group, points in groups.items()
+    ]
+    metadata.joinpath("entry_points.txt").write_text("".join(lines))
     for script, target in project.scripts.items():
         if re.fullmatch(r"[\w.-]+", script):
             write_launcher(python.parent / script, python, entry_point(target))

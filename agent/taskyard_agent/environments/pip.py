@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import zipfile
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
+from taskyard.requirements.uv_tables import PROJECT
 from taskyard.wire import RequirementsKind
 
 from taskyard_agent.environments.base import Recipe
+from taskyard_agent.environments.compiled_projects import install_compiled
 from taskyard_agent.environments.indexes import Indexes, IndexPolicy, configured_indexes
 from taskyard_agent.environments.installer import Installer
 from taskyard_agent.environments.interpreters import Interpreter
 from taskyard_agent.environments.projects import check_python, read_project
 from taskyard_agent.environments.request import EnvironmentRequest, EnvironmentSettings, failed
 from taskyard_agent.environments.requirements import Requirements, read_project_dependencies
+from taskyard_agent.environments.task_files import read_toml, shown
 from taskyard_agent.environments.torch_builds import index_of_build, names_torch, torch_backend_of
+from taskyard_agent.environments.uv_settings import read_uv_settings
 from taskyard_agent.environments.venvs import (
     LISTED,
     READERS,
@@ -26,10 +32,12 @@ from taskyard_agent.environments.venvs import (
     naming_lines,
     policy_of,
     read_listed,
+    reading_of,
     remarks_on,
     write_lines,
 )
 
+_USE_UV = "use `--manager uv`"
 check = check_environment
 describe = describe_environment
 
@@ -52,6 +60,7 @@ def resolve(request: EnvironmentRequest, interpreter: Interpreter, settings: Env
     return Recipe(
         manager=version(),
         interpreter=interpreter,
+        tree=request.tree,
         requirements=requirements,
         indexes=indexes,
         remarks=remarks_on(request),
@@ -73,6 +82,7 @@ def install(recipe: Recipe, prefix: Path, installer: Installer) -> None:
         prefix,
     ]
     installer.run(make, cwd=prefix.parent, quiet=True)
+    standing_in = _stand_ins(recipe.requirements, prefix.parent)
     if recipe.requirements.lines:
         argv: list[str | Path] = [
             prefix / "bin" / "python",
@@ -82,29 +92,54 @@ def install(recipe: Recipe, prefix: Path, installer: Installer) -> None:
             "install",
             *_options(recipe.requirements),
         ]
-        argv += write_lines(recipe, prefix.parent)
+        argv += [*write_lines(recipe, prefix.parent), *standing_in]
         with naming_lines(recipe.requirements):
             installer.run(argv, cwd=prefix.parent, variables=_variables(recipe, installer))
+        if standing_in:
+            names = [project.name for project in recipe.requirements.projects]
+            remove = ["-I", "-m", "pip", "uninstall", "--yes", "--quiet", *names]
+            installer.run(
+                [prefix / "bin" / "python", *remove],
+                cwd=prefix.parent,
+                variables=_variables(recipe, installer),
+                quiet=True,
+            )
+    install_compiled(recipe, prefix, installer, recipe.indexes.for_uv())
 
 
 def _read(request: EnvironmentRequest, interpreter: Interpreter, policy: IndexPolicy) -> Requirements:
-    kind, tree = request.environment.requirements, request.tree
+    kind = request.environment.requirements
     if kind in LISTED:
-        requirements = read_listed(request, policy)
+        requirements = read_listed(request, interpreter, policy)
     elif kind is RequirementsKind.PYPROJECT:
-        folder = file_of(request.environment, tree).parent
-        check_python(folder, interpreter.version, tree=tree)
-        project = read_project(folder, tree=tree)
-        needs = read_project_dependencies(project, tree=tree, policy=policy)
-        requirements = replace(needs, projects=(project, *needs.projects))
+        requirements = _of_project(request, interpreter, policy)
     else:
         raise failed(f"pip does not read {kind}; use `--manager {READERS.get(kind, 'uv')}`")
-    for project in (project for project in requirements.projects if project.dynamic):
+    for project in requirements.dynamic:
         raise failed(
             f"only a build of {project.name} would tell what it needs, which pip cannot do without installing it; "
             "use `--manager uv`, or list its dependencies in the [project] table"
         )
-    return requirements
+    _require_no_words_for_uv(requirements)
+    limits = requirements.settings.options.get("constraint-dependencies", [])
+    return replace(requirements, constraints=(*requirements.constraints, *map(str, limits)))
+
+
+def _of_project(request: EnvironmentRequest, interpreter: Interpreter, policy: IndexPolicy) -> Requirements:
+    file, tree = file_of(request.environment, request.tree), request.tree
+    check_python(file.parent, interpreter.version, tree=tree)
+    reading, where = reading_of(request, interpreter), shown(file, tree)
+    table = read_toml(file, where) if file.name == PROJECT else {}
+    settings = read_uv_settings(table, file, where, tree=tree, policy=policy)
+    project = read_project(file.parent, reading=reading)
+    return read_project_dependencies(project, reading=reading, policy=policy, settings=settings)
+
+
+def _require_no_words_for_uv(requirements: Requirements) -> None:
+    for need in requirements.pinned:
+        raise failed(f"{need.origin}: pip cannot take {need.line} from the index {need.index!r} alone; {_USE_UV}")
+    for name in sorted(requirements.settings.options.keys() - {"constraint-dependencies"}):
+        raise failed(f"pip does not follow {name} of [tool.uv]; {_USE_UV}")
 
 
 def _torch_index(request: EnvironmentRequest, requirements: Requirements, configured: Indexes) -> tuple[str, ...]:
@@ -123,6 +158,24 @@ def _options(requirements: Requirements) -> list[str]:
     named = [f"--no-binary={name}" for name in requirements.no_binary]
     named += [f"--only-binary={name}" for name in requirements.only_binary]
     return ["--progress-bar", "off", "--no-compile", *(flag for flag, given in flags.items() if given), *named]
+
+
+def _stand_ins(requirements: Requirements, folder: Path) -> list[str | Path]:
+    """Makes an empty wheel for each project of the tree: what needs it by its name shall not get an index's."""
+    if requirements.exact or requirements.require_hashes:
+        return []
+    made: list[str | Path] = []
+    for project in requirements.projects:
+        name, version = re.sub(r"[-_.]+", "_", project.name), project.version
+        info = f"{name}-{version}.dist-info"
+        made.append(folder / f"{name}-{version}-py3-none-any.whl")
+        with zipfile.ZipFile(made[-1], "w") as wheel:
+            wheel.writestr(
+                f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {project.name}\nVersion: {version}\n"
+            )
+            wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            wheel.writestr(f"{info}/RECORD", "")
+    return made
 
 
 def _variables(recipe: Recipe, installer: Installer) -> dict[str, str]:

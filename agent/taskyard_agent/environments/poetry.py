@@ -40,6 +40,7 @@ def resolve(request: EnvironmentRequest, interpreter: Interpreter, settings: Env
     return Recipe(
         manager=version(),
         interpreter=interpreter,
+        tree=request.tree,
         requirements=read.requirements,
         indexes=indexes,
         index_strategy="unsafe-best-match",  # whichever index has it: the hashes decide

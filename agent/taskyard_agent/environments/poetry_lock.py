@@ -15,16 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from packaging.markers import Marker, default_environment
+from packaging.markers import Marker
 from packaging.utils import canonicalize_name
 
+from taskyard_agent.environments.addresses import check_url
 from taskyard_agent.environments.indexes import IndexPolicy, refusal
 from taskyard_agent.environments.interpreters import Interpreter
 from taskyard_agent.environments.local_project import Project
 from taskyard_agent.environments.poetry_project import check_poetrys_python, parse_poetry
-from taskyard_agent.environments.projects import read_project
+from taskyard_agent.environments.projects import Reading, read_project
 from taskyard_agent.environments.request import failed
-from taskyard_agent.environments.requirements import Requirements, check_url
+from taskyard_agent.environments.requirements import Requirements
 from taskyard_agent.environments.task_files import inside, read_toml, shown
 from taskyard_agent.errors import RunFailed
 
@@ -59,11 +60,12 @@ def read_lock(file: Path, interpreter: Interpreter, *, tree: Path, policy: Index
     described = parse_poetry(file.parent, shown(project, tree))
     check_poetrys_python(file.parent, shown(project, tree), interpreter.version)
     entries = _entries(table)
-    walk = _Walk(entries=entries, environment=_environment(interpreter), where=where)
+    walk = _Walk(entries=entries, environment=interpreter.markers, where=where)
     chosen = walk.from_roots([need for need in described.package.requires if not need.is_optional()])
-    own = [read_project(file.parent, tree=tree)] if described.is_package_mode else []
+    reading = Reading(tree=tree, markers=interpreter.markers)
+    own = [read_project(file.parent, reading=reading)] if described.is_package_mode else []
     return Lock(
-        requirements=_requirements(chosen, own, file, tree=tree, policy=policy),
+        requirements=_requirements(chosen, own, file, reading=reading, policy=policy),
         format=str(table.get("metadata", {}).get("lock-version", "1.0")),
         fresh=table.get("metadata", {}).get("content-hash") in _content_hashes(described.pyproject.data),
     )
@@ -184,14 +186,14 @@ def _name_of(line: str) -> str:
 
 
 def _requirements(
-    chosen: Sequence[_Entry], own: Sequence[Project], file: Path, *, tree: Path, policy: IndexPolicy
+    chosen: Sequence[_Entry], own: Sequence[Project], file: Path, *, reading: Reading, policy: IndexPolicy
 ) -> Requirements:
-    writer = _Writer(file=file, tree=tree, policy=policy, projects=list(own))
+    writer = _Writer(file=file, reading=reading, policy=policy, projects=list(own))
     for entry in chosen:
         writer.take(entry)
     return Requirements(
         lines=tuple(writer.lines),
-        origins=(shown(file, tree),) * len(writer.lines),
+        origins=(shown(file, reading.tree),) * len(writer.lines),
         extra_indexes=tuple(dict.fromkeys(writer.indexes)),
         projects=tuple(writer.projects),
         local_files=tuple(writer.local_files),
@@ -204,7 +206,7 @@ class _Writer:
     """Turns entries of the lock into requirement lines."""
 
     file: Path
-    tree: Path
+    reading: Reading
     policy: IndexPolicy
     projects: list[Project]
     lines: list[str] = field(default_factory=list)
@@ -214,9 +216,10 @@ class _Writer:
     def take(self, entry: _Entry) -> None:
         kind, place = entry.source.get("type", ""), str(entry.source.get("url", ""))
         if kind == "directory":
-            self.projects.append(read_project(inside(self.tree, self.file.parent / place, LOCK), tree=self.tree))
+            folder = inside(self.reading.tree, self.file.parent / place, LOCK)
+            self.projects.append(read_project(folder, reading=self.reading))
         elif kind == "file":
-            path = inside(self.tree, self.file.parent / place, LOCK)
+            path = inside(self.reading.tree, self.file.parent / place, LOCK)
             self.local_files.append(path)
             self.lines.append(_hashed(str(path), entry))
         elif kind == "git":
@@ -259,19 +262,6 @@ def _git_address(place: str) -> str:
         return f"git+{place}"
     host, _, path = place.partition(":")
     return f"git+ssh://{host}/{path}"
-
-
-def _environment(interpreter: Interpreter) -> dict[str, str]:
-    """What markers are compared with. Without `extra`, which poetry-core's markers then take as given."""
-    names = {"cpython": "CPython", "pypy": "PyPy"}
-    return {
-        **{name: str(value) for name, value in default_environment().items()},
-        "python_version": interpreter.minor,
-        "python_full_version": interpreter.version,
-        "implementation_name": interpreter.implementation,
-        "implementation_version": interpreter.version,
-        "platform_python_implementation": names.get(interpreter.implementation, interpreter.implementation),
-    }
 
 
 def _constraint(text: str) -> Any:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-import shlex
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from packaging.markers import default_environment
-
-from taskyard_agent.environments.local_project import Project
+from taskyard_agent.environments.indexes import PUBLIC_INDEX
+from taskyard_agent.environments.local_project import Pinned, Project
 from taskyard_agent.environments.request import failed
 
 if TYPE_CHECKING:
@@ -18,7 +16,9 @@ if TYPE_CHECKING:
     from poetry.core.poetry import Poetry
 
 
-def read_poetry(folder: Path, where: str, extras: Collection[str] = ()) -> Project:
+def read_poetry(
+    folder: Path, where: str, markers: Mapping[str, str], extras: Collection[str] = (), *, compiled: str = ""
+) -> Project:
     """Returns the project with its main dependencies as requirement lines. Raises RunFailed naming `where`."""
     described = parse_poetry(folder, where)
     package = described.package
@@ -26,16 +26,23 @@ def read_poetry(folder: Path, where: str, extras: Collection[str] = ()) -> Proje
     if missing:
         there = ", ".join(map(str, package.extras)) or "none"
         raise failed(f"{where} has no extra {missing[0]!r}; it has {there}")
-    default, others = _indexes(described.local_config.get("source", []))
+    sources = described.local_config.get("source", [])
+    default, others = _indexes(sources)
+    chosen = set(extras)
+    apart = [need for need in package.requires if getattr(need, "source_name", None)]
     return Project(
         folder=folder,
         name=package.pretty_name or folder.name,
         version=str(package.version),
         scripts=_scripts(described),
-        dependencies=tuple(_lines(package.requires, set(extras))),
+        dependencies=tuple(_lines([need for need in package.requires if need not in apart], chosen, markers)),
+        pinned=tuple(
+            _pinned(apart, chosen, markers, {str(one["name"]): str(one.get("url", "")) for one in sources}, where)
+        ),
         default_index=default,
         extra_indexes=others,
         import_from=_import_from(folder, package.packages),
+        compiled=compiled,
     )
 
 
@@ -63,23 +70,41 @@ def parse_poetry(folder: Path, where: str) -> Poetry:
         raise failed(f"{where} is not what Poetry understands: {error}") from error
 
 
-def _lines(dependencies: Collection[Dependency], extras: set[str]) -> Iterator[str]:
+def _lines(dependencies: Collection[Dependency], extras: set[str], markers: Mapping[str, str]) -> Iterator[str]:
     for dependency in dependencies:
         wanted = not dependency.is_optional() or extras.intersection(map(str, dependency.in_extras))
         if wanted:
-            yield from _line(dependency)
+            yield from _line(dependency, markers)
 
 
-def _line(dependency: Dependency) -> Iterator[str]:
+def _line(dependency: Dependency, markers: Mapping[str, str]) -> Iterator[str]:
     """Paths keep to the project's folder; a requirement line could give them as an absolute URL alone."""
     from poetry.core.packages.path_dependency import PathDependency
 
     if not isinstance(dependency, PathDependency):
         yield dependency.to_pep_508(with_extras=False)
-    elif dependency.marker.validate(dict(default_environment())):
+    elif dependency.marker.validate(dict(markers)):
         names = ",".join(sorted(dependency.extras))
-        path = f"./{dependency.path}" + (f"[{names}]" if names else "")
-        yield path if dependency.is_file() else f"-e {shlex.quote(path)}"
+        yield f"./{dependency.path}" + (f"[{names}]" if names else "")
+
+
+def _pinned(
+    dependencies: Collection[Dependency],
+    extras: set[str],
+    markers: Mapping[str, str],
+    urls: Mapping[str, str],
+    where: str,
+) -> Iterator[Pinned]:
+    """`{ version = "^1", source = "internal" }`: Poetry looks for it there alone."""
+    for dependency in dependencies:
+        name = str(dependency.source_name)
+        url = PUBLIC_INDEX if name.lower() == "pypi" else urls.get(name)
+        if not url:
+            raise failed(
+                f"{where}: {dependency.pretty_name} comes from the source {name!r}, which is not described"
+            )
+        for line in _lines([dependency], extras, markers):
+            yield Pinned(line=line, origin=where, index=name, url=url)
 
 
 def _indexes(sources: list[dict[str, Any]]) -> tuple[str | None, tuple[str, ...]]:
@@ -87,8 +112,8 @@ def _indexes(sources: list[dict[str, Any]]) -> tuple[str | None, tuple[str, ...]
     default, others = None, []
     for source in sources:
         first = source.get("default") or source.get("priority", "primary") in ("default", "primary")
-        if not source.get("url"):
-            continue  # the public index by its name
+        if not source.get("url") or source.get("priority") == "explicit":
+            continue  # the public index by its name; or asked only for what names it
         if first and default is None and not source.get("secondary"):
             default = str(source["url"])
         else:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import os
+import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +53,35 @@ def shown(path: Path, tree: Path) -> str:
         if path.is_relative_to(root):
             return str(path.relative_to(root))
     return path.name
+
+
+def digest_of(folder: Path) -> str:
+    """Returns SHA-256 over the names, kinds and contents of all files below a folder, as `copy_of` copies them."""
+    total = hashlib.sha256()
+    for file in _files_below(folder):
+        kind = f"-> {os.readlink(file)}" if file.is_symlink() else f"{os.access(file, os.X_OK)}"
+        content = b"" if file.is_symlink() else file.read_bytes()
+        total.update(f"{file.relative_to(folder).as_posix()}\0{kind}\0{len(content)}\0".encode())
+        total.update(content)
+    return total.hexdigest()
+
+
+def copy_of(folder: Path, target: Path) -> Path:
+    """Copies a project, so that what builds it neither writes into the tree nor leaves a link to it."""
+    for file in _files_below(folder):
+        copy = target / file.relative_to(folder)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(file, copy, follow_symlinks=False)
+    return target
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Yields files and links in order; without those of git, bytecode, and what earlier builds left."""
+    for place, names, files in os.walk(folder):
+        linked = [name for name in names if os.path.islink(os.path.join(place, name))]
+        names[:] = sorted(name for name in names if name not in linked and not _is_a_trace(name))
+        yield from (Path(place, name) for name in sorted((*files, *linked)) if not _is_a_trace(name))
+
+
+def _is_a_trace(name: str) -> bool:
+    return name in (".git", "__pycache__") or name.endswith((".pyc", ".egg-info"))

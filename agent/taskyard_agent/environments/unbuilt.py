@@ -28,6 +28,7 @@ def _wrong(recipe: Recipe) -> Iterator[str]:
     if recipe.conda is not None:
         yield "conda packages bring programs that run as they are installed"
     yield from (f"{project.name} must be built to tell what it needs" for project in requirements.dynamic)
+    yield from (f"{project.name} must be built: {project.compiled}" for project in requirements.compiled)
     yield from (f"--no-binary {name} asks for a build" for name in requirements.no_binary)
     for line, origin in zip_longest(requirements.lines, requirements.origins, fillvalue="the task"):
         address = _ADDRESS.search(line.partition(" --")[0])

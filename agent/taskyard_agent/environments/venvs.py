@@ -16,6 +16,8 @@ from taskyard.wire import Environment, RequirementsKind
 from taskyard_agent.environments.base import Installed, Recipe
 from taskyard_agent.environments.indexes import IndexPolicy, configured_indexes
 from taskyard_agent.environments.installer import Installer
+from taskyard_agent.environments.interpreters import Interpreter
+from taskyard_agent.environments.projects import Reading
 from taskyard_agent.environments.request import EnvironmentRequest, EnvironmentSettings, failed
 from taskyard_agent.environments.requirements import (
     Requirements,
@@ -47,16 +49,23 @@ def policy_of(settings: EnvironmentSettings) -> IndexPolicy:
     return IndexPolicy(configured=configured, allowed=settings.allowed_indexes)
 
 
-def read_listed(request: EnvironmentRequest, policy: IndexPolicy) -> Requirements:
+def reading_of(request: EnvironmentRequest, interpreter: Interpreter) -> Reading:
+    """Returns for whom the request's files are read."""
+    return Reading(tree=request.tree, markers=interpreter.markers)
+
+
+def read_listed(request: EnvironmentRequest, interpreter: Interpreter, policy: IndexPolicy) -> Requirements:
     """Reads a request whose kind is in LISTED. Raises RunFailed naming file and line."""
     wanted, tree = request.environment, request.tree
+    reading = reading_of(request, interpreter)
     if wanted.requirements in (RequirementsKind.PACKAGES, RequirementsKind.IMPORTS):
         recorded = wanted.requirements is RequirementsKind.IMPORTS
-        return read_packages(wanted.packages, recorded=recorded, tree=tree, policy=policy)
+        return read_packages(wanted.packages, recorded=recorded, reading=reading, policy=policy)
     if wanted.requirements is RequirementsKind.SCRIPT:
-        return read_script(file_of(wanted, tree), tree=tree, policy=policy)
+        return read_script(file_of(wanted, tree), reading=reading, policy=policy)
     if wanted.requirements is RequirementsKind.REQUIREMENTS_TXT:
-        return read_requirements_file(file_of(wanted, tree), tree=tree, policy=policy)
+        file = file_of(wanted, tree)
+        return read_requirements_file(file, reading=reading, policy=policy, work=request.work)
     return Requirements()
 
 
@@ -171,7 +180,8 @@ def describe_environment(recipe: Recipe, prefix: Path, installer: Installer) -> 
 
 def _named(recipe: Recipe) -> list[str]:
     names = []
-    for line in recipe.requirements.lines:
+    requirements = recipe.requirements
+    for line in (*requirements.lines, *(need.line for need in requirements.pinned)):
         try:
             requirement = Requirement(line.partition(" --")[0])
         except InvalidRequirement:
