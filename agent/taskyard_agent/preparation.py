@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from taskyard import arguments
-from taskyard.wire import Gpu, Phase, TaskSpec
+from taskyard.wire import Gpu, Phase, TaskSpec, typed_parameters
 
 from . import gpus, variables
 from .checkout import Tree
@@ -33,6 +33,9 @@ from .run_services import RunServices
 
 if TYPE_CHECKING:
     from .containers.box import Box
+
+LARGEST_PARAMS_BYTES = 32 << 10
+"""Of the variable TASKYARD_PARAMS; beyond it the file alone holds the parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +78,7 @@ class Preparation:
         tree = self._check_out(stack)
         with self._phase(Phase.ENVIRONMENT):
             ready = self._provision(tree, box, stack)
-            environ = self._variables(ready, box)
+            environ = self._variables(ready, box, self._write_parameters(tree))
             argv = self._argv(tree, ready, environ, elsewhere=box is not None)
             self.run_hook(Hook.BEFORE_RUN)
         gpu_locks = self._take_gpus(stack)
@@ -150,12 +153,23 @@ class Preparation:
 
     # --- the command
 
-    def _variables(self, ready: ReadyEnvironment, box: Box | None) -> dict[str, str]:
+    def _write_parameters(self, tree: Tree) -> Path:
+        """Write the parameters, with their types, to a file that the task may read."""
+        file = self._parameters_of(tree)
+        file.unlink(missing_ok=True)
+        file.write_text(json.dumps(typed_parameters(self._spec)), encoding="utf-8")
+        file.chmod(0o644)
+        return file
+
+    def _variables(self, ready: ReadyEnvironment, box: Box | None, parameters: Path) -> dict[str, str]:
         own = {
             "TASKYARD_TASK": self.journalled.task.id,
             "TASKYARD_RUN": self._run,
-            "TASKYARD_PARAMS": json.dumps(self._spec.parameters),
+            "TASKYARD_PARAMS_FILE": str(parameters),
         }
+        texts = json.dumps(self._spec.parameters)
+        if len(texts) <= LARGEST_PARAMS_BYTES:  # a longer variable would keep the command from starting
+            own["TASKYARD_PARAMS"] = texts
         if self._spec.report_token:
             own["TASKYARD_TOKEN"] = self.journalled.tokens.report_token
         around = {**self.services.inherited_inside, **box.variables} if box else self.services.inherited
@@ -173,9 +187,10 @@ class Preparation:
     def _argv(
         self, tree: Tree, ready: ReadyEnvironment, environ: dict[str, str], *, elsewhere: bool
     ) -> tuple[str, ...]:
-        parameters = self._spec.parameters.get("Args", {})
-        effective = arguments.write_back(self._spec.command.args, parameters)
-        return command_line(self._spec.command, effective, tree, ready, environ, elsewhere=elsewhere)
+        command = self._spec.command
+        parameters = {} if command.written else self._spec.parameters.get("Args", {})
+        effective = arguments.write_back(command.args, parameters)
+        return command_line(command, effective, tree, ready, environ, elsewhere=elsewhere)
 
     def _take_gpus(self, stack: ExitStack) -> tuple[int, ...]:
         lock = gpus.lock(self.devices, self._run, shared=self.shares_gpus)
@@ -193,7 +208,7 @@ class Preparation:
             argv=argv,
             work=tree.work,
             variables=environ,
-            reads=(*tree.reads, *ready.reads, *self.services.server_files),
+            reads=(*tree.reads, *ready.reads, *self.services.server_files, self._parameters_of(tree)),
             writes=(tree.root, *ready.writes),
             gpus=self.devices,
             memory_bytes=self.memory_limit_bytes,
@@ -217,6 +232,9 @@ class Preparation:
         """Beside the tree where tasks run as another user: the run's folder is shut to it."""
         beside = tree.root.with_name("overlay")
         return beside if self.services.account else self.journalled.directory.path / "overlay"
+
+    def _parameters_of(self, tree: Tree) -> Path:
+        return self._overlay_of(tree).with_name("parameters.json")
 
     # --- whose it is
 

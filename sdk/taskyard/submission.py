@@ -24,6 +24,7 @@ from taskyard.wire import (
     Resources,
     Task,
     TaskSpec,
+    too_large_to_start,
 )
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def prepare(wanted: Wanted, *, memory: Path | None = None) -> Prepared:
     from taskyard.snapshot import capture
 
     command = _in_folder(wanted.command, wanted.folder)
+    _check_start(command, {**wanted.env, **wanted.secret_values})
     snapshot = capture(
         wanted.folder,
         include=wanted.include,
@@ -167,6 +169,15 @@ def _in_folder(command: Command, folder: Path) -> Command:
         raise UsageError(f"{path} does not exist; name a script that is there, relative to the current folder")
     target = Path(os.path.relpath(path, folder.absolute())).as_posix()
     return dataclasses.replace(command, target=target)
+
+
+def _check_start(command: Command, variables: Mapping[str, str]) -> None:
+    assigned = (f"{name}={value}" for name, value in variables.items())
+    problem = too_large_to_start((command.target, *command.args), "an argument") or too_large_to_start(
+        (*assigned, *command.args), "a variable"
+    )
+    if problem:
+        raise UsageError(problem)
 
 
 def _name(command: Command) -> str:

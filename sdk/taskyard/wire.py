@@ -10,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import json
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,6 +29,10 @@ DEFAULT_QUEUES = ("default", SERVICES_QUEUE)
 CONTAINER_LABEL = "container"
 """Label of a worker that runs tasks in containers; its value is the engine."""
 IDEMPOTENCY_HEADER = "Idempotency-Key"
+LARGEST_ARGUMENT_BYTES = (128 << 10) - 1
+"""Linux refuses to start a program with a longer argument, or a longer `NAME=value` in its environment."""
+LARGEST_START_BYTES = 1 << 20
+"""Arguments, variables and secrets of a task together: half of what Linux allows, the agent adds its own."""
 
 _WORD = re.compile(r"[a-z][a-z0-9_]{0,39}", re.ASCII)
 
@@ -270,9 +275,15 @@ class Command:
     target: str = ""
     """Script (relative to the working folder), module or executable."""
     args: tuple[str, ...] = ()
-    """The arguments as recorded; the agent writes changed parameters back into them."""
+    """The arguments that run, unless `written` is false and `parameters` say otherwise."""
     python_args: tuple[str, ...] = ()
     """Options for the interpreter itself, such as `-O`."""
+    written: bool = False
+    """Whether `args` hold the parameters already; else the agent writes them in."""
+    typed: tuple[str, ...] | None = None
+    """The arguments before parameters were written into them; None: they are `args`."""
+    interface: dict[str, Any] | None = None
+    """What the submitter's side read in the script of its options, for later changes; see `taskyard.interface`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -380,7 +391,9 @@ class TaskSpec:
     resources: Resources = field(default_factory=Resources)
     policy: Policy = field(default_factory=Policy)
     parameters: dict[str, dict[str, str]] = field(default_factory=dict)
-    """Section → name → value. The section `Args` mirrors the command line."""
+    """Section → name → value as text. The section `Args` mirrors the command line."""
+    values: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Section → name → JSON value, of those that are no texts: a boolean, a number, a list of such, null."""
     env: dict[str, str] = field(default_factory=dict)
     secrets: tuple[str, ...] = ()
     """Names of variables whose values the server holds apart and gives to the run alone."""
@@ -522,7 +535,9 @@ class TaskChanges:
     resources: Resources | None = None
     policy: Policy | None = None
     parameters: dict[str, dict[str, str]] | None = None
-    """Merged into the task's, value by value."""
+    """Merged into the task's, value by value; with a `command` that is `written`, `Args` replaces the task's."""
+    values: dict[str, dict[str, Any]] | None = None
+    """As in `TaskSpec`. A value without a text in `parameters` gets one."""
     env: dict[str, str] | None = None
     """Merged into the task's."""
     secret_values: dict[str, str] | None = None
@@ -1038,6 +1053,37 @@ class Problem:
     """A stable word: not_found, conflict, stale, refused, invalid, unauthorised, forbidden, full …"""
     detail: str
     """What happened, to what, and what to do next."""
+
+
+# --- Parameters ------------------------------------------------------------------------------------------
+
+
+def typed_parameters(spec: TaskSpec) -> dict[str, dict[str, Any]]:
+    """Return section → name → JSON value: the texts of `parameters` under the typed ones of `values`."""
+    names = dict.fromkeys((*spec.parameters, *spec.values))
+    return {name: {**spec.parameters.get(name, {}), **spec.values.get(name, {})} for name in names}
+
+
+def as_text(value: Any) -> str:
+    """Return a parameter's value as text: `true`, `null`, `0.1`, `["a", "b"]`, and a text as it is."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def too_large_to_start(texts: Iterable[str], what: str) -> str:
+    """Return why no program can be started with these arguments or `NAME=value` variables; empty where one can."""
+    sizes = [len(text) if text.isascii() else len(text.encode("utf-8", "replace")) for text in texts]
+    if max(sizes, default=0) > LARGEST_ARGUMENT_BYTES:
+        return (
+            f"{what} has {max(sizes)} bytes; no program can be started with one of more than "
+            f"{LARGEST_ARGUMENT_BYTES}: put it into a file"
+        )
+    total = sum(sizes) + 9 * len(sizes)  # a NUL and a pointer each
+    if total > LARGEST_START_BYTES:
+        return (
+            f"arguments and variables have {total} bytes together, {LARGEST_START_BYTES} are allowed: "
+            "put some of them into a file"
+        )
+    return ""
 
 
 # --- JSON ------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ The agent checks again what it acts on; here a mistake is refused while its auth
 
 from __future__ import annotations
 
+import json
 import math
 import posixpath
 import re
@@ -24,6 +25,8 @@ from taskyard.wire import (
     Resources,
     TaskChanges,
     TaskSpec,
+    as_text,
+    too_large_to_start,
 )
 
 from taskyard_server.errors import Invalid, TooLarge
@@ -34,6 +37,11 @@ MAX_DESCRIPTION = 20_000
 MAX_TAGS, MAX_TAG = 50, 100
 MAX_DIFF = 300 << 10
 MAX_PATCH = 1 << 20
+ARGUMENTS = "Args"
+"""The section of parameters that mirrors the command line."""
+MAX_INTERFACE = 64 << 10
+MAX_DEPTH = 4
+"""Of lists in a parameter's value."""
 MAX_TEXT = 1 << 20
 """Characters of arguments, parameters, variables, packages and secrets, each."""
 MAX_IMAGE = 500
@@ -104,9 +112,12 @@ def checked(spec: TaskSpec) -> TaskSpec:
         _check_container(spec.container)
     _check_resources(spec.resources)
     _check_policy(spec.policy)
+    spec = with_texts(spec)
     _check_parameters(spec.parameters)
+    _check_values(spec.values)
     _check_variables(spec.env, "env")
     check_secret_names(spec.secrets)
+    _check_start(spec)
     _check_size(spec.description, MAX_DESCRIPTION, "description")
     return replace(
         spec,
@@ -122,8 +133,8 @@ def changed(spec: TaskSpec, changes: TaskChanges) -> TaskSpec:
     given = {name: getattr(changes, name) for name in _REPLACED if getattr(changes, name) is not None}
     if changes.container is not None:
         given["container"] = None if changes.container == Container() else changes.container
-    if changes.parameters is not None:
-        given["parameters"] = merged_parameters(spec.parameters, changes.parameters)
+    if changes.parameters is not None or changes.values is not None:
+        given |= _with_parameters(spec, changes)
     if changes.env is not None:
         given["env"] = {**spec.env, **changes.env}
     if changes.secret_values is not None:
@@ -144,13 +155,43 @@ _REPLACED = (
 )
 
 
-def merged_parameters(
-    held: Mapping[str, Mapping[str, str]], given: Mapping[str, Mapping[str, str]]
-) -> dict[str, dict[str, str]]:
-    """Section by section, value by value; the given ones win."""
-    return {
-        section: {**held.get(section, {}), **given.get(section, {})} for section in dict.fromkeys([*held, *given])
+def _with_parameters(spec: TaskSpec, changes: TaskChanges) -> dict[str, Any]:
+    """Section by section, value by value; the given ones win, and a text takes its old typed value away."""
+    values = changes.values or {}
+    texts = _merged(_texts_of(values), changes.parameters or {})
+    held, written = dict(spec.parameters), changes.command is not None and changes.command.written
+    if written and ARGUMENTS in texts:
+        held[ARGUMENTS] = {}
+    untyped = {
+        section: {name: value for name, value in typed.items() if name not in texts.get(section, {})}
+        for section, typed in spec.values.items()
     }
+    given: dict[str, Any] = {"parameters": _merged(held, texts), "values": _merged(untyped, values)}
+    if ARGUMENTS in texts and not written:
+        given["command"] = replace(changes.command or spec.command, written=False)
+    return given
+
+
+def with_texts(spec: TaskSpec) -> TaskSpec:
+    """The spec with a text for each typed parameter that has none, unless its line holds the parameters."""
+    lacking = {
+        section: {
+            name: as_text(value) for name, value in typed.items() if name not in spec.parameters.get(section, {})
+        }
+        for section, typed in spec.values.items()
+        if not (section == ARGUMENTS and spec.command.written) and isinstance(typed, Mapping)
+    }
+    return replace(spec, parameters=_merged(spec.parameters, lacking)) if any(lacking.values()) else spec
+
+
+def _texts_of(values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    return {section: {name: as_text(value) for name, value in typed.items()} for section, typed in values.items()}
+
+
+def _merged(held: Mapping[str, Mapping[str, Any]], given: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    sections = dict.fromkeys([*held, *given])
+    merged = {section: {**held.get(section, {}), **given.get(section, {})} for section in sections}
+    return {section: values for section, values in merged.items() if values or section in held}
 
 
 def blobs_of(spec: TaskSpec) -> list[str]:
@@ -166,6 +207,7 @@ def check_secrets(names: Iterable[str], values: Mapping[str, str]) -> None:
         raise Invalid(f"the values of the secrets {', '.join(missing)} are missing: send them in secret_values")
     check_secret_names(values)
     _check_texts(values.values(), "secret_values")
+    _check_lengths(_assigned(values), "a secret")
     if any("\0" in value for value in values.values()):
         raise Invalid("a secret's value cannot hold a NUL character")
 
@@ -265,9 +307,36 @@ def _check_command(command: Command, working_dir: str) -> None:
         raise Invalid(f"command.target {target!r} is not a module's name")
     if any(not option.startswith("-") or _CONTROL.search(option) for option in command.python_args):
         raise Invalid("command.python_args are options of the interpreter, such as -O or -Xdev")
-    if any("\0" in argument for argument in command.args):
+    if any("\0" in argument for argument in (*command.args, *(command.typed or ()))):
         raise Invalid("command.args cannot hold a NUL character")
     _check_texts(command.args, "command.args")
+    _check_texts(command.typed or (), "command.typed")
+    if command.interface is not None:
+        _check_size(json.dumps(command.interface), MAX_INTERFACE, "command.interface")
+
+
+def _check_start(spec: TaskSpec) -> None:
+    """The kernel would refuse to start it otherwise, once it had waited for its turn. Raises Invalid."""
+    arguments = (spec.command.target, *spec.command.python_args, *spec.command.args)
+    _check_lengths(arguments, "an argument")
+    _check_lengths(_written_by_parameters(spec), "an option that parameters write")
+    _check_lengths((*_assigned(spec.env), *arguments), "a variable")
+
+
+def _check_lengths(texts: Iterable[str], what: str) -> None:
+    problem = too_large_to_start(texts, what)
+    if problem:
+        raise Invalid(problem)
+
+
+def _assigned(variables: Mapping[str, str]) -> list[str]:
+    return [f"{name}={value}" for name, value in variables.items()]
+
+
+def _written_by_parameters(spec: TaskSpec) -> list[str]:
+    """What the agent will write into the command line, where that is still to be done."""
+    given = {} if spec.command.written else spec.parameters.get(ARGUMENTS, {})
+    return [f"--{name}={value}" for name, value in given.items()]
 
 
 def _check_environment(environment: Environment) -> None:
@@ -399,6 +468,28 @@ def _check_parameters(parameters: Mapping[str, Mapping[str, str]]) -> None:
         for name in values:
             checked_name(name, f"a parameter in {section}", required=True, longest=1000)
         _check_texts(values.values(), f"parameters.{section}")
+
+
+def _check_values(values: Mapping[str, Mapping[str, Any]]) -> None:
+    for section, typed in values.items():
+        checked_name(section, "a section of parameters", required=True)
+        if not isinstance(typed, Mapping):
+            raise Invalid(f"values.{section} must be an object of names and JSON values")
+        for name, value in typed.items():
+            checked_name(name, f"a parameter in {section}", required=True, longest=1000)
+            if not _is_value(value, MAX_DEPTH):
+                raise Invalid(
+                    f"values.{section}.{name} must be a boolean, a number, null, a text or a list of those"
+                )
+        _check_size(json.dumps(typed), MAX_TEXT, f"values.{section}")
+
+
+def _is_value(value: Any, depth: int) -> bool:
+    if isinstance(value, (list, tuple)):
+        return depth > 0 and all(_is_value(item, depth - 1) for item in value)
+    return (
+        value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value))
+    )
 
 
 def _check_variables(variables: Mapping[str, str], what: str) -> None:

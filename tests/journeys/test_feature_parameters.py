@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from taskyard import Task
+from taskyard.client import Client
+from taskyard.errors import UsageError
 
 from tests.support.agents import AgentProcess
 from tests.support.person import Person
@@ -92,3 +95,28 @@ def test_a_program_reads_what_is_no_argument_from_its_variables(person: Person) 
     ran = person.types("run", "--wait", "--set", "Model/depth=3", "--", "python", "read.py")
 
     assert printed(ran)["Model"] == {"depth": "3"}
+
+
+def test_parameters_beyond_what_a_variable_may_hold_reach_the_program_in_a_file(person: Person) -> None:
+    (person.work / "read.py").write_text(
+        "import json, os; values = json.load(open(os.environ['TASKYARD_PARAMS_FILE']))['Model']\n"
+        "print(json.dumps({'sizes': len(values) and sum(map(len, map(str, values.values())))}))\n"
+        "print('VARIABLE', 'TASKYARD_PARAMS' in os.environ)"
+    )
+    wanted = [f"--set=Model/x{number}={'y' * 70_000}" for number in range(2)]
+
+    ran = person.types("run", "--wait", *wanted, "--", "python", "read.py")
+
+    assert printed(ran) == {"sizes": 140_000}
+    assert "VARIABLE False" in ran.stdout
+
+
+def test_arguments_that_the_kernel_would_refuse_are_refused_before(person: Person) -> None:
+    (person.work / "read.py").write_text("import sys; print(sys.argv)")
+
+    ran = person.types("run", "--", "python", "read.py", *["y" * 120_000] * 9)
+
+    refused = "put some of them into a file" in ran.stderr
+    assert (ran.returncode, refused, len(ran.stderr) < 1000) == (2, True, True)
+    with pytest.raises(UsageError, match="put it into a file"):
+        Task.create("read.py", folder=person.work, args=["y" * 140_000], client=Client(None))  # type: ignore[arg-type]

@@ -35,7 +35,7 @@ SPEC = TaskSpec(command=Command(target="train.py"))
 TASK = Task(id="t", spec=SPEC, state=TaskState.PREPARING, created_at=1.0, updated_at=1.0, run=RUN)
 
 
-NAMED_BY_PEOPLE = {"parameters", "env", "secrets", "custom", "requires"}
+NAMED_BY_PEOPLE = {"parameters", "values", "env", "secrets", "custom", "requires"}
 """Objects in which every name counts."""
 
 
