@@ -117,7 +117,7 @@ def prepare(wanted: Wanted, *, memory: Path | None = None) -> Prepared:
             resources=wanted.resources,
             policy=wanted.policy,
             parameters=_parameters(command, wanted.parameters),
-            env=dict(wanted.env),
+            env=_variables(wanted, needs),
             secrets=tuple(wanted.secret_values),
         )
     except BaseException:
@@ -229,6 +229,7 @@ def _parameters(command: Command, given: Mapping[str, Any]) -> dict[str, dict[st
 
 def _environment(wanted: Wanted, command: Command, root: Path) -> tuple[Environment, RequirementsPlan, PythonPlan]:
     """What to install on which interpreter, and why."""
+    from taskyard.config import environment as variables
     from taskyard.requirements import plan_requirements
 
     folder = wanted.folder.absolute()
@@ -237,10 +238,11 @@ def _environment(wanted: Wanted, command: Command, root: Path) -> tuple[Environm
         root,
         script,
         module=command.target if command.kind is CommandKind.MODULE else None,
-        start=script.parent if script else folder,
+        start=folder,
         file=wanted.requirements,
         packages=wanted.packages,
         manager=wanted.manager,
+        variables={**variables(), **wanted.env},
     )
     python = _interpreter(wanted, root, script)
     environment = Environment(
@@ -250,8 +252,17 @@ def _environment(wanted: Wanted, command: Command, root: Path) -> tuple[Environm
         path=needs.path,
         packages=needs.packages,
         torch_backend=wanted.torch_backend,
+        import_from=needs.import_from,
     )
     return environment, needs, python
+
+
+def _variables(wanted: Wanted, needs: RequirementsPlan) -> dict[str, str]:
+    """What the task is given, with the folders of the repository in which Python looks here."""
+    from taskyard.requirements import SEARCH_PATH
+
+    own = {SEARCH_PATH: needs.search_path} if needs.search_path else {}
+    return {**own, **wanted.env}
 
 
 def _interpreter(wanted: Wanted, root: Path, script: Path | None) -> PythonPlan:

@@ -298,6 +298,8 @@ class Environment:
     """The file of the requirements, relative to the repository's root."""
     packages: tuple[str, ...] = ()
     torch_backend: str = "auto"
+    import_from: tuple[str, ...] = ()
+    """Folders, relative to the repository's root, in which Python looks for modules after all others."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -350,6 +350,9 @@ def _check_environment(environment: Environment) -> None:
         if not package.strip() or package.lstrip().startswith("-") or _CONTROL.search(package):
             raise Invalid(f"environment.packages: {package!r} is not a requirement such as numpy==2.1")
     _check_texts(environment.packages, "environment.packages")
+    for folder in environment.import_from:
+        _check_inside(folder, "environment.import_from")
+    _check_texts(environment.import_from, "environment.import_from")
 
 
 def _check_container(container: Container) -> None:

@@ -525,6 +525,28 @@ def test_recorded_local_labels_are_removed_and_written_ones_kept(uv_bench: Bench
         uv_bench.provision("alpha==1.0+cu126")
 
 
+def test_folders_of_the_code_are_looked_into_after_all_that_is_installed(uv_bench: Bench) -> None:
+    for name in ("alpha", "ours"):
+        (uv_bench.tree / "libs" / name).mkdir(parents=True)
+        (uv_bench.tree / "libs" / name / "__init__.py").write_text("version = 'of the tree'\n")
+
+    ready = uv_bench.provision("alpha==1.0", import_from=("libs", "."))
+
+    assert (
+        run(ready, "python", "-c", "import alpha, ours; print(alpha.version, ours.version)") == "1.0 of the tree"
+    )
+    with pytest.raises(RunFailed, match="outside the task's code"):
+        uv_bench.provision("alpha==1.0", import_from=("../elsewhere",))
+
+
+def test_requirements_of_a_windows_shell_are_read(uv_bench: Bench) -> None:
+    (uv_bench.tree / "requirements.txt").write_bytes("\ufeffalpha==1.0\r\n".encode("utf-16-le"))
+
+    ready = uv_bench.provision(requirements=RequirementsKind.REQUIREMENTS_TXT, path="requirements.txt")
+
+    assert ready.packages == ("alpha==1.0",)
+
+
 def test_pip_says_what_builds_a_lock(tmp_path: Path, index: PackageIndex) -> None:
     with bench_for(Manager.PIP, tmp_path, index.url) as bench:
         with pytest.raises(RunFailed, match="--manager uv"):

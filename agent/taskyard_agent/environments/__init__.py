@@ -38,6 +38,7 @@ from taskyard_agent.environments.request import (
     failed,
 )
 from taskyard_agent.environments.sdk_path import OLDEST_PYTHON, sdk_folder
+from taskyard_agent.environments.task_files import inside
 from taskyard_agent.environments.unbuilt import refuse_builds
 from taskyard_agent.errors import RunFailed
 
@@ -130,7 +131,7 @@ def _build_or_reuse(
     )
     try:
         projects = recipe.requirements.projects
-        lent = _lay_over(held.built, tuple(one for one in projects if not one.compiled), request.overlay, settings)
+        lent = _lay_over(held.built, tuple(one for one in projects if not one.compiled), request, settings)
         for site in held.built.sites_here[:1]:
             place_compiled(Path(site), projects)
         ready.reads = (Path(held.built.prefix).parent, *lent)
@@ -156,7 +157,7 @@ def _hold(manager: Manager, recipe: Recipe, settings: EnvironmentSettings, insta
 
 
 def _lay_over(
-    built: Built, projects: tuple[Project, ...], overlay: Path, settings: EnvironmentSettings
+    built: Built, projects: tuple[Project, ...], request: EnvironmentRequest, settings: EnvironmentSettings
 ) -> list[Path]:
     """Returns the folders outside the environment that the overlay leads to."""
     base = Base(
@@ -167,8 +168,14 @@ def _lay_over(
         library=built.library,
     )
     sdk = _sdk(built.python, built.packages, settings, copied=bool(built.image))
-    make_overlay(overlay, base, projects=projects, last=[*([Path(built.pip)] if built.pip else []), *sdk])
+    last = [*_own_folders(request), *([Path(built.pip)] if built.pip else []), *sdk]
+    make_overlay(request.overlay, base, projects=projects, last=last)
     return sdk
+
+
+def _own_folders(request: EnvironmentRequest) -> list[Path]:
+    """Returns the folders of the task's code in which its submitter's interpreter finds modules."""
+    return [inside(request.tree, request.tree / path, "the task") for path in request.environment.import_from]
 
 
 def _inherit(request: EnvironmentRequest, settings: EnvironmentSettings, installer: Installer) -> ReadyEnvironment:
@@ -187,7 +194,7 @@ def _inherit(request: EnvironmentRequest, settings: EnvironmentSettings, install
         library=interpreter.library,
     )
     sdk = _sdk(interpreter.version, packages, settings, copied=inside)
-    python = make_overlay(request.overlay, base, last=sdk)
+    python = make_overlay(request.overlay, base, last=[*_own_folders(request), *sdk])
     return ReadyEnvironment(
         python=python,
         bin=python.parent,

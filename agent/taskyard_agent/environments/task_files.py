@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from taskyard.requirements.files import decoded
+
 from taskyard_agent.environments.request import failed
 
 
@@ -31,10 +33,10 @@ def inside(tree: Path, path: Path, where: str) -> Path:
 
 
 def text_of(file: Path, where: str) -> str:
-    """Reads a text file. Raises RunFailed naming it."""
+    """Reads a text file as pip reads requirements. Raises RunFailed naming it."""
     try:
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        return decoded(file.read_bytes())
+    except (OSError, ValueError) as error:
         raise failed(f"cannot read {where}: {error}") from error
 
 

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import configparser
+import contextlib
+import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from taskyard.config import environment
 from taskyard.errors import UsageError
-from taskyard.requirements.files import folders_up, read_toml, script_block
-from taskyard.requirements.imports import Imports, imports_of, module_file
-from taskyard.requirements.interpreters import Installed, PythonPlan, inspect, plan_python, project_python
+from taskyard.requirements.files import check_requirements_file, folders_up, read_toml, script_block, text_of
+from taskyard.requirements.import_needs import needs_of, shown
+from taskyard.requirements.imports import module_file
+from taskyard.requirements.interpreters import PythonPlan, plan_python, project_python
+from taskyard.requirements.project_code import (
+    ProjectCode,
+    Surroundings,
+    absolute_path,
+    read_code,
+    source_folder,
+)
 from taskyard.wire import Manager, RequirementsKind
 
 __all__ = ["PythonPlan", "RequirementsPlan", "plan_python", "plan_requirements", "project_python"]
@@ -31,6 +41,8 @@ ORDER = (
     "environment.yml",
     "environment.yaml",
     "pyproject.toml",
+    "setup.py",
+    "setup.cfg",
     "Pipfile",
 )
 """Which of the files in one folder says it."""
@@ -44,46 +56,7 @@ READERS = {
 }
 """Who reads what; the first is taken where nobody chose. Every manager reads the other kinds."""
 
-DISTRIBUTIONS = {
-    "attr": "attrs",
-    "bs4": "beautifulsoup4",
-    "Bio": "biopython",
-    "cv2": "opencv-python-headless",
-    "dateutil": "python-dateutil",
-    "docx": "python-docx",
-    "dotenv": "python-dotenv",
-    "faiss": "faiss-cpu",
-    "fitz": "PyMuPDF",
-    "git": "GitPython",
-    "google.protobuf": "protobuf",
-    "hydra": "hydra-core",
-    "igraph": "python-igraph",
-    "jose": "python-jose",
-    "jwt": "PyJWT",
-    "Levenshtein": "python-Levenshtein",
-    "magic": "python-magic",
-    "mpl_toolkits": "matplotlib",
-    "OpenSSL": "pyOpenSSL",
-    "PIL": "Pillow",
-    "pkg_resources": "setuptools",
-    "pl_bolts": "lightning-bolts",
-    "pptx": "python-pptx",
-    "psycopg2": "psycopg2-binary",
-    "pynvml": "nvidia-ml-py",
-    "pytorch_lightning": "pytorch-lightning",
-    "serial": "pyserial",
-    "skimage": "scikit-image",
-    "sklearn": "scikit-learn",
-    "slugify": "python-slugify",
-    "umap": "umap-learn",
-    "usb": "pyusb",
-    "wx": "wxPython",
-    "yaml": "PyYAML",
-    "zmq": "pyzmq",
-}
-"""Imports whose distribution has another name, for projects without an interpreter that could tell."""
-
-_LOCAL_LABEL = re.compile(r"\+[\w.]+$")
+SEARCH_PATH = "PYTHONPATH"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +73,10 @@ class RequirementsPlan:
     """One sentence for people."""
     notes: tuple[str, ...] = ()
     """What a careful person would want to look at: unpinned packages and the like."""
+    import_from: tuple[str, ...] = ()
+    """Folders of the repository in which the submitter's interpreter finds modules, relative to the root."""
+    search_path: str = ""
+    """PYTHONPATH as it is here, relative to the working folder; without what lies outside the repository."""
 
 
 def plan_requirements(
@@ -114,27 +91,105 @@ def plan_requirements(
     python: Path | None = None,
     variables: Mapping[str, str] = environment(),
 ) -> RequirementsPlan:
-    """Returns what to install: flags, the script's own block, the nearest file, else what the code imports.
+    """Return what to install: flags, the script's own block, the nearest file, else what the code imports.
 
-    `start` is where the search for a file begins, the script's folder by default; `file` and `packages` are
-    flags, relative to the current folder; `python` is the project's interpreter where the caller knows better.
-    Where no `manager` is chosen, the file chooses it.
+    `start` is the command's working folder; without a script the search for a file begins there. `file` and
+    `packages` are flags, relative to the current folder; `python` is the project's interpreter where the caller
+    knows better. Where no `manager` is chosen, the file chooses it.
     Raises UsageError for what cannot be followed.
     """
-    start = start or (script.parent if script else root)
+    working_folder = (start or (script.parent if script else root)).resolve()
+    nearest = script.parent if script else working_folder
+    first = script.resolve().parent if script else working_folder
     if script is None and module is not None:
-        script = module_file(module, root, start)
+        script = module_file(module, root, working_folder)
+    around = Surroundings(
+        root=root.resolve(),
+        first=first,
+        working_folder=working_folder,
+        python=python or project_python(root, nearest, variables),
+        search_path=absolute_path(variables.get(SEARCH_PATH, ""), working_folder),
+    )
+    found = _plan(around, script, nearest, file=file, packages=packages, manager=manager)
+    return replace(found, search_path=_own_search_path(around))
+
+
+def _plan(
+    around: Surroundings,
+    script: Path | None,
+    nearest: Path,
+    *,
+    file: Path | None,
+    packages: Sequence[str],
+    manager: Manager | None,
+) -> RequirementsPlan:
+    found: RequirementsPlan | None
     if manager is Manager.INHERIT:
-        return RequirementsPlan(
-            kind=RequirementsKind.NONE, manager=manager, origin="the agent's own environment, as it is"
-        )
-    given = _from_flags(root, file, packages, manager)
-    found = given or _from_script(root, script) or _from_folders(root, start, manager)
-    if found is None and script is not None:
-        found = _from_imports(root, script, python or project_python(root, start, variables))
+        found = RequirementsPlan(kind=RequirementsKind.NONE, origin="the agent's own environment, as it is")
+    else:
+        root = around.root
+        found = _from_flags(root, file, packages, manager) or _from_script(root, script)
+        found = found or _from_folders(root, nearest, manager)
+    code = _read_code(around, script, all_distributions=found is None)
+    if found is None and script is not None and code is not None:
+        found = _from_imports(around, script, code)
     if found is None:
         found = RequirementsPlan(kind=RequirementsKind.NONE, origin="nothing: no file says what the program needs")
-    return replace(found, manager=manager or READERS.get(found.kind, (Manager.UV,))[0])
+    chosen = manager or READERS.get(found.kind, (Manager.UV,))[0]
+    return _with_code(replace(found, manager=chosen), around, code)
+
+
+def _read_code(around: Surroundings, script: Path | None, *, all_distributions: bool) -> ProjectCode | None:
+    """Read what the script imports; an interpreter that does not start matters where nothing else is known."""
+    if script is None:
+        return None
+    if all_distributions:
+        return read_code(script.resolve(), around, all_distributions=True)
+    with contextlib.suppress(UsageError):
+        return read_code(script.resolve(), around, all_distributions=False)
+    return None
+
+
+def _with_code(plan: RequirementsPlan, around: Surroundings, code: ProjectCode | None) -> RequirementsPlan:
+    """Add where the script finds the repository's own modules, and say so."""
+    if code is None:
+        return plan
+    root, python = around.root, shown(around.python, around.root) if around.python else "the interpreter"
+    folders = tuple(shown(folder, root) for folder in code.import_from if folder != around.first)
+    notes = [f"modules are found in {', '.join(folders)}, too, as {python} finds them"] if folders else []
+    brought = _brought_folders(plan, root)
+    for top, place in code.unreached.items():
+        if place not in brought:
+            path = os.path.relpath(place, around.working_folder)
+            notes.append(
+                f"{code.line_of(top)} imports {top} from {shown(place, root)}, where Python does not look by "
+                f"itself; if it fails, add --env {SEARCH_PATH}={path}"
+            )
+    if plan.kind is not RequirementsKind.IMPORTS:
+        for top, place in code.elsewhere.items():
+            notes.append(
+                f"{code.line_of(top)} imports {top}, which is in {place} here: the agent does not get that"
+            )
+    return replace(plan, import_from=folders, notes=(*plan.notes, *notes))
+
+
+def _brought_folders(plan: RequirementsPlan, root: Path) -> set[Path]:
+    """Return the folders that the agent puts on the path because the requirements name their project."""
+    locks = (RequirementsKind.PYPROJECT, RequirementsKind.UV_LOCK, RequirementsKind.POETRY_LOCK)
+    projects = [root / plan.path] if plan.path and plan.kind in locks else []
+    folders = [file.parent for file in projects if _is_package(file.parent / "pyproject.toml")]
+    folders += [root / name for name in plan.packages if name.startswith("./")]
+    return {source_folder(folder.resolve()) for folder in folders}
+
+
+def _is_package(file: Path) -> bool:
+    table = read_toml(file) if file.is_file() else {}
+    return "build-system" in table or "poetry" in table.get("tool", {})
+
+
+def _own_search_path(around: Surroundings) -> str:
+    own = [folder for folder in around.search_path if folder.is_relative_to(around.root)]
+    return os.pathsep.join(Path(os.path.relpath(folder, around.working_folder)).as_posix() for folder in own)
 
 
 def _from_flags(
@@ -184,17 +239,36 @@ def _says_something(file: Path, manager: Manager | None) -> bool:
     readers = READERS.get(_kind_of(file))
     if readers and manager and manager not in readers:
         return False
+    if file.name == "setup.cfg":
+        return _describes_project(file)
     if file.name != "pyproject.toml":
         return True
     table = read_toml(file)
     return "project" in table or "poetry" in table.get("tool", {})
 
 
+def _describes_project(file: Path) -> bool:
+    """A setup.cfg may hold nothing but settings of tools, too."""
+    sections = configparser.ConfigParser(interpolation=None, strict=False)
+    try:
+        sections.read_string(text_of(file))
+    except configparser.Error as error:
+        raise UsageError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+    return any(sections.has_section(name) for name in ("metadata", "options"))
+
+
 def _of_file(root: Path, file: Path, why: str) -> RequirementsPlan:
     path = _relative(file, root)
     if file.name in NOT_READ:
         raise UsageError(f"{path} is not read; {NOT_READ[file.name]}, and name it with `--requirements FILE`")
-    return RequirementsPlan(kind=_kind_of(file), path=path, origin=f"{why} {path}")
+    if file.name in ("setup.py", "setup.cfg"):
+        # Any agent takes a folder of the code for a project: what it needs is read there, or its backend is asked.
+        folder = f"./{'' if '/' not in path else path.rpartition('/')[0]}"
+        return RequirementsPlan(kind=RequirementsKind.PACKAGES, packages=(folder,), origin=f"{why} {path}")
+    kind = _kind_of(file)
+    if kind is RequirementsKind.REQUIREMENTS_TXT:
+        check_requirements_file(file, root)
+    return RequirementsPlan(kind=kind, path=path, origin=f"{why} {path}")
 
 
 def _kind_of(file: Path) -> RequirementsKind:
@@ -214,82 +288,11 @@ def _relative(file: Path, root: Path) -> str:
 # --- Imports ---------------------------------------------------------------------------------------------
 
 
-def _from_imports(root: Path, script: Path, python: Path | None) -> RequirementsPlan:
-    imports = imports_of(script, root)
-    installed = inspect(python, imports.needed | imports.optional) if python else Installed(version="")
-    wanted = _Wanted(installed=installed)
-    for name in sorted(_leaves(_foreign(imports, installed))):
-        wanted.add(name, optional=name in imports.optional)
-    origin = f"the imports of {_relative(script, root)}"
-    if python is not None:
-        origin += f" at the versions of {_shown(python, root)}"
-    if not wanted.packages:
+def _from_imports(around: Surroundings, script: Path, code: ProjectCode) -> RequirementsPlan:
+    packages, notes = needs_of(code, around)
+    origin = f"the imports of {_relative(script, around.root)}"
+    if around.python is not None:
+        origin += f" at the versions of {shown(around.python, around.root)}"
+    if not packages:
         return RequirementsPlan(kind=RequirementsKind.NONE, origin=f"nothing: {origin} are the standard library's")
-    packages = tuple(sorted(set(wanted.packages), key=str.lower))
-    return RequirementsPlan(
-        kind=RequirementsKind.IMPORTS, packages=packages, origin=origin, notes=tuple(dict.fromkeys(wanted.notes))
-    )
-
-
-def _foreign(imports: Imports, installed: Installed) -> set[str]:
-    """Leaves out the standard library, and the SDK, which every environment is given."""
-    standard = {
-        *(installed.standard or sys.stdlib_module_names),
-        *sys.builtin_module_names,
-        "__future__",
-        "taskyard",
-    }
-    return {name for name in imports.needed | imports.optional if name.partition(".")[0] not in standard}
-
-
-def _leaves(names: set[str]) -> set[str]:
-    """Leaves out a package where one of its modules is imported too: that says more."""
-    return {name for name in names if not any(other.startswith(f"{name}.") for other in names)}
-
-
-class _Wanted:
-    """Turns imports into requirements."""
-
-    def __init__(self, *, installed: Installed) -> None:
-        self._installed = installed
-        self.packages: list[str] = []
-        self.notes: list[str] = []
-
-    def add(self, module: str, *, optional: bool) -> None:
-        owners = self._installed.owners.get(module, [])
-        for owner in owners:
-            self._add_installed(owner)
-        if not owners and not optional:
-            self._add_unknown(module)
-
-    def _add_installed(self, name: str) -> None:
-        origin = self._installed.origins.get(name, {})
-        address, commit = origin.get("url", ""), origin.get("vcs_info", {}).get("commit_id")
-        if commit and origin["vcs_info"].get("vcs") == "git":
-            self.packages.append(f"{name} @ git+{_without_user(address)}@{commit}")
-        elif "dir_info" in origin:
-            self.packages.append(name)
-            self.notes.append(
-                f"{name} is installed from a folder of this machine; the agent takes its latest release"
-            )
-        else:
-            version = _LOCAL_LABEL.sub("", self._installed.versions[name])
-            self.packages.append(f"{name}=={version}")
-
-    def _add_unknown(self, module: str) -> None:
-        top = module.partition(".")[0]
-        known = next((DISTRIBUTIONS[name] for name in (module, _two(module), top) if name in DISTRIBUTIONS), top)
-        self.packages.append(known)
-        self.notes.append(f"{top} is not installed here, so {known} is taken at its latest version")
-
-
-def _two(module: str) -> str:
-    return ".".join(module.split(".")[:2])
-
-
-def _without_user(address: str) -> str:
-    return re.sub(r"(?<=://)[^/@]*@(?=[^/])", "", address) if address.startswith("http") else address
-
-
-def _shown(python: Path, root: Path) -> str:
-    return python.relative_to(root).as_posix() if python.is_relative_to(root) else str(python)
+    return RequirementsPlan(kind=RequirementsKind.IMPORTS, packages=packages, origin=origin, notes=notes)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,38 +26,105 @@ _OLDEST, _NEWEST = 8, 20
 
 # Runs on the project's interpreter, which may be old: the standard library of Python 3.8 must do.
 _PROBE = r"""
-import importlib.metadata as metadata, json, platform, sys
-wanted = json.loads(sys.stdin.read())
-found, tops = {}, {}
+import sys
+sys.path[:] = [entry for entry in sys.path if entry]  # the current folder is anybody's
+import importlib.metadata as metadata, importlib.util, json, os, platform, re, site, sysconfig
+modules = json.loads(sys.stdin.read())
+distributions, holders, listed = {}, {}, {}
+def plain(name):
+    return re.sub("[-_.]+", "-", name).lower()
+def code_of(dist):
+    for file in dist.files or ():
+        folder, _, name = str(file).rpartition("/")
+        stem, _, kind = name.partition(".")
+        if kind in ("py", "so", "pyd") or kind.endswith((".so", ".pyd")):
+            package = stem == "__init__"
+            yield folder if package else folder + "/" + stem if folder else stem, package, file
 for dist in metadata.distributions():
     name = dist.metadata["Name"]
-    if not name or name in found:
+    if not name or name in distributions:
         continue
-    found[name] = dist
-    listed = (dist.read_text("top_level.txt") or "").split()
-    files = [str(file) for file in dist.files or ()]
-    code = [file for file in files if file.endswith((".py", ".so", ".pyd"))]
-    for top in set(listed) | {file.split("/")[0].split(".")[0] for file in code}:
-        tops.setdefault(top, []).append((name, files))
+    distributions[name] = dist
+    tops = set((dist.read_text("top_level.txt") or "").split())
+    for path, package, file in code_of(dist):
+        holders.setdefault(path, {})[name] = file if package else None
+        tops.discard(path.split("/")[0])
+        parts = path.split("/")
+        for count in range(1, len(parts)):
+            holders.setdefault("/".join(parts[:count]), {}).setdefault(name, "")
+    for top in tops:
+        listed.setdefault(top, []).append(name)
+def is_shared(name, file):
+    # An __init__.py in the style of before Python 3.3, of which each distribution of a namespace brings one.
+    try:
+        with open(str(distributions[name].locate_file(file)), encoding="utf-8", errors="replace") as stream:
+            return re.search("extend_path|declare_namespace", stream.read()) is not None
+    except OSError:
+        return False
 def owners(module):
-    candidates = tops.get(module.split(".")[0], [])
-    while len(candidates) > 1 and module:
-        path = module.replace(".", "/")
-        exact = [name for name, files in candidates if any(f.startswith((path + "/", path + ".")) for f in files)]
-        if exact:
-            return exact
-        module = module.rpartition(".")[0]
-    return [name for name, _ in candidates]
-answer = {module: owners(module) for module in wanted}
+    parts = module.split(".")
+    for count in range(len(parts), 0, -1):
+        found = holders.get("/".join(parts[:count]), {})
+        real = [name for name, file in found.items() if file is None or file and not is_shared(name, file)]
+        if real:
+            return real
+        if count == len(parts) and len(found) == 1:
+            return list(found)  # a namespace that is wholly of one distribution
+    return listed.get(parts[0], [])
+def place(top):
+    try:
+        spec = importlib.util.find_spec(top)
+    except Exception:  # what the finders of other people raise
+        return None
+    if spec is None:
+        return None
+    folders = [os.path.realpath(folder) for folder in spec.submodule_search_locations or ()]
+    return {"file": spec.origin if spec.has_location else None, "folders": folders}
+def in_conda(name):
+    if (distributions[name].read_text("INSTALLER") or "").strip() not in ("conda", ""):
+        return False
+    try:
+        records = os.listdir(os.path.join(sys.prefix, "conda-meta"))
+    except OSError:
+        return False
+    return plain(name) in {plain(record.rsplit("-", 2)[0]) for record in records}
+def installer(name):
+    return "conda" if in_conda(name) else (distributions[name].read_text("INSTALLER") or "").strip()
+answer = {module: owners(module) for module in modules}
 used = {name for names in answer.values() for name in names}
+libraries = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib")}
+installed = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
+installed |= {entry for entry in sys.path if os.path.basename(entry) in ("site-packages", "dist-packages")}
+installed |= {site.getusersitepackages()} if site.ENABLE_USER_SITE else set()
 print(json.dumps({
     "version": platform.python_version(),
     "owners": answer,
-    "versions": {name: found[name].version for name in used},
-    "origins": {name: found[name].read_text("direct_url.json") for name in used},
+    "places": {top: place(top) for top in {module.split(".")[0] for module in modules}},
+    "path": [os.path.realpath(entry) for entry in sys.path if os.path.isdir(entry)],
+    "libraries": [os.path.realpath(entry) for entry in libraries if entry],
+    "installed": [os.path.realpath(entry) for entry in installed if entry],
+    "versions": {name: distributions[name].version for name in used},
+    "origins": {name: distributions[name].read_text("direct_url.json") for name in used},
+    "installers": {name: installer(name) for name in used},
     "standard": sorted(getattr(sys, "stdlib_module_names", ())),
 }))
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Where an interpreter finds a module."""
+
+    file: Path | None = None
+    """None for a package without an `__init__.py`, and for what is built in."""
+    folders: tuple[Path, ...] = ()
+    """Of a package: what it is made of."""
+
+    @property
+    def place(self) -> Path | None:
+        """The folder that would have to be on `sys.path`."""
+        inner = self.folders[0] if self.folders else self.file
+        return inner.parent if inner else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +134,31 @@ class Installed:
     version: str
     owners: dict[str, list[str]] = field(default_factory=dict)
     """Import → the distributions that bring it."""
+    places: dict[str, Found] = field(default_factory=dict)
+    """Top-level module → where it is found."""
+    path: tuple[Path, ...] = ()
+    """Its `sys.path`, without the folder of a script."""
+    libraries: tuple[Path, ...] = ()
+    """Folders of the standard library."""
+    site_packages: tuple[Path, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     origins: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Distribution → PEP 610 record, for what did not come from an index."""
+    installers: dict[str, str] = field(default_factory=dict)
+    """Distribution → `pip`, `uv`, `conda` and the like."""
     standard: frozenset[str] = frozenset()
+
+    def is_installed(self, place: Path) -> bool:
+        """Whether a folder is one that installers write."""
+        return any(place.is_relative_to(folder) for folder in self.site_packages)
+
+    def is_standard(self, place: Path) -> bool:
+        """Whether a folder is the standard library's."""
+        return not self.is_installed(place) and any(place.is_relative_to(folder) for folder in self.libraries)
+
+
+UNKNOWN = Installed(version="")
+"""What is known where there is no interpreter to ask."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,16 +206,30 @@ def plan_python(
     return PythonPlan(version=_minor(version_of(own)), origin=f"the project's interpreter {_shown(own, root)}")
 
 
-def inspect(python: Path, imports: Iterable[str]) -> Installed:
-    """Asks an interpreter which distributions bring `imports`. Raises UsageError when it does not start."""
-    answer = _ask(python, _PROBE, json.dumps(sorted(imports)))
-    origins = {name: json.loads(text) for name, text in answer["origins"].items() if text}
+def inspect(python: Path, imports: Iterable[str], *, search_path: Sequence[Path] = ()) -> Installed:
+    """Ask an interpreter where it finds `imports`, and which distributions bring them.
+
+    `search_path` is its PYTHONPATH. Raises UsageError when it does not start.
+    """
+    answer = _ask(python, _PROBE, json.dumps(sorted(imports)), search_path=search_path)
     return Installed(
         version=answer["version"],
         owners=answer["owners"],
+        places={name: _found(place) for name, place in answer["places"].items() if place},
+        path=tuple(map(Path, answer["path"])),
+        libraries=tuple(map(Path, answer["libraries"])),
+        site_packages=tuple(map(Path, answer["installed"])),
         versions=answer["versions"],
-        origins=origins,
+        origins={name: json.loads(text) for name, text in answer["origins"].items() if text},
+        installers=answer["installers"],
         standard=frozenset(answer["standard"]),
+    )
+
+
+def _found(place: Mapping[str, Any]) -> Found:
+    return Found(
+        file=Path(os.path.realpath(place["file"])) if place["file"] else None,
+        folders=tuple(map(Path, place["folders"])),
     )
 
 
@@ -139,14 +242,23 @@ def version_of(python: Path) -> str:
         )
         if match:
             return match[1]
-    answer = _ask(python, "import json, platform; print(json.dumps({'version': platform.python_version()}))", "")
+    answer = _ask(python, 'import sys; print(\'{"version": "%d.%d.%d"}\' % sys.version_info[:3])', "")
     return str(answer["version"])
 
 
-def _ask(python: Path, program: str, text: str) -> dict[str, Any]:
+def _ask(python: Path, program: str, text: str, *, search_path: Sequence[Path] = ()) -> dict[str, Any]:
     folder = tempfile.gettempdir()  # not the project's, whose modules could shadow the standard library's
+    variables = {name: value for name, value in environment().items() if name != "PYTHONPATH"}
+    if search_path:
+        variables["PYTHONPATH"] = os.pathsep.join(map(str, search_path))
     done = subprocess.run(
-        [str(python), "-c", program], input=text, capture_output=True, text=True, cwd=folder, check=False
+        [str(python), "-c", program],
+        input=text,
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=variables,
+        check=False,
     )
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or ["it says nothing"]

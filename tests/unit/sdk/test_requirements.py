@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from taskyard.errors import UsageError
 from taskyard.requirements import plan_python, plan_requirements, project_python
+from taskyard.requirements.files import decoded
 from taskyard.wire import Manager, RequirementsKind
 
 from tests.support.wheels import make_wheel
@@ -135,6 +136,69 @@ def test_file_that_the_agent_would_not_get_is_refused(project: Path, flags: dict
         plan_requirements(project, None, **flags)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("files", "packages", "named"),
+    [
+        ({"setup.py": "import setuptools\n"}, ("./",), "setup.py"),
+        ({"setup.cfg": "[options]\ninstall_requires = six\n"}, ("./",), "setup.cfg"),
+        ({"tools/setup.py": "", "setup.py": ""}, ("./tools",), "tools/setup.py"),
+        ({"setup.cfg": "[flake8]\nignore = E501\n", "setup.py": ""}, ("./",), "setup.py"),
+        ({"pyproject.toml": "[build-system]\nrequires = []\n", "setup.py": ""}, ("./",), "setup.py"),
+    ],
+)
+def test_setup_of_a_project_is_a_source_like_its_pyproject(
+    project: Path, files: dict[str, str], packages: tuple[str, ...], named: str
+) -> None:
+    for name, text in files.items():
+        write(project, name, text)
+
+    plan = plan_requirements(project, project / "tools/train/train.py", variables={})
+
+    assert (plan.kind, plan.packages) == (RequirementsKind.PACKAGES, packages)
+    assert plan.origin == f"the nearest file is {named}"
+
+
+def test_settings_of_tools_in_a_setup_cfg_say_nothing(project: Path) -> None:
+    write(project, "setup.cfg", "[flake8]\nignore = E501\n")
+
+    assert plan_requirements(project, project / "tools/train/train.py", variables={}).kind is RequirementsKind.NONE
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "\ufeffsix\n".encode(),
+        "\ufeffsix\n".encode("utf-16-le"),
+        "\ufeffsix\n".encode("utf-16-be"),
+        "\ufeffsix\n".encode("utf-32-le"),
+        "# -*- coding: latin-1 -*-\nsix  # f\xfcr\n".encode("latin-1"),
+    ],
+)
+def test_requirements_are_decoded_as_pip_decodes_them(project: Path, data: bytes) -> None:
+    (project / "requirements.txt").write_bytes(data)
+
+    assert plan_requirements(project, project / "tools/train/train.py").path == "requirements.txt"
+    assert "six" in decoded(data)
+    assert "\ufeff" not in decoded(data)
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "more.txt"])
+def test_requirements_that_cannot_be_decoded_are_refused_with_the_fix(project: Path, name: str) -> None:
+    write(project, "requirements.txt", "-r more.txt\n")
+    write(project, "more.txt", "six\n")
+    (project / name).write_bytes("six  # f\xfcr\n".encode("latin-1"))
+
+    with pytest.raises(UsageError, match=rf"{name} is not UTF-8.*coding: latin-1.*iconv -f latin1"):
+        plan_requirements(project, project / "tools/train/train.py")
+
+
+def test_included_file_that_is_absent_is_refused_with_its_line(project: Path) -> None:
+    write(project, "requirements/dev.txt", "six\n-cbase.txt\n")
+
+    with pytest.raises(UsageError, match=r"requirements/dev.txt:2: there is no base.txt beside it"):
+        plan_requirements(project, None, file=project / "requirements/dev.txt")
+
+
 # --- Imports ---------------------------------------------------------------------------------------------
 
 
@@ -147,29 +211,31 @@ def test_imports_of_the_script_and_its_modules_are_pinned_by_the_projects_interp
     write(tmp_path, "src/helpers/__init__.py")
     write(tmp_path, "src/helpers/tool.py", "def f():\n    from beta import version\n    from . import near\n")
     write(tmp_path, "src/helpers/near.py", "import helpers.tool\n")
+    write(site, "project.pth", str(tmp_path / "src"))
 
     plan = plan_requirements(tmp_path, script, variables={})
 
     assert plan.kind is RequirementsKind.IMPORTS
     assert plan.packages == ("alpha==1.2", "beta==3.4")
-    assert plan.notes == ()
+    assert plan.import_from == ("src",)
+    assert plan.notes == ("modules are found in src, too, as .venv/bin/python finds them",)
     assert "train.py" in plan.origin
     assert ".venv/bin/python" in plan.origin
 
 
-def test_unknown_imports_are_unpinned_with_a_note_and_optional_ones_left_out(tmp_path: Path) -> None:
+def test_known_imports_are_unpinned_with_a_note_and_optional_ones_left_out(tmp_path: Path) -> None:
     script = write(
         tmp_path,
         "train.py",
-        "import cv2, sklearn.svm, strange, taskyard\nfrom typing import TYPE_CHECKING\n"
+        "import cv2, sklearn.svm, taskyard\nfrom typing import TYPE_CHECKING\n"
         "if TYPE_CHECKING:\n    import pandas\n"
         "try:\n    import wandb\nexcept ImportError:\n    wandb = None\n",
     )
 
     plan = plan_requirements(tmp_path, script, variables={})
 
-    assert plan.packages == ("opencv-python-headless", "scikit-learn", "strange")
-    assert any("strange is not installed here" in note for note in plan.notes)
+    assert plan.packages == ("opencv-python-headless", "scikit-learn")
+    assert any("sklearn is not installed here" in note for note in plan.notes)
 
 
 def test_data_folder_of_the_same_name_is_no_local_module(tmp_path: Path) -> None:
@@ -188,11 +254,11 @@ def test_script_of_the_standard_library_alone_needs_nothing(project: Path) -> No
 
 def test_module_is_read_like_a_script(tmp_path: Path) -> None:
     write(tmp_path, "pkg/__init__.py")
-    write(tmp_path, "pkg/main.py", "import alpha\n")
+    write(tmp_path, "pkg/main.py", "import six\n")
 
     plan = plan_requirements(tmp_path, None, module="pkg.main", variables={})
 
-    assert plan.packages == ("alpha",)
+    assert plan.packages == ("six",)
 
 
 # --- The interpreter -------------------------------------------------------------------------------------

@@ -162,6 +162,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "a requirements file outside": {"environment": Environment(path="../requirements.txt")},
     "a package that is an option": {"environment": Environment(packages=("--index-url=http://evil",))},
     "a python that is none": {"environment": Environment(python="3")},
+    "a folder of modules outside the code": {"environment": Environment(import_from=("../libs",))},
     "a torch backend that is none": {"environment": Environment(torch_backend="cu126 --x")},
     "a short commit": {"code": Code(repository="https://h/r", commit="abc123")},
     "an upper-case commit": {"code": Code(repository="https://h/r", commit="C" * 40)},
