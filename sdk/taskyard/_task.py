@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import os
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -381,7 +382,10 @@ class Task:
 
 def _default_client() -> Client:
     """One client for each server and login, in one process: connections do not survive a fork."""
-    return _client_of(connection(), os.getpid())
+    where = connection()
+    if where.passed_over:
+        warnings.warn(where.passed_over, stacklevel=3)
+    return _client_of(where, os.getpid())
 
 
 @functools.cache

@@ -480,7 +480,7 @@ SERVER = Setting(
     default=DEFAULT_SERVER,
     metavar="URL",
     help="the server's address",
-    shared=True,  # credentials are kept by address: another server is sent none
+    shared=True,  # but it counts only where somebody has logged in to it: see `resolve_connection`
 )
 CA_FILE = Setting(name="ca_file", kind=Path, metavar="FILE", help="certificates to trust beside the system's")
 INSECURE = Setting(name="insecure", kind=bool, default=False, help="allow plain http beyond this machine")
@@ -495,6 +495,8 @@ class Connection:
     token: str | None = None
     ca_file: Path | None = None
     insecure: bool = False
+    passed_over: str = ""
+    """What to say of a server that a project names, and that is not asked; empty where there is none."""
 
     def __repr__(self) -> str:
         return f"Connection(server={self.server!r}, token={'set' if self.token else None})"
@@ -510,6 +512,7 @@ def connection(
 ) -> Connection:
     """Resolves server and token as the command line and the SDK do. Raises UsageError.
 
+    A project's server counts only where credentials for it are kept: code and secret values go to no other.
     `folder` is where the project's file is looked for, else the current one. Without `in_project` there is none:
     what serves a machine is the same wherever it is started.
     """
@@ -519,6 +522,7 @@ def connection(
         namespace, environ=environ, folder=folder, in_project=in_project, credentials=credentials
     )
     server = resolved["server"]
+    named = any(value.setting is SERVER and value.outranks_files for value in resolved)
     login = credentials.login(server)
     ca_file = resolved["ca_file"] or (Path(login.ca_file) if login and login.ca_file else None)
     return Connection(
@@ -526,6 +530,7 @@ def connection(
         token=_variable_token(server, environ) or (login.token if login else None),
         ca_file=ca_file,
         insecure=resolved["insecure"] or bool(login and login.insecure),
+        passed_over=_passed_over_server(folder, credentials, server) if in_project and not named else "",
     )
 
 
@@ -540,18 +545,46 @@ def resolve_connection(
     """The settings behind `connection`; where nothing names a server it is the one of the last login."""
     environ = environment() if environ is None else environ
     credentials = credentials or Credentials(user_folder(environ) / "credentials.json")
-    resolved = resolve(
-        CONNECTION_SETTINGS,
-        namespace,
-        environ=environ,
-        project_file=find_project_file(folder or Path.cwd()) if in_project else None,
-        user_file=user_file(environ),
-    )
+    project_file = find_project_file(folder or Path.cwd()) if in_project else None
+    resolved = _resolved_connection(namespace, environ, project_file)
+    if resolved.origin("server") == str(project_file) and credentials.login(resolved["server"]) is None:
+        resolved = _resolved_connection(namespace, environ, None)
     default = credentials.default_server
     if resolved.given("server") or default is None:
         return resolved
     meant = Value(SERVER, default, "taskyard login", default)
     return Resolved(meant if value.setting is SERVER else value for value in resolved)
+
+
+def _resolved_connection(
+    namespace: argparse.Namespace | None, environ: Mapping[str, str], project_file: Path | None
+) -> Resolved:
+    return resolve(
+        CONNECTION_SETTINGS,
+        namespace,
+        environ=environ,
+        project_file=project_file,
+        user_file=user_file(environ),
+    )
+
+
+def _passed_over_server(folder: Path | None, credentials: Credentials, taken: str) -> str:
+    project_file = find_project_file(folder or Path.cwd())
+    named = _project_table(project_file).get(SERVER.name)
+    server = _parsed(SERVER, named, str(project_file)) if named else taken
+    if server == taken or credentials.login(server) is not None:
+        return ""
+    return (
+        f"{project_file} names the server {server}, to which you have not logged in: {taken} is used; "
+        f"to use that one: taskyard login {shlex.quote(server)}"
+    )
+
+
+def usual_server(environ: Mapping[str, str] | None = None) -> str:
+    """Return the server that is meant where no flag, variable or project names one. Raises UsageError."""
+    environ = environment() if environ is None else environ
+    own = {name: value for name, value in environ.items() if not name.startswith(PREFIX)}
+    return str(resolve_connection(environ=own, in_project=False)["server"])
 
 
 def _variable_token(server: str, environ: Mapping[str, str]) -> str | None:

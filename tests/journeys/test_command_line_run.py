@@ -114,6 +114,40 @@ def test_the_plan_names_what_goes_where_and_what_stays(
     assert f"taskyard logs -f {task['id'][:8]}" in result.stderr
 
 
+def test_a_cloned_repository_sends_nothing_to_its_own_server(
+    server: ServerProcess, type_in, checkout: Repository
+) -> None:
+    type_in("queue", "create", "nobody")
+    with socket.create_server(("127.0.0.1", 0)) as theirs:
+        theirs.settimeout(0)
+        address = f"http://127.0.0.1:{theirs.getsockname()[1]}"
+        checkout.write({"pyproject.toml": f'[tool.taskyard]\nserver = "{address}"\n'})
+
+        result = type_in("run", "--queue", "nobody", "--secret", "HOME", "--", "python", "train.py")
+        meant = type_in("run", "--server", f"{server.url}/", "--queue", "nobody", "--", "python", "train.py")
+
+        with pytest.raises(BlockingIOError):
+            theirs.accept()
+    assert result.returncode == 0, result.stderr
+    assert f"{address}, to which you have not logged in: {server.url} is used" in result.stderr
+    assert f"taskyard login {address}" in result.stderr
+    assert "have not logged in" not in meant.stderr
+
+
+def test_the_plan_names_a_server_that_is_not_the_usual_one(
+    server: ServerProcess, variables: dict[str, str], type_in
+) -> None:
+    type_in("queue", "create", "nobody")
+    usual = type_in("run", "--queue", "nobody", "--", "python", "train.py")
+    file = Path(variables["XDG_CONFIG_HOME"]) / "taskyard" / "config.toml"
+    file.write_text('server = "http://elsewhere.example"\n')
+
+    other = type_in("run", "--server", server.url, "--queue", "nobody", "--", "python", "train.py")
+
+    assert "server  " not in usual.stderr
+    assert f"server        {server.url}, not your usual http://elsewhere.example" in other.stderr
+
+
 def test_what_a_task_asks_for_is_in_the_plan_and_in_the_task(type_in, checkout: Repository) -> None:
     checkout.write({"setup.sh": "make all\n"})
     asks = (

@@ -52,6 +52,12 @@ def plan(prepared: Prepared, queue: Queue, explained: Explanation) -> Iterator[s
     yield from _takers(queue, explained)
 
 
+def server(address: str, usual: str) -> Iterator[str]:
+    """Where it is sent, unless that is where this person's tasks go anyway."""
+    if address != usual:
+        yield f"server        {output.clean(address)}, not your usual {output.clean(usual)}"
+
+
 def unusual(prepared: Prepared, queue: Queue, explained: Explanation) -> list[str]:
     """What a person should have seen before it is submitted."""
     summary = prepared.snapshot.summary

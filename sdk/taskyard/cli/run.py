@@ -12,7 +12,7 @@ from taskyard.cli import changes, output, plan
 from taskyard.cli.logs import Write, as_it_is, follow_run, say_detached, wait_for_run
 from taskyard.cli.session import Declined, add_command, confirm, find_queue, open_client, remember_task
 from taskyard.cli.settings import RUN_SETTINGS
-from taskyard.config import add_settings, find_project_file, resolve, user_file, user_folder
+from taskyard.config import add_settings, find_project_file, resolve, user_file, user_folder, usual_server
 from taskyard.errors import TaskyardError, UsageError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _submit(client: Client, namespace: argparse.Namespace) -> Task:
     queue = find_queue(client, settings["queue"])
     with prepare(wanted, memory=user_folder()) as prepared:
         explained = client.explain_new(NewTask(spec=replace(prepared.spec, secrets=()), queue=queue.id))
-        for line in plan.plan(prepared, queue, explained):
+        for line in [*plan.server(client.server, usual_server()), *plan.plan(prepared, queue, explained)]:
             output.note(line, indent=plan.INDENT)
         questions = plan.unusual(prepared, queue, explained)
         if questions:

@@ -95,8 +95,8 @@ def meant_connection(namespace: argparse.Namespace) -> Connection:
     """What flags, variables and files name; says so where it is not what a variable's token is for."""
     where = connection(namespace)
     passed_over = passed_over_token(where.server)
-    if passed_over:
-        output.note(f"taskyard: {passed_over}")
+    for remark in filter(None, (passed_over, where.passed_over)):
+        output.note(f"taskyard: {output.clean(remark)}")
     return where
 
 

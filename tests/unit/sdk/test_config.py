@@ -21,6 +21,7 @@ from taskyard.config import (
     resolve,
     server_address,
     server_origin,
+    usual_server,
 )
 from taskyard.errors import UsageError
 
@@ -289,7 +290,36 @@ def test_a_cloned_project_that_names_another_server_gets_no_token(home: Path) ->
 
     link = connected(home, {"TASKYARD_TOKEN": "mine"}, folder=project)
 
-    assert (link.server, link.token) == ("http://evil.example", None)
+    assert (link.server, link.token) == (DEFAULT_SERVER, None)
+    assert "http://evil.example, to which you have not logged in" in link.passed_over
+    assert f"{DEFAULT_SERVER} is used" in link.passed_over
+
+
+def test_a_projects_server_counts_where_credentials_for_it_are_kept(home: Path) -> None:
+    Credentials(home / "taskyard" / "credentials.json").save("http://mine.example", "other", default=True)
+    written(home / "pyproject.toml", '[tool.taskyard]\nserver = "http://known.example"\n')
+
+    link = connected(home, {})
+
+    assert (link.server, link.token, link.passed_over) == ("http://known.example", "kept", "")
+
+
+@pytest.mark.parametrize("argv", [("--server", "http://evil.example"), ()])
+def test_server_that_a_person_names_needs_no_credentials(home: Path, argv: tuple[str, ...]) -> None:
+    written(home / "pyproject.toml", '[tool.taskyard]\nserver = "http://evil.example"\n')
+    environ = {} if argv else {"TASKYARD_SERVER": "http://evil.example"}
+
+    link = connected(home, environ, *argv)
+
+    assert (link.server, link.passed_over) == ("http://evil.example", "")
+
+
+def test_usual_server_is_that_of_the_person(home: Path) -> None:
+    environ = {"XDG_CONFIG_HOME": str(home), "TASKYARD_SERVER": "http://other.example"}
+
+    assert usual_server(environ) == DEFAULT_SERVER
+    Credentials(home / "taskyard" / "credentials.json").save("http://mine.example", "other", default=True)
+    assert usual_server(environ) == "http://mine.example"
 
 
 @pytest.mark.parametrize(("name", "value"), [("ca_file", '"theirs.pem"'), ("insecure", "true")])
