@@ -144,10 +144,11 @@ class Claims:
         del waiter.rings[: len(look.rings)]
         self._settle(waiter, look)
 
-    def announce(self, record: TaskRecord) -> None:
-        """Wakes one claim for a task that may have become queued; nothing for any other."""
-        if record.state is TaskState.QUEUED and record.queue is not None:
-            self._pass_on(Ring(queue=record.queue, candidate=record.candidate))
+    def announce(self, record: TaskRecord) -> bool:
+        """Wakes one claim for a task that may have become queued, and returns whether one was woken."""
+        if record.state is not TaskState.QUEUED or record.queue is None:
+            return False
+        return self._pass_on(Ring(queue=record.queue, candidate=record.candidate))
 
     def notify_directive(self, directive: RunDirective) -> None:
         """Answers the agent of that run at once, or as soon as it claims again."""
@@ -292,10 +293,11 @@ class Claims:
             elif look.found is not None and (ring.more or not _is_of(look.found, ring)):
                 self._pass_on(ring)
 
-    def _pass_on(self, ring: Ring) -> None:
+    def _pass_on(self, ring: Ring) -> bool:
         rung = next((waiter for waiter in self._by_queue.get(ring.queue, ()) if waiter.answers(ring)), None)
         if rung is not None:
             rung.ring(ring)
+        return rung is not None
 
 
 def _order(waiter: Waiter) -> tuple[float, int]:

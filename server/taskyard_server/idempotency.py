@@ -16,6 +16,7 @@ KEEP_SECONDS = 24 * 3600.0
 LONGEST_KEY = 200
 MOST_SECRET_ANSWERS = 10_000
 MOST_STORED_BYTES = 8 << 20
+_LONG_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,17 +40,24 @@ class Repeats:
         self._secret: OrderedDict[str, Answer] = OrderedDict()
 
     async def once(
-        self, key: str, request_hash: str, act: Callable[[], Awaitable[Reply]], *, secret: bool
+        self,
+        key: str,
+        request_hash: str,
+        act: Callable[[], Awaitable[Reply]],
+        *,
+        secret: bool,
+        former_hash: Callable[[], str] | None = None,
     ) -> Reply:
         """Acts, or gives the answer of the first request with this key; one that is under way is waited for.
 
-        Raises Invalid when that one's request was another.
+        Raises Invalid when that one's request was another. `former_hash` is what an earlier version of the server
+        stored for this request: a repeat may span an upgrade.
         """
         lock = self._locks.setdefault(key, asyncio.Lock())
         async with lock:
             known = await self._remembered(key)
             if known is not None:
-                return _replayed(known, request_hash)
+                return await _replayed(known, request_hash, former_hash)
             reply = await act()
             await self._remember(key, request_hash, reply, secret=secret)
             return reply
@@ -59,7 +67,7 @@ class Repeats:
         return answer if answer and self._clock() - answer.at < KEEP_SECONDS else None
 
     async def _remember(self, key: str, request_hash: str, reply: Reply, *, secret: bool) -> None:
-        body = zlib.compress(reply.body, 1)
+        body = await _beside(zlib.compress, reply.body, 1)
         answer = Answer(key=key, request_hash=request_hash, status=reply.status, body=body, at=self._clock())
         if secret or len(body) > MOST_STORED_BYTES:
             self._secret[key] = answer
@@ -78,7 +86,15 @@ def check_key(key: str) -> None:
         raise Invalid(f"an idempotency key has 1 to {LONGEST_KEY} printable ASCII characters")
 
 
-def _replayed(answer: Answer, request_hash: str) -> Reply:
-    if answer.request_hash != request_hash:
+async def _replayed(answer: Answer, request_hash: str, former_hash: Callable[[], str] | None) -> Reply:
+    same = answer.request_hash == request_hash or (former_hash and answer.request_hash == former_hash())
+    if not same:
         raise Invalid("this idempotency key was used for another request; draw a new key for each request")
-    return Reply(status=answer.status, body=zlib.decompress(answer.body))
+    return Reply(status=answer.status, body=await _beside(zlib.decompress, answer.body))
+
+
+async def _beside(work: Callable[..., bytes], content: bytes, *options: int) -> bytes:
+    """Does it here, or beside the event loop where there is much of it."""
+    if len(content) < _LONG_BYTES:
+        return work(content, *options)
+    return await asyncio.to_thread(work, content, *options)

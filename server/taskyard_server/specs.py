@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
+from pydantic import TypeAdapter
 from taskyard.wire import (
     Code,
     Command,
@@ -26,6 +27,7 @@ from taskyard.wire import (
     TaskChanges,
     TaskSpec,
     as_text,
+    to_json,
     too_large_to_start,
 )
 
@@ -44,6 +46,8 @@ MAX_DEPTH = 4
 """Of lists in a parameter's value."""
 MAX_TEXT = 1 << 20
 """Characters of arguments, parameters, variables, packages and secrets, each."""
+MAX_SPEC = 4 << 20
+"""Bytes of a whole task: lists of a thousand are read, and each claim hands one out."""
 MAX_IMAGE = 500
 MAX_CONTAINER_ARGS = 200
 MAX_APT = 200
@@ -56,6 +60,7 @@ MAX_KEYS = 50
 MAX_RETRIES = 1000
 MAX_SECONDS = 366 * 86_400.0
 
+_SPEC = TypeAdapter(TaskSpec)
 _COMMIT = re.compile(r"[0-9a-f]{40,64}", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
@@ -126,6 +131,31 @@ def checked(spec: TaskSpec) -> TaskSpec:
         tags=_checked_tags(spec.tags),
         secrets=tuple(dict.fromkeys(spec.secrets)),
     )
+
+
+def check_total(spec: TaskSpec, secret_values: Mapping[str, str]) -> None:
+    """Each part may be large, all of them together not. Raises TooLarge naming the heaviest part."""
+    secrets = sum(len(value.encode("utf-8", "surrogatepass")) for value in secret_values.values())
+    try:
+        size = len(_SPEC.dump_json(spec)) + secrets
+    except ValueError as error:
+        raise Invalid(f"the task holds text that is not valid Unicode: {error}") from error
+    if size <= MAX_SPEC:
+        return
+    weights = {"secret_values": secrets, **_weights("", to_json(spec))}
+    part, weight = max(weights.items(), key=lambda each: each[1])
+    raise TooLarge(
+        f"the task takes {size} bytes, {MAX_SPEC} are allowed; the heaviest part is {part} with {weight}: put it"
+        " into a file of the code"
+    )
+
+
+def _weights(path: str, value: Any) -> dict[str, int]:
+    """Bytes of the parts of a spec, by their names."""
+    if path.count(".") < 2 and isinstance(value, Mapping):
+        parts = [_weights(f"{path}.{name}".lstrip("."), part) for name, part in value.items()]
+        return {name: weight for part in parts for name, weight in part.items()}
+    return {path: len(json.dumps(value))}
 
 
 def changed(spec: TaskSpec, changes: TaskChanges) -> TaskSpec:

@@ -248,12 +248,12 @@ class _Housekeeping:
     async def _further(self, walk: _Walk, now: float) -> _Walk | None:
         """The walk after one more portion; None at its end."""
         try:
-            page = await self._store.tasks(TaskFilter(), before=walk.cursor, limit=HOUSEKEEPING_TASKS)
+            page = await self._store.page(TaskFilter(), before=walk.cursor, limit=HOUSEKEEPING_TASKS)
         except NotFound:
             return None  # somebody deleted the task of the cursor: begin again
-        kept = [record for record in page if not await self._forget_old(record, now)]
+        kept = [record for record in page.records if not await self._forget_old(record, now)]
         used = walk.used.union(*(specs.blobs_of(record.spec) for record in kept))
-        if len(page) == HOUSEKEEPING_TASKS:
+        if page.more:
             return replace(walk, used=used, cursor=kept[-1].id if kept else walk.cursor)
         await self._forget_blobs(used, walk.began_at)
         return None

@@ -34,6 +34,7 @@ from taskyard_server.claims import Claims
 from taskyard_server.disk_space import DiskSpace
 from taskyard_server.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge
 from taskyard_server.names import checked_id, is_id, normalised
+from taskyard_server.pace import Pace
 from taskyard_server.queue_names import find_queue, queue_names
 from taskyard_server.store.base import BlobStore, LogStore, QueueRecord, Store, TaskFilter, TaskRecord
 from taskyard_server.variety import Variety
@@ -91,7 +92,10 @@ class Tasks:
         """Creates all or none, enqueued in the order given. Raises as `create`, TooLarge beyond MAX_BULK."""
         self._require_room_and_number(len(new))
         queues = {task.queue: await find_queue(self._store, task.queue) for task in new if task.queue is not None}
-        records = [self._drafted(task, queues.get(task.queue or ""), actor) for task in new]
+        pace, records = Pace(), []
+        for task in new:
+            records.append(self._drafted(task, queues.get(task.queue or ""), actor))
+            await pace.step()
         await self._require_blobs(record.spec for record in records)
         for record in records:
             if record.queue is not None:
@@ -101,9 +105,8 @@ class Tasks:
         except Conflict as error:
             records = await self._repeated(records, error)
         else:
-            self._announce_all(records)
-        names = await queue_names(self._store)
-        return [task_view(record, names.get(record.queue or "")) for record in records]
+            await self._announce_all(records)
+        return await _views(records, await queue_names(self._store))
 
     def _require_room_and_number(self, number: int) -> None:
         if number > MAX_BULK:
@@ -115,6 +118,7 @@ class Tasks:
         spec = specs.checked(_in_project(new.spec, actor))
         spec = replace(spec, secrets=tuple(dict.fromkeys((*spec.secrets, *new.secret_values))))
         specs.check_secrets(spec.secrets, new.secret_values)
+        specs.check_total(spec, new.secret_values)
         if queue is not None:
             specs.check_queue(spec, queue)
         return lifecycle.create(
@@ -135,18 +139,26 @@ class Tasks:
 
     async def _repeated(self, records: Sequence[TaskRecord], conflict: Conflict) -> list[TaskRecord]:
         """Answers a repeat with what it made before; anything else is the conflict that it is."""
-        try:
-            existing = [await self._store.task(record.id) for record in records]
-        except NotFound:
-            raise conflict from None
+        pace, existing = Pace(), []
+        for record in records:
+            try:
+                existing.append(await self._store.task(record.id))
+            except NotFound:
+                raise conflict from None
+            await pace.step()
         for old, new in zip(existing, records, strict=True):
             if (old.owner, old.spec, old.parent) != (new.owner, new.spec, new.parent):
                 raise Conflict(f"the id {new.id} belongs to another task: draw a new one")
         return existing
 
-    def _announce_all(self, records: Iterable[TaskRecord]) -> None:
+    async def _announce_all(self, records: Iterable[TaskRecord]) -> None:
+        pace = Pace()
+        unwanted: set[tuple[str | None, str]] = set()
         for record in records:
-            self._claims.announce(record)
+            kind = (record.queue, record.shape)
+            if kind not in unwanted and not self._claims.announce(record):
+                unwanted.add(kind)  # a claim that comes later looks at the store by itself
+            await pace.step()
 
     async def clone(self, task_id: str, request: CloneRequest, actor: Actor) -> Task:
         """Creates a task like that one, with changes; by default in its project. Raises as `create`.
@@ -187,13 +199,13 @@ class Tasks:
             raise Forbidden(f"an agent's token reads its own runs and its queues' alone; {run_id} is another's")
 
     async def list(self, wanted: TaskFilter, *, before: str | None, limit: int, actor: Actor) -> TaskPage:
-        """Newest first; the cursor is the last task of the page."""
+        """Newest first; the cursor is the last task of the page, which ends early where its tasks are large."""
         wanted = _confined(wanted, actor)
         limit = max(1, min(limit, MAX_PAGE))
-        records = await self._store.tasks(wanted, before=before, limit=limit + 1)
+        page = await self._store.page(wanted, before=before, limit=limit)
         names = await queue_names(self._store)
-        views = tuple(task_view(record, names.get(record.queue or "")) for record in records[:limit])
-        return TaskPage(tasks=views, cursor=views[-1].id if len(records) > limit else None)
+        views = await _views(page.records, names)
+        return TaskPage(tasks=tuple(views), cursor=views[-1].id if page.more else None)
 
     async def resolve(self, ref: str, actor: Actor) -> Task:
         """Finds a task by id, unique prefix of an id or unique name. Raises NotFound, Conflict with candidates."""
@@ -293,6 +305,7 @@ class Tasks:
             spec = specs.checked(specs.changed(record.spec, changes))
             values = {**record.secret_values, **given}
             specs.check_secrets(spec.secrets, values)
+            specs.check_total(spec, values)
             return lifecycle.change(record, spec, values, by=actor.name, now=self._clock())
 
         await self._require_blobs([changed(record).spec])
@@ -323,9 +336,9 @@ class Tasks:
             return lifecycle.enqueue(record, queue.id, by=actor.name, now=self._clock())
 
         records = await self._store.update_all(task_ids, enqueued)
-        self._announce_all(records)
-        views = [task_view(record, queue.name) for record in records]
-        return [replace(view, dropped_secrets=dropped.get(view.id, ())) for view in views]
+        await self._announce_all(records)
+        views = await _views(records, {queue.id: queue.name})
+        return [replace(view, dropped_secrets=dropped[view.id]) if view.id in dropped else view for view in views]
 
     async def dequeue(self, task_id: str, actor: Actor) -> Task:
         """Makes a queued or waiting task a draft again. Raises NotFound, Forbidden, Conflict."""
@@ -397,6 +410,15 @@ class Tasks:
             return await self._store.queue(record.queue)
         except NotFound:
             return None
+
+
+async def _views(records: Iterable[TaskRecord], names: Mapping[str, str]) -> list[Task]:
+    """What is shown of many tasks, given the names of the queues."""
+    pace, views = Pace(), []
+    for record in records:
+        views.append(task_view(record, names.get(record.queue or "")))
+        await pace.step()
+    return views
 
 
 _VERBS_OF_RUNS = frozenset({"read", "create", "enqueue", "stop"})

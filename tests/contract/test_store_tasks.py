@@ -308,3 +308,40 @@ def _lose(request_id: str) -> Change:
         return replace(_finish(request_id)(record), state=TaskState.QUEUED)
 
     return change
+
+
+async def test_page_of_large_tasks_ends_early(store: Store) -> None:
+    records = [draft(created_at=float(number), description="x" * 1000) for number in range(5)]
+    await store.add_tasks(records)
+
+    first = await store.page(TaskFilter(), limit=10, most_bytes=4500)
+    rest = await store.page(TaskFilter(), before=first.records[-1].id, limit=10)
+    least = await store.page(TaskFilter(), limit=10, most_bytes=1)
+    whole = await store.page(TaskFilter(), limit=5)
+
+    assert 1 < len(first.records) < 5
+    assert (first.more, rest.more, least.more, whole.more) == (True, False, True, False)
+    assert [record.id for record in (*first.records, *rest.records)] == [record.id for record in reversed(records)]
+    assert len(least.records) == 1
+
+
+async def test_page_that_is_full_says_whether_others_follow(store: Store) -> None:
+    await store.add_tasks([draft(created_at=float(number)) for number in range(3)])
+    drafts = TaskFilter(states=(TaskState.DRAFT,))
+
+    assert (await store.page(drafts, limit=2)).more
+    assert not (await store.page(drafts, limit=3)).more
+
+
+async def test_update_of_many_sees_what_it_changed_itself(store: Store, queue: QueueRecord) -> None:
+    """What was read before the transaction is read again where it was written since."""
+    one, other = draft(), draft()
+    await store.add_tasks([one, other])
+
+    def renamed(record: TaskRecord) -> TaskRecord:
+        return replace(record, updated_at=record.updated_at + 1, state=TaskState.QUEUED, queue=queue.id)
+
+    stored = await store.update_all([one.id, other.id, one.id], renamed)
+
+    assert [record.updated_at for record in stored] == [2.0, 2.0, 3.0]
+    assert [record.id for record in await store.entries(queue.id)] == [one.id, other.id]

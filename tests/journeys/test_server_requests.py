@@ -198,3 +198,14 @@ def test_blob_is_kept_under_its_own_digest_alone(root: httpx.Client) -> None:
 
 def draft(**spec: object) -> dict[str, object]:
     return {"spec": {"command": COMMAND, **spec}}
+
+
+def test_repeat_by_another_address_of_the_server_is_given_the_first_answer(server: ServerProcess) -> None:
+    key = {"Idempotency-Key": "by two addresses"}
+    other = f"http://localhost:{server.port}/api/v1/tasks"
+    with server.client() as client:
+        first = client.post("/tasks", json=draft(), headers=key)
+        again = client.post(other, json=draft(), headers={**key, "Host": "proxy.example"})
+
+    assert again.status_code == 200
+    assert again.json()["id"] == first.json()["id"]

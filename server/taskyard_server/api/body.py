@@ -19,6 +19,7 @@ WHOLE_SECONDS = 600.0
 """How long one that is not a file may take."""
 _SUSPICIOUS = re.compile(rb"\\u0000|\d{19}")
 """What could be a NUL or a number beyond 64 bits; only then is the document walked."""
+_SUSPICIOUS_TEXT = re.compile(r"\\u0000|[0-9]{19}")
 _LARGEST_INTEGER = 2**63 - 1
 
 
@@ -62,8 +63,7 @@ async def _without_long_silence(stream: AsyncIterator[bytes]) -> AsyncIterator[b
 
 def parse(content: bytes, content_type: str) -> Any:
     """The JSON document; raises Invalid for what JSON does not have (NaN) or no store can hold (NUL)."""
-    if content_type.partition(";")[0].strip().lower() != "application/json":
-        raise Invalid("the body must be JSON, with the header Content-Type: application/json")
+    require_json(content_type)
     try:
         document = pydantic_core.from_json(content, allow_inf_nan=False)
     except ValueError as error:
@@ -71,6 +71,18 @@ def parse(content: bytes, content_type: str) -> Any:
     if _SUSPICIOUS.search(content):
         _check(document)
     return document
+
+
+def require_json(content_type: str) -> None:
+    """Raises Invalid for a body of another kind."""
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise Invalid("the body must be JSON, with the header Content-Type: application/json")
+
+
+def refuse_unfit(value: Any, text: str, begin: int, end: int) -> None:
+    """Raises Invalid where the value, which is what stands between the two, is one that no store can hold."""
+    if _SUSPICIOUS_TEXT.search(text, begin, end):
+        _check(value)
 
 
 def _check(value: Any) -> None:

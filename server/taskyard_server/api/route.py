@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import hashlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, is_dataclass
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from fastapi import APIRouter, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 from taskyard import wire
 from taskyard.wire import API_PREFIX, IDEMPOTENCY_HEADER, Problem
 
 from taskyard_server import idempotency
-from taskyard_server.api import body
+from taskyard_server.api import body, bulk
 from taskyard_server.api.services import Call, Services, services_of
 from taskyard_server.auth import Right, require
 from taskyard_server.connections import SCOPE_KEY
@@ -26,6 +26,7 @@ KIB, MIB = 1 << 10, 1 << 20
 MUTATING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _PROBLEM = {"application/json": {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}}}
 """Named, not given as a model: FastAPI would build one for each error of each route, at every start."""
+_LONG_BYTES = 256 * KIB
 _GIVEN = frozenset({"body", "services", "actor", "request"})
 """Arguments that need no resolving."""
 
@@ -62,13 +63,15 @@ class Access:
     """Whether an idempotency key is honoured; some routes are idempotent by themselves."""
     secret: bool = False
     """Whether the answer holds a secret, which is never stored."""
+    bulk: str = ""
+    """The field of the body that is a long list; see `bulk`."""
 
 
 def allow(
-    right: Right | None, *, body_limit: int = 0, repeatable: bool = True, secret: bool = False
+    right: Right | None, *, body_limit: int = 0, repeatable: bool = True, secret: bool = False, bulk: str = ""
 ) -> Callable[[Endpoint], Endpoint]:
     """Declares who may call the endpoint below it."""
-    access = Access(right=right, body_limit=body_limit, repeatable=repeatable, secret=secret)
+    access = Access(right=right, body_limit=body_limit, repeatable=repeatable, secret=secret, bulk=bulk)
 
     def declare(endpoint: Endpoint) -> Endpoint:
         endpoint.__dict__["access"] = access
@@ -115,11 +118,11 @@ class Route(APIRoute):
             if not (mutating and (access.body_limit or access.repeatable)):
                 return await handle(request)
             content = await body.read(request, max(access.body_limit, KIB))
-            checked = _CheckedRequest(request, content)
+            checked = _CheckedRequest(request, content, parsed=not access.bulk)
             key = request.headers.get(IDEMPOTENCY_HEADER)
             if key is None or not access.repeatable:
                 return await handle(checked)
-            owner = call.actor.token if call else hashlib.sha256(content).hexdigest()
+            owner = call.actor.token if call else await _digest(content)
             return await _once(services, access, f"{owner}:{key}", checked, handle)
 
         return admitted
@@ -128,10 +131,11 @@ class Route(APIRoute):
 class _CheckedRequest(Request):
     """A request whose body is read and, where there is one, parsed."""
 
-    def __init__(self, request: Request, content: bytes) -> None:
+    def __init__(self, request: Request, content: bytes, *, parsed: bool) -> None:
         super().__init__(request.scope, request.receive)
         self.content = content
-        self.document = body.parse(content, request.headers.get("content-type", "")) if content else None
+        self.content_type = request.headers.get("content-type", "")
+        self.document = body.parse(content, self.content_type) if content and parsed else None
 
     async def body(self) -> bytes:
         return self.content
@@ -152,33 +156,50 @@ def _direct(route: Route) -> Handler | None:
     plain = all(name in _GIVEN or (name in path_parts and hint is str) for name, hint in hints.items())
     if "body" not in hints or not plain or answer_type in (None, type(None)):
         return None
-    takes, gives = _adapter(hints["body"]), _adapter(answer_type)
+    take, give = _taker(hints["body"], route.access.bulk), _giver(answer_type)
 
     async def handle(request: Request) -> Response:
         available = {
-            "body": _record(takes, cast(_CheckedRequest, request).document),
+            "body": await take(cast(_CheckedRequest, request)),
             "services": services_of(request),
             "actor": cast(Call, request.scope["taskyard.call"]).actor if "actor" in hints else None,
             "request": request,
             **request.path_params,
         }
         answer = await endpoint(**{name: available[name] for name in hints})
-        return Response(gives.dump_json(answer), media_type="application/json")
+        return Response(await give(answer), media_type="application/json")
 
     return handle
+
+
+def _taker(kind: Any, field: str) -> Callable[[_CheckedRequest], Awaitable[Any]]:
+    """What makes a request's body a record."""
+    takes = _adapter(kind)
+    items = _adapter(get_args(get_type_hints(kind)[field])[0]) if field else takes
+
+    async def take(request: _CheckedRequest) -> Any:
+        if field:
+            return await bulk.read(request.content, request.content_type, takes, items, field)
+        return bulk.validated(takes, request.document)
+
+    return take
+
+
+def _giver(kind: Any) -> Callable[[Any], Awaitable[bytes]]:
+    """What makes an answer JSON."""
+    many = get_origin(kind) is list
+    gives = _adapter(get_args(kind)[0] if many else kind)
+
+    async def give(answer: Any) -> bytes:
+        return await bulk.write(gives, answer) if many else gives.dump_json(answer)
+
+    return give
 
 
 @functools.cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     """Many routes answer with a task; making its adapter takes some milliseconds."""
     return TypeAdapter(kind)
-
-
-def _record(takes: TypeAdapter[Any], document: Any) -> Any:
-    try:
-        return takes.validate_python(document)
-    except ValidationError as error:
-        raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in error.errors()]) from error
 
 
 async def _admit(request: Request, services: Services, access: Access) -> Call | None:
@@ -207,12 +228,28 @@ async def _once(
         response = await handle(request)
         return idempotency.Reply(status=response.status_code, body=bytes(response.body))
 
-    request_hash = hashlib.sha256(
-        b"\0".join([request.method.encode(), str(request.url).encode(), request.content])
-    ).hexdigest()
-    reply = await services.repeats.once(key, request_hash, act, secret=access.secret)
+    # Without the host: a repeat may come by another address of the server, such as a proxy's.
+    target = f"{request.url.path}?{request.url.query}"
+    reply = await services.repeats.once(
+        key,
+        await _digest(_request_bytes(request, target)),
+        act,
+        secret=access.secret,
+        former_hash=lambda: hashlib.sha256(_request_bytes(request, str(request.url))).hexdigest(),
+    )
     media_type = "application/json" if reply.body else None
     return Response(reply.body or None, reply.status, media_type=media_type)
+
+
+def _request_bytes(request: _CheckedRequest, target: str) -> bytes:
+    return b"\0".join([request.method.encode(), target.encode(), request.content])
+
+
+async def _digest(content: bytes) -> str:
+    """Of long content beside the event loop."""
+    if len(content) < _LONG_BYTES:
+        return hashlib.sha256(content).hexdigest()
+    return (await asyncio.to_thread(hashlib.sha256, content)).hexdigest()
 
 
 def _common_errors(access: Access, path: str, methods: Any) -> list[int]:

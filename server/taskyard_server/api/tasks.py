@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 from fastapi import Query, Response
+from pydantic import TypeAdapter
 from taskyard.wire import (
     CloneRequest,
     EnqueueRequest,
@@ -22,12 +24,15 @@ from taskyard.wire import (
     TaskState,
 )
 
+from taskyard_server.api import bulk
 from taskyard_server.api.route import KIB, MIB, allow, errors, new_router
 from taskyard_server.api.services import InActor, InServices
 from taskyard_server.auth import Right
 from taskyard_server.store.base import TaskFilter
 
 router = new_router("tasks")
+
+_TASK = TypeAdapter(Task)
 
 
 @router.post("/tasks", responses=errors(404, 409))
@@ -38,7 +43,7 @@ async def create_task(body: NewTask, services: InServices, actor: InActor) -> Ta
 
 
 @router.post("/tasks/bulk", responses=errors(404, 409))
-@allow(Right.USE_TASKS, body_limit=64 * MIB)
+@allow(Right.USE_TASKS, body_limit=64 * MIB, bulk="tasks")
 async def create_tasks(body: NewTasks, services: InServices, actor: InActor) -> list[Task]:
     """Creates up to 10,000 tasks, all or none."""
     return await services.tasks.create_many(body.tasks, actor)
@@ -51,7 +56,7 @@ async def explain_new_task(body: NewTask, services: InServices, actor: InActor) 
     return await services.tasks.explain_new(body, actor)
 
 
-@router.get("/tasks", responses=errors(404, 422))
+@router.get("/tasks", response_model=TaskPage, responses=errors(404, 422))
 @allow(Right.USE_TASKS)
 async def list_tasks(
     services: InServices,
@@ -64,8 +69,9 @@ async def list_tasks(
     name_contains: str | None = None,
     before: str | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-) -> TaskPage:
-    """Newest first. `queue` is a name or an id; `before` is the `cursor` of the page before."""
+) -> Response:
+    """Newest first. `queue` is a name or an id; `before` is the `cursor` of the page before. A page of large tasks
+    ends before `limit`, with a cursor."""
     wanted = TaskFilter(
         states=tuple(state) if state else None,
         queue=(await services.queues.find(queue)).id if queue is not None else None,
@@ -74,7 +80,10 @@ async def list_tasks(
         name=name,
         name_contains=name_contains,
     )
-    return await services.tasks.list(wanted, before=before, limit=limit, actor=actor)
+    page = await services.tasks.list(wanted, before=before, limit=limit, actor=actor)
+    tasks = await bulk.write(_TASK, page.tasks)
+    content = b'{"tasks":%b,"cursor":%b}' % (tasks, json.dumps(page.cursor).encode())
+    return Response(content, media_type="application/json")
 
 
 @router.get("/tasks/resolve", responses=errors(404, 409, 422))

@@ -203,6 +203,18 @@ class TaskFilter:
     updated_since: float | None = None
 
 
+PAGE_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordPage:
+    """A part of a list of tasks."""
+
+    records: Sequence[TaskRecord]
+    more: bool
+    """Whether others follow behind the last one."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
     """What a claim may look at before it takes an entry: equal for all entries of one shape."""
@@ -284,6 +296,12 @@ class Store(Protocol):
     async def tasks(self, wanted: TaskFilter, *, before: str | None = None, limit: int = 100) -> list[TaskRecord]:
         """Lists newest first (created_at, then id, descending), those behind the task with id `before`. Raises
         NotFound when that task is gone."""
+
+    async def page(
+        self, wanted: TaskFilter, *, before: str | None = None, limit: int = 100, most_bytes: int = PAGE_BYTES
+    ) -> RecordPage:
+        """As `tasks`, ending early where the records would take more than `most_bytes` as they are kept; there is
+        always one."""
 
     async def fronts(self, queues: Sequence[str]) -> list[Front]:
         """The first entry of each shape, queue (id) by queue in the order given, each by rank. Paused queues are

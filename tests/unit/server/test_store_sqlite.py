@@ -182,7 +182,7 @@ def test_a_forced_queue_is_emptied_in_portions(tmp_path: Path) -> None:
     with _tables() as connection:
         record = queue()
         queues.add(connection, record)
-        tasks.add_all(connection, [queued(record.id) for _ in range(25)])
+        tasks.add_all(connection, [tasks.ready(queued(record.id)) for _ in range(25)])
 
         gone = [queues.delete_some(connection, record.id, _take_out, limit=10) for _ in range(3)]
 
@@ -198,7 +198,8 @@ def _steps_of_a_claim(entered: int, *, fitting: bool) -> int:
     with _tables() as connection:
         record = queue()
         queues.add(connection, record)
-        tasks.add_all(connection, [queued(record.id, gpus=index % 2 * 8) for index in range(entered)])
+        added = [queued(record.id, gpus=index % 2 * 8) for index in range(entered)]
+        tasks.add_all(connection, map(tasks.ready, added))
         shapes = entries.Shapes()
         entries.claim(connection, shapes, [record.id], at_most(0), prepare())
         steps: list[None] = []

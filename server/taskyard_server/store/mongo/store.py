@@ -12,12 +12,14 @@ from taskyard.wire import MoveTo, TaskState
 from taskyard_server.errors import Conflict
 from taskyard_server.mongodb import Database, Document, translating
 from taskyard_server.store.base import (
+    PAGE_BYTES,
     Answer,
     Change,
     Choose,
     Front,
     Generation,
     QueueRecord,
+    RecordPage,
     TaskFilter,
     TaskRecord,
     TokenRecord,
@@ -102,6 +104,12 @@ class MongoStore:
         return await self._tasks.newest(wanted, before=before, limit=limit)
 
     @translating
+    async def page(
+        self, wanted: TaskFilter, *, before: str | None = None, limit: int = 100, most_bytes: int = PAGE_BYTES
+    ) -> RecordPage:
+        return await self._tasks.page(wanted, before=before, limit=limit, most_bytes=most_bytes)
+
+    @translating
     async def fronts(self, queues: Sequence[str]) -> list[Front]:
         return await self._claims.fronts(queues)
 
@@ -164,6 +172,7 @@ class MongoStore:
     async def counts(self) -> dict[str, dict[TaskState, int]]:
         return await self._entries.counts()
 
+    @translating
     async def shape_counts(self, queues: Sequence[str]) -> dict[tuple[str, str], int]:
         return await self._entries.shape_counts(queues)
 

@@ -9,18 +9,22 @@ from typing import Any
 from pymongo import DESCENDING, ReplaceOne
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.cursor import AsyncCursor
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 from taskyard.wire import TaskState
 
 from taskyard_server.errors import Conflict, NotFound
 from taskyard_server.mongodb import Database, Document
-from taskyard_server.store.base import Change, TaskFilter, TaskRecord
+from taskyard_server.pace import Pace
+from taskyard_server.store.base import Change, RecordPage, TaskFilter, TaskRecord
 from taskyard_server.store.mongo.documents import HOLDING_STATES, NEEDED, PLACES, Found, from_document, to_document
 from taskyard_server.store.mongo.gates import Gates
 from taskyard_server.store.ranks import key_after
 
 _ACTIVE = {"$in": [state.value for state in TaskState if state.active]}
 _DUPLICATE = 11000
+_SENT_AT_ONCE = 200
+"""The driver encodes a message in one go."""
 _NEWEST = [("created_at", DESCENDING), ("_id", DESCENDING)]
 
 
@@ -58,12 +62,28 @@ class Tasks:
         """Raises NotFound when the task of `before` is gone."""
         if limit <= 0:
             return []
+        cursor = await self._newest(wanted, before, limit)
+        return [from_document(document).record async for document in cursor]
+
+    async def page(self, wanted: TaskFilter, *, before: str | None, limit: int, most_bytes: int) -> RecordPage:
+        """As `newest`, within a number of bytes."""
+        records: list[TaskRecord] = []
+        size, pace = 0, Pace()
+        async for document in await self._newest(wanted, before, limit + 1):
+            size += len(document["body"])
+            if len(records) == limit or (records and size > most_bytes):
+                return RecordPage(records=records, more=True)
+            records.append(from_document(document).record)
+            await pace.step()
+        return RecordPage(records=records, more=False)
+
+    async def _newest(self, wanted: TaskFilter, before: str | None, limit: int) -> AsyncCursor[Document]:
         conditions = _conditions(wanted)
         if before is not None:
             conditions.append(await self._behind(before))
         query = {"$and": conditions} if conditions else {}
-        cursor = self.collection.find(query, NEEDED).sort(_NEWEST).limit(limit)
-        return [from_document(document).record async for document in cursor]
+        found: AsyncCursor[Document] = self.collection.find(query, NEEDED).sort(_NEWEST).limit(limit)
+        return found
 
     async def due(self, now: float, limit: int) -> list[str]:
         """Ids, earliest first."""
@@ -151,9 +171,13 @@ class Tasks:
 
     async def replace_all(self, changes: Sequence[tuple[Found, TaskRecord]], session: AsyncClientSession) -> None:
         """Replaces records that were read in the same transaction."""
-        writes = [self.prepare(found, changed) for found, changed in changes if changed is not found.record]
-        if writes:
-            await self.collection.bulk_write([write.replacement for write in writes], session=session)
+        pace, writes = Pace(), []
+        for found, changed in changes:
+            if changed is not found.record:
+                writes.append(self.prepare(found, changed).replacement)
+            await pace.step()
+        for first in range(0, len(writes), _SENT_AT_ONCE):
+            await self.collection.bulk_write(writes[first : first + _SENT_AT_ONCE], session=session)
 
     async def last_rank(self, queue_id: str | None, session: AsyncClientSession | None = None) -> bytes | None:
         """The highest rank of a queue, also among the places that are held by tasks out of it."""
@@ -180,25 +204,34 @@ class Tasks:
         latest = {task_id: each.record for task_id, each in found.items()}
         entrance = _Entrance(self, self._gates, session)
         answer = []
+        pace = Pace()
         for task_id in task_ids:
             changed = change(latest[task_id])
             latest[task_id] = await entrance.admit(changed, was=latest[task_id])
             answer.append(latest[task_id])
+            await pace.step()
         await self.replace_all([(found[task_id], record) for task_id, record in latest.items()], session)
         return answer
 
     async def _find_all(self, task_ids: Sequence[str], session: AsyncClientSession) -> dict[str, Found]:
         cursor = self.collection.find({"_id": {"$in": list(task_ids)}}, NEEDED, session=session)
-        found = {document["_id"]: from_document(document) async for document in cursor}
+        pace, found = Pace(), {}
+        async for document in cursor:
+            found[document["_id"]] = from_document(document)
+            await pace.step()
         for task_id in task_ids:
             if task_id not in found:
                 raise _no_task(task_id)
         return found
 
     async def _insert(self, records: Sequence[TaskRecord], session: AsyncClientSession | None) -> None:
-        documents = [to_document(record, version=1, writer=self.writer) for record in records]
+        pace, documents = Pace(), []
+        for record in records:
+            documents.append(to_document(record, version=1, writer=self.writer))
+            await pace.step()
         try:
-            await self.collection.insert_many(documents, session=session)
+            for first in range(0, len(documents), _SENT_AT_ONCE):
+                await self.collection.insert_many(documents[first : first + _SENT_AT_ONCE], session=session)
         except (BulkWriteError, DuplicateKeyError) as error:
             if (existing := _duplicate(error)) is None:
                 raise
