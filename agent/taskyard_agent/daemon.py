@@ -31,6 +31,7 @@ FAREWELL_SECONDS = 2.0
 UNATTENDED_SECONDS = 5.0
 """How long runs that an earlier daemon left may wait for GPUs that others left: far less than a lease."""
 LOOK_SECONDS = 0.05
+_FURTHER_SIGNALS = "once more to stop it and put it back into its queue, a third time to kill it"
 KILLED_SECONDS = 10.0
 """Killed runs are reported in this time, or, when the server cannot be reached, by the next daemon."""
 
@@ -176,7 +177,7 @@ class Daemon:
         running = [job.id for job in parts.worker.jobs]
         logger.info(
             "draining: nothing more is taken%s",
-            f"; {', '.join(running)} goes on (once more to cancel, a third time to kill)" if running else "",
+            f"; {', '.join(running)} goes on ({_FURTHER_SIGNALS})" if running else "",
             extra={"action": "agent_drains"},
         )
 
@@ -217,7 +218,8 @@ def _end_runs(worker: Worker, *, kill: bool) -> None:
     if kill:
         logger.warning("killing %s", runs, extra={"action": "agent_kills"})
     else:
-        logger.info("cancelling %s; once more to kill", runs, extra={"action": "agent_cancels"})
+        words = "stopping %s, which goes back into its queue; once more to kill"
+        logger.info(words, runs, extra={"action": "agent_cancels"})
     for job in worker.jobs:
         if kill:
             job.kill()

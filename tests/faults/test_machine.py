@@ -187,7 +187,7 @@ def test_the_third_signal_kills_at_once_and_tells_the_truth(patient: Faulty) -> 
     with patient.agent() as agent:
         witness.wait_for_start()
         run = patient.run(witness.task)
-        for told in ("draining", "cancelling", "killing"):  # two signals at once would count as one
+        for told in ("draining", "stopping", "killing"):  # two signals at once would count as one
             agent.signal(signal.SIGTERM)
             wait_until(lambda word=told: word in agent.log)
         assert agent.wait() == 0

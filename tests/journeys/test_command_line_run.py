@@ -541,6 +541,30 @@ def test_up_without_services_is_a_server_and_one_agent_whatever_a_cloned_reposit
     assert worker["name"] != "theirs"
 
 
+def test_a_second_ctrl_c_puts_the_task_back_and_says_so(
+    variables: dict[str, str], type_in, tmp_path: Path
+) -> None:
+    port = free_port()
+    at = ("--server", f"http://127.0.0.1:{port}")
+    log = tmp_path / "up.log"
+    with up(variables, tmp_path, port, "--no-services") as process:
+        wait_until(lambda: type_in("workers", *at).stdout, what="a worker")
+        type_in("run", *at, "--", "python", "train.py", "--sleep", "60")
+        wait_until(lambda: type_in("logs", *at, "@last").stdout, what="a line of the run")
+        process.send_signal(signal.SIGINT)
+        wait_until(lambda: "goes on (once more to stop it and put it back into its queue" in log.read_text())
+    said = log.read_text()
+    with up(variables, tmp_path, port, "--no-services"):
+        wait_until(lambda: type_in("show", *at, "--json", "@last").stdout, what="the server")
+        task = json.loads(type_in("show", *at, "--json", "@last").stdout)
+        type_in("stop", *at, "@last")
+
+    assert "Ctrl-C again stops it and puts it back into its queue" in said
+    assert "which goes back into its queue; once more to kill" in said
+    assert "cancel" not in said.replace("to cancel it, in another terminal: taskyard stop TASK", "")
+    assert task["state"] in ("queued", "running")
+
+
 def test_a_killed_up_takes_its_children_along_but_not_the_run(
     variables: dict[str, str], type_in, tmp_path: Path
 ) -> None:

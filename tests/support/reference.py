@@ -41,8 +41,8 @@ AGENT = """# The agent's commands and settings
 | `agent cache list`, `prune [--all]`, `verify [--repair]` | environments, repositories and images kept here |
 | `agent init DIR` | writes a custom worker: an image with an agent and what its tasks need |
 
-The daemon's first Ctrl-C or SIGTERM drains, the second cancels with grace, the third kills; SIGUSR1 hands the runs
-over to the next daemon.
+The daemon's first Ctrl-C or SIGTERM drains; the second stops the runs with grace and puts them back into their
+queues; the third kills them; SIGUSR1 hands them over to the next daemon.
 
 A setting is looked for as a flag, then as its variable, then in the `--preset`, then in
 `~/.config/taskyard/config.toml`; a project's file has no say. Switches have a `--no-…` form. The daemon takes

@@ -84,7 +84,10 @@ def up(namespace: argparse.Namespace) -> int:
         _welcome(settings, namespace.server, insecure=insecure)
         return children.watch()
     except KeyboardInterrupt:
-        output.note("taskyard: stopping; a running task is waited for, Ctrl-C again cancels it")
+        output.note(
+            "taskyard: stopping; a running task is waited for. Ctrl-C again stops it and puts it back into its "
+            "queue, where the next `taskyard up` finds it; to cancel it, in another terminal: taskyard stop TASK"
+        )
         return 0
     finally:
         children.stop()
@@ -166,6 +169,7 @@ class _Children:
         self._stop([process for name, process in self._processes.items() if name == "server"])
 
     def _stop(self, processes: list[subprocess.Popen[bytes]]) -> None:
+        """Waits for their end; what a further Ctrl-C makes of running tasks, the agents say."""
         while running := [process for process in processes if process.poll() is None]:
             for process in running:
                 process.terminate()

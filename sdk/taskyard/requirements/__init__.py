@@ -12,7 +12,14 @@ from pathlib import Path
 
 from taskyard.config import environment
 from taskyard.errors import UsageError
-from taskyard.requirements.files import check_requirements_file, folders_up, read_toml, script_block, text_of
+from taskyard.requirements.files import (
+    check_requirements_file,
+    folders_up,
+    local_projects,
+    read_toml,
+    script_block,
+    text_of,
+)
 from taskyard.requirements.import_needs import needs_of, shown
 from taskyard.requirements.imports import module_file
 from taskyard.requirements.interpreters import PythonPlan, plan_python, project_python
@@ -155,9 +162,10 @@ def _with_code(plan: RequirementsPlan, around: Surroundings, code: ProjectCode |
     if code is None:
         return plan
     root, python = around.root, shown(around.python, around.root) if around.python else "the interpreter"
-    folders = tuple(shown(folder, root) for folder in code.import_from if folder != around.first)
+    brought = _brought_folders(plan, around)
+    own = (folder for folder in code.import_from if folder != around.first and folder not in brought)
+    folders = tuple(shown(folder, root) for folder in own)
     notes = [f"modules are found in {', '.join(folders)}, too, as {python} finds them"] if folders else []
-    brought = _brought_folders(plan, root)
     for top, place in code.unreached.items():
         if place not in brought:
             path = os.path.relpath(place, around.working_folder)
@@ -173,13 +181,16 @@ def _with_code(plan: RequirementsPlan, around: Surroundings, code: ProjectCode |
     return replace(plan, import_from=folders, notes=(*plan.notes, *notes))
 
 
-def _brought_folders(plan: RequirementsPlan, root: Path) -> set[Path]:
+def _brought_folders(plan: RequirementsPlan, around: Surroundings) -> set[Path]:
     """Return the folders that the agent puts on the path because the requirements name their project."""
-    locks = (RequirementsKind.PYPROJECT, RequirementsKind.UV_LOCK, RequirementsKind.POETRY_LOCK)
-    projects = [root / plan.path] if plan.path and plan.kind in locks else []
-    folders = [file.parent for file in projects if _is_package(file.parent / "pyproject.toml")]
-    folders += [root / name for name in plan.packages if name.startswith("./")]
-    return {source_folder(folder.resolve()) for folder in folders}
+    root, folders = around.root, [around.root / name for name in plan.packages if name.startswith("./")]
+    file = root / plan.path if plan.path else None
+    if file and plan.kind in (RequirementsKind.PYPROJECT, RequirementsKind.UV_LOCK, RequirementsKind.POETRY_LOCK):
+        folders += [file.parent] if _is_package(file.parent / "pyproject.toml") else []
+    elif file and plan.kind in (RequirementsKind.REQUIREMENTS_TXT, RequirementsKind.ENVIRONMENT_YML):
+        bases = (around.working_folder, root, file.parent)
+        folders += [base / name for name in local_projects(text_of(file)) for base in bases]
+    return {source_folder(folder.resolve()) for folder in folders if folder.is_dir()}
 
 
 def _is_package(file: Path) -> bool:
@@ -294,5 +305,6 @@ def _from_imports(around: Surroundings, script: Path, code: ProjectCode) -> Requ
     if around.python is not None:
         origin += f" at the versions of {shown(around.python, around.root)}"
     if not packages:
-        return RequirementsPlan(kind=RequirementsKind.NONE, origin=f"nothing: {origin} are the standard library's")
+        nothing = f"nothing: {origin} are the standard library's"
+        return RequirementsPlan(kind=RequirementsKind.NONE, origin=nothing, notes=notes)
     return RequirementsPlan(kind=RequirementsKind.IMPORTS, packages=packages, origin=origin, notes=notes)

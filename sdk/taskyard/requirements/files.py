@@ -23,6 +23,7 @@ _MARKS = (
 """The longer ones first: UTF-32's begins as UTF-16's."""
 _CODING = re.compile(rb"coding[:=]\s*([-\w.]+)")
 _INCLUDED = re.compile(r"\s*(?:-r|-c|--requirement|--constraint)(?:\s*=\s*|\s+|(?<=-[rc]))(?P<name>[^\s#]+)")
+_LOCAL = re.compile(r"(?m)^[\s-]*(?:(?:-e|--editable)(?:\s*=\s*|\s+)[\"']?(?!git\+)|(?=\.))(?P<name>[^\s#\[\"']+)")
 _SCRIPT_BLOCK = re.compile(r"(?m)^# /// script\s*$\n(?P<body>(^#(| .*)$\n?)+?)^# ///\s*$")
 
 
@@ -101,6 +102,11 @@ def text_of(file: Path) -> str:
             f"`# -*- coding: latin-1 -*-` above its first line, or convert it: "
             f"iconv -f latin1 -t utf-8 {name} -o {name}.new && mv {name}.new {name}"
         ) from error
+
+
+def local_projects(text: str) -> list[str]:
+    """Return the folders that requirements name as projects: `-e .`, `./libs/tools[extra]`."""
+    return [match["name"] for match in _LOCAL.finditer(text) if "://" not in match["name"]]
 
 
 def check_requirements_file(file: Path, root: Path) -> None:

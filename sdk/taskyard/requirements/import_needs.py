@@ -67,7 +67,12 @@ class _Wanted:
     def add(self, module: str, *, optional: bool) -> None:
         top = module.partition(".")[0]
         owners = self.code.installed.owners.get(module, [])
-        if top in self.code.elsewhere:
+        if top in self.code.elsewhere and optional:
+            place = self.code.elsewhere[top]
+            self.notes.append(
+                f"{self.code.line_of(module)} can do without {top}, which is in {place} here: left out"
+            )
+        elif top in self.code.elsewhere:
             self.add_elsewhere(module, owners)
         elif owners:
             for owner in owners:

@@ -107,7 +107,11 @@ def is_repositorys(path: Path, root: Path) -> bool:
     if not path.is_relative_to(root):
         return False
     inside = (folder for folder in (path, *path.parents) if folder.is_relative_to(root))
-    return not any((folder / "pyvenv.cfg").is_file() or folder.name in _SKIPPED[2:] for folder in inside)
+    return not any(_is_environment(folder) or folder.name in _SKIPPED[2:] for folder in inside)
+
+
+def _is_environment(folder: Path) -> bool:
+    return (folder / "pyvenv.cfg").is_file() or (folder / "conda-meta").is_dir()
 
 
 def standard_modules(installed: Installed) -> frozenset[str]:
@@ -172,7 +176,7 @@ def _anywhere(root: Path, tops: set[str]) -> Iterator[tuple[str, Path]]:
         folders[:] = [
             name
             for name in folders
-            if name not in _SKIPPED and not name.startswith(".") and not (folder / name / "pyvenv.cfg").exists()
+            if name not in _SKIPPED and not name.startswith(".") and not _is_environment(folder / name)
         ]
         for top in [top for top in sorted(tops) if holds_module(folder, top)]:
             tops.discard(top)

@@ -414,3 +414,37 @@ def test_task_is_submitted_with_the_places_of_the_interpreter(
 
     assert (by_default.environment.import_from, by_default.env) == (("src",), {"PYTHONPATH": "../libs"})
     assert by_flag.env == {"PYTHONPATH": "../libs:../src"}
+
+
+def test_optional_import_of_code_outside_the_repository_is_left_out_and_said(
+    root: Path, site: Path, tmp_path: Path
+) -> None:
+    write(tmp_path, "ours/ours/__init__.py")
+    write(site, "ours.pth", str(tmp_path / "ours"))
+
+    found = plan(root, "try:\n    import ours\nexcept ImportError:\n    ours = None\n")
+
+    assert (found.kind, found.packages) == (RequirementsKind.NONE, ())
+    assert any("can do without ours" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("line", ["-e .", "--editable=.[extra]", "./"])
+def test_project_that_the_requirements_name_needs_no_line_to_type(root: Path, site: Path, line: str) -> None:
+    write(root, "src/tools/__init__.py")
+    write(root, "setup.py")
+    write(root, "requirements/all.txt", f"six\n{line}\n")
+
+    found = plan(root, "import tools\n", "scripts/train.py", start=root, file=root / "requirements/all.txt")
+
+    assert (found.import_from, found.notes) == ((), ())
+
+
+def test_library_of_an_environment_in_the_repository_is_not_its_code(root: Path) -> None:
+    site = make_environment(root / "env")
+    write(root, "env/conda-meta/history")
+    (root / "env" / "pyvenv.cfg").rename(root / "env" / "bin" / "pyvenv.cfg")
+    install(site, "alpha", "1.0", files=["alpha.py"], installer="conda")
+
+    found = plan(root, "import alpha\n", variables={"CONDA_PREFIX": str(root / "env")})
+
+    assert (found.packages, found.import_from) == (("alpha==1.0",), ())
