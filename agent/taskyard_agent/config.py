@@ -417,6 +417,30 @@ CACHE_DOWNLOAD_BYTES = Setting(
     metavar="SIZE",
     help="largest size of what installers fetched, measured after each build; default: what the disk has room for",
 )
+CHECKOUT_MEMORY = Setting(
+    name="checkout_memory",
+    kind=size,
+    default=512 << 20,
+    default_text="512MB",
+    metavar="SIZE",
+    help="memory of each program that fetches or unpacks a task's code",
+)
+CHECKOUT_BYTES = Setting(
+    name="checkout_bytes",
+    kind=size,
+    default=20 << 30,
+    default_text="20GB",
+    metavar="SIZE",
+    help="largest size of a task's code, submodules and all",
+)
+CHECKOUT_FILES = Setting(
+    name="checkout_files",
+    kind=at_least_one,
+    default=1_000_000,
+    default_text="1000000",
+    metavar="N",
+    help="files and folders that a task's code may have",
+)
 MIN_FREE_DISK = Setting(
     name="min_free_disk",
     kind=size,
@@ -463,7 +487,16 @@ GROUPS: Mapping[str, tuple[Setting, ...]] = {
     "worker": (NAME, PRESET, LABEL, RESOURCES),
     "GPUs and slots": (GPUS, CPU_ONLY, DYNAMIC_GPUS, SHARE_GPUS, SLOTS, SERVICES_MODE, WORKERS),
     "limits": (MEMORY, MACHINE_PART, PAUSE_AT, IDLE_GPU_PERCENT, RUN_AS, PASS_ENV),
-    "code": (GIT_TOKEN_FILE, GIT_SSH_KEY, ALLOW_FILE_REPOSITORIES, ALLOW_FILTERS, SUBMODULE_HOST),
+    "code": (
+        GIT_TOKEN_FILE,
+        GIT_SSH_KEY,
+        ALLOW_FILE_REPOSITORIES,
+        ALLOW_FILTERS,
+        SUBMODULE_HOST,
+        CHECKOUT_MEMORY,
+        CHECKOUT_BYTES,
+        CHECKOUT_FILES,
+    ),
     "environments": (
         INHERIT,
         PYTHON,
@@ -598,6 +631,9 @@ class AgentSettings:
     cache_bytes: int
     cache_mirror_bytes: int
     cache_download_bytes: int | None
+    checkout_memory: int
+    checkout_bytes: int
+    checkout_files: int
     min_free_disk: int
     pause_at: float | None
     idle_gpu_percent: float

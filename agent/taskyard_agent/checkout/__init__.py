@@ -22,7 +22,7 @@ from .credentials import network
 from .failure import ADVICE_MARK, GitFailed, of_system, refused
 from .git import Git
 from .gitdir import Head
-from .mirror import ACCESS_ADVICE, Log, Mirror, mirror_of
+from .mirror import ACCESS_ADVICE, Log, Mirror, TreeSize, mirror_of
 from .mirrors import CachedMirror, list_mirrors, make_room, prune_mirrors
 from .names import BRANCH_REFUSED, COMMIT
 from .pool import Slot, TreeState
@@ -92,7 +92,7 @@ def prepare(
 
     Raises RunFailed in phase checkout, and RunStopped within a second once `cancelled` is set.
     """
-    git = Git(git_dir=settings.folder, environ=settings.environ, cancelled=cancelled)
+    git = Git(git_dir=settings.folder, environ=settings.environ, cancelled=cancelled, limits=settings.limits)
     _check(code)
     try:
         with contextlib.ExitStack() as stack:
@@ -106,7 +106,12 @@ def prepare(
 
 def check_repository(url: str, settings: CheckoutSettings) -> RepositoryCheck:
     """Asks the repository for its branches with the credentials that a run would use."""
-    git = Git(git_dir=settings.folder, environ=settings.environ, cancelled=threading.Event())
+    git = Git(
+        git_dir=settings.folder,
+        environ=settings.environ,
+        cancelled=threading.Event(),
+        limits=settings.limits,
+    )
     words: list[str] = []
     try:
         settings.folder.mkdir(parents=True, exist_ok=True)
@@ -198,8 +203,11 @@ def _fill(order: _Order, slot: Slot, mirror: Mirror, commit: str, address: Addre
     known = slot.state
     slot.record(TreeState(submodules=known.submodules))
     top = _filling(order, slot, mirror, slot.tree, slot.git_dir, address)
+    size = mirror.size_of(commit)
     _fill_in_spite(top, slot, commit, known.submodules)
-    modules = _fill_submodules(order, slot, top, commit) if os.path.lexists(slot.tree / ".gitmodules") else []
+    modules = (
+        _fill_submodules(order, slot, top, commit, size) if os.path.lexists(slot.tree / ".gitmodules") else []
+    )
     if code.patch:
         top.apply(code.patch)
     head = code.commit if code.commit and (code.commit == commit or mirror.has(code.commit)) else commit
@@ -232,8 +240,13 @@ def _inside(tree: Path, path: str) -> Path:
     return place
 
 
-def _fill_submodules(order: _Order, slot: Slot, top: Filling, commit: str) -> list[tuple[str, Mirror]]:
-    """Fills the submodules, and theirs; returns each one's path in the tree, and its mirror."""
+def _fill_submodules(
+    order: _Order, slot: Slot, top: Filling, commit: str, size: TreeSize
+) -> list[tuple[str, Mirror]]:
+    """Fills the submodules, and theirs; returns each one's path in the tree, and its mirror.
+
+    `size` is the superproject's: the limit is one for all.
+    """
     filled: list[tuple[str, Mirror]] = []
     waiting = [("", 1, top, commit)]
     while waiting:
@@ -244,6 +257,8 @@ def _fill_submodules(order: _Order, slot: Slot, top: Filling, commit: str) -> li
             path = f"{prefix}{submodule.path}"
             address = address_of(submodule, parent.address, order.settings)
             mirror = _obtain_submodule(order, address, submodule.commit)
+            size += mirror.size_of(submodule.commit)
+            size.check(order.settings)
             place = _inside(slot.tree, path)
             filled.append((path, mirror))
             slot.record(TreeState(submodules=tuple(path for path, _ in filled)))
@@ -313,4 +328,4 @@ def _unpack(order: _Order, digest: str, slot: Slot) -> None:
     with tempfile.TemporaryDirectory(prefix="incoming-", dir=slot.folder) as folder:
         file = Path(folder) / "folder.tar.gz"
         download(digest, file, order.fetch_blob, order.git.cancelled)
-        archive.unpack(file, slot.tree, order.settings)
+        archive.unpack(file, slot.tree, order.settings, order.git.cancelled)

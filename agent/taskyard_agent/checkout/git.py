@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import signal
-import subprocess
-import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO
 
-from taskyard_agent.errors import RunStopped
-
+from .child import Child, ChildLimits
 from .failure import GitFailed
 
 FIXED_CONFIG = {
@@ -33,6 +26,10 @@ FIXED_CONFIG = {
     "gc.auto": "0",
     "maintenance.auto": "false",
     "checkout.workers": "0",
+    # Larger files are copied piece by piece, and fewer threads take less memory: see ChildLimits.
+    "core.bigFileThreshold": "32m",
+    "core.deltaBaseCacheLimit": "32m",
+    "pack.threads": "2",
 }
 FIXED_ENVIRONMENT = {
     "GIT_TERMINAL_PROMPT": "0",
@@ -46,11 +43,6 @@ OFFLINE = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "GIT_ALL
 """For every call that needs no network: the operator's own configuration is not read either."""
 INHERITED = ("GIT_SSL_", "GIT_EXEC_PATH", "GIT_PROXY_SSL_")
 CREDENTIALS = re.compile(r"(://)[^/@\s']+@")
-NOISE = re.compile(
-    r"warning: |hint: |(?:remote: )?(?:Enumerating|Counting|Compressing|Receiving) objects: .*done|remote: Total "
-)
-POLL_SECONDS = 0.1
-PROGRESS_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +60,7 @@ class Git:
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: tuple[str, ...] = ()
     """Values that are masked in git's words."""
+    limits: ChildLimits = field(default_factory=ChildLimits)
 
     def at(self, git_dir: Path, work_tree: Path | None = None, locks: tuple[int, ...] | None = None) -> Git:
         """The same for other folders."""
@@ -84,20 +77,13 @@ class Git:
         seconds: float | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> bytes:
-        """Returns what git printed. Raises GitFailed, and RunStopped once the run is cancelled."""
-        if self.cancelled.is_set():
-            raise RunStopped("cancelled during the checkout")
-        with tempfile.TemporaryFile() as words, _input(stdin) as source:
-            process = self._start(args, source, words)
-            try:
-                printed = self._wait(
-                    process, stdin if isinstance(stdin, bytes) else None, words, seconds, progress
-                )
-            finally:
-                _end(process)
-            if process.returncode != 0:
-                raise GitFailed(self._masked(_read(words)) or f"git {args[0]} ended with {process.returncode}")
-        return printed
+        """Returns what git printed. Raises GitFailed, RunFailed where the code takes more than is allowed, and
+        RunStopped once the run is cancelled."""
+        return self._child(args, seconds, progress).output(stdin)
+
+    def records(self, *args: str) -> Generator[bytes, None, None]:
+        """Yields what git prints with `-z`, record by record: there may be any number. Raises as `run` does."""
+        return self._child(args).records()
 
     def ask(self, *args: str) -> bool:
         """Whether git answers yes."""
@@ -111,43 +97,24 @@ class Git:
         """What git printed, as one line."""
         return os.fsdecode(self.run(*args)).strip()
 
-    def _start(self, args: Sequence[str], source: IO[bytes] | int, words: IO[bytes]) -> subprocess.Popen[bytes]:
-        try:
-            return subprocess.Popen(
-                self._argv(args),
-                cwd=self.work_tree or os.sep,
-                env=self._environ(),
-                stdin=source,
-                stdout=subprocess.PIPE,
-                stderr=words,
-                pass_fds=self.locks,
-                start_new_session=True,
-            )
-        except FileNotFoundError as error:
-            raise GitFailed(f"git cannot be started: {error}") from error
-
-    def _wait(
+    def _child(
         self,
-        process: subprocess.Popen[bytes],
-        given: bytes | None,
-        words: IO[bytes],
-        seconds: float | None,
-        progress: Callable[[str], None] | None,
-    ) -> bytes:
-        began = told = time.monotonic()
-        while True:
-            try:
-                return process.communicate(given, timeout=POLL_SECONDS)[0]
-            except subprocess.TimeoutExpired:
-                given = None  # what is left of it goes on being written
-            now = time.monotonic()
-            if self.cancelled.is_set():
-                raise RunStopped("cancelled during the checkout")
-            if seconds is not None and now - began > seconds:
-                raise GitFailed(f"gave up after {seconds:.0f} s\n{self._masked(_read(words))}", timed_out=True)
-            if progress is not None and now - told > PROGRESS_SECONDS:
-                told = now
-                progress(_latest(self._masked(_read(words))))
+        args: Sequence[str],
+        seconds: float | None = None,
+        progress: Callable[[str], None] | None = None,
+    ) -> Child:
+        return Child(
+            name=f"git {args[0]}",
+            argv=self._argv(args),
+            cwd=self.work_tree or os.sep,
+            environ=self._environ(),
+            cancelled=self.cancelled,
+            limits=self.limits,
+            fds=self.locks,
+            masked=self._masked,
+            progress=progress,
+            seconds=seconds,
+        )
 
     def _argv(self, args: Sequence[str]) -> list[str]:
         tree = [f"--work-tree={self.work_tree}"] if self.work_tree else []
@@ -168,39 +135,3 @@ class Git:
         for secret in self.secrets:
             words = words.replace(secret, "***")
         return CREDENTIALS.sub(r"\1", words)
-
-
-@contextlib.contextmanager
-def _input(stdin: Path | bytes | None) -> Iterator[IO[bytes] | int]:
-    if isinstance(stdin, Path):
-        with stdin.open("rb") as source:
-            yield source
-    else:
-        yield subprocess.PIPE if isinstance(stdin, bytes) else subprocess.DEVNULL
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends git and its helpers, if they still run."""
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(timeout=0.5)
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
-
-
-def _read(words: IO[bytes]) -> str:
-    size = os.fstat(words.fileno()).st_size
-    text = os.pread(words.fileno(), 16_384, max(0, size - 16_384)).decode(errors="replace")
-    # Progress overwrites its line with a carriage return: only what would still be seen is kept.
-    lines = (line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.split("\n"))
-    return "\n".join(line for line in lines if line and not NOISE.match(line))
-
-
-def _latest(words: str) -> str:
-    return words.splitlines()[-1] if words else "waiting for the host"

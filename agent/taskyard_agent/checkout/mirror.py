@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -19,6 +20,7 @@ from taskyard_agent.errors import RunFailed
 
 from .address import Address, Route, routes
 from .blob import FetchBlob, download
+from .child import over_limit, size_text
 from .credentials import network
 from .failure import GitFailed, of_machine, refused
 from .git import Git
@@ -38,6 +40,24 @@ ACCESS_ADVICE = (
     "`taskyard agent doctor --repo URL` tries it), or submit with --ship-code"
 )
 Log = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TreeSize:
+    """What a tree takes on the disk."""
+
+    size_bytes: int = 0
+    paths: int = 0
+
+    def __add__(self, other: TreeSize) -> TreeSize:
+        return TreeSize(size_bytes=self.size_bytes + other.size_bytes, paths=self.paths + other.paths)
+
+    def check(self, settings: CheckoutSettings) -> None:
+        """Raises RunFailed where it is more than the operator allows."""
+        if self.size_bytes > settings.tree_bytes:
+            raise over_limit(f"the code takes more than {size_text(settings.tree_bytes)} (--checkout-bytes)")
+        if self.paths > settings.tree_paths:
+            raise over_limit(f"the code has more than {settings.tree_paths} files and folders (--checkout-files)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +151,8 @@ class Mirror:
             download(pack.blob, file, fetch_blob, self.git.cancelled)
             strict = "--strict=" + ",".join(f"{name}=ignore" for name in TOLERATED)
             try:
-                self.git.run("index-pack", "--stdin", "--fix-thin", strict, stdin=file)
+                most = f"--max-input-size={self.settings.tree_bytes}"
+                self.git.run("index-pack", "--stdin", "--fix-thin", strict, most, stdin=file)
             except GitFailed as failure:
                 raise failure.translated(
                     "the uploaded snapshot cannot be used", "submit the task again"
@@ -139,6 +160,31 @@ class Mirror:
         if not self.has(pack.commit):
             raise refused(f"the uploaded pack does not hold commit {pack.commit}", "submit the task again")
         self._gather()
+
+    def size_of(self, commit: str) -> TreeSize:
+        """Returns what the commit's tree would take. Raises RunFailed where that is more than is allowed."""
+        note = self.path / "sizes" / commit
+        size = _noted(note)
+        if size is None:
+            size = self._measured(commit)
+            note.parent.mkdir(exist_ok=True)
+            new = note.with_name(f"{commit}.{secrets.token_hex(4)}")
+            new.write_text(f"{size.size_bytes} {size.paths}")
+            new.replace(note)
+        size.check(self.settings)
+        return size
+
+    def _measured(self, commit: str) -> TreeSize:
+        """A few objects can name a tree of any size: what is listed is counted, and the list ends at the limit."""
+        size = TreeSize()
+        with contextlib.closing(self.git.records("ls-tree", "-rtlz", "--full-tree", commit)) as listed:
+            for number, line in enumerate(listed, start=1):
+                digits = line.partition(b"\t")[0].split()[-1]
+                size = TreeSize(
+                    size_bytes=size.size_bytes + (int(digits) if digits.isdigit() else 0), paths=number
+                )
+                size.check(self.settings)
+        return size
 
     def _fetch(self, address: Address, refspecs: Sequence[str]) -> None:
         """Fetches over the first way that is open. Raises GitFailed where the host has no such commit or branch,
@@ -206,6 +252,14 @@ def mirror_of(address: Address | None, commit: str, settings: CheckoutSettings, 
     key = address.key if address else "shipped"
     key = f"{key}-sha256" if len(commit) == 64 else key
     return Mirror(key=key, settings=settings, git=git.at(settings.mirrors / key), log=log)
+
+
+def _noted(note: Path) -> TreeSize | None:
+    try:
+        size, paths = map(int, note.read_text().split())
+    except (FileNotFoundError, ValueError):
+        return None
+    return TreeSize(size_bytes=size, paths=paths)
 
 
 def use_lock(mirror: Path) -> Path:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .child import ChildLimits
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckoutSettings:
@@ -28,6 +30,12 @@ class CheckoutSettings:
     """How long a transfer may stand still before its host counts as unreachable."""
     fetch_seconds: float = 3600.0
     """How long one fetch may take."""
+    memory_bytes: int = 512 << 20
+    """Memory of each program that handles a task's code."""
+    tree_bytes: int = 20 << 30
+    """What a checked-out tree may hold, submodules and all."""
+    tree_paths: int = 1_000_000
+    """Files and folders of such a tree."""
     archive_bytes: int = 1 << 30
     """Size that an archive may unpack to."""
     archive_files: int = 20_000
@@ -39,6 +47,11 @@ class CheckoutSettings:
     """What mirrors leave free on the disk."""
     environ: Mapping[str, str]
     """The agent's own variables, for git; its `GIT_*` are left out."""
+
+    @property
+    def limits(self) -> ChildLimits:
+        """What a program may take that handles a task's code."""
+        return ChildLimits(memory_bytes=self.memory_bytes, file_bytes=self.tree_bytes)
 
     @property
     def mirrors(self) -> Path:

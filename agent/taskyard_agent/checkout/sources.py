@@ -58,6 +58,7 @@ class GitSources:
                 with mirror.changing(commit) as held:
                     held.fetch_commits(address, (commit,), None)
                 make_room(self.settings)
+            mirror.size_of(commit)
             if not mirror.git.ask("rev-parse", "--verify", "--quiet", "HEAD"):
                 mirror.git.run("update-ref", "--no-deref", "HEAD", commit)  # pip clones nothing without one
         except GitFailed as failure:
@@ -66,5 +67,10 @@ class GitSources:
             raise of_system(error) from error
 
     def _mirror(self, url: str, commit: str) -> Mirror:
-        git = Git(git_dir=self.settings.folder, environ=self.settings.environ, cancelled=self.cancelled)
+        git = Git(
+            git_dir=self.settings.folder,
+            environ=self.settings.environ,
+            cancelled=self.cancelled,
+            limits=self.settings.limits,
+        )
         return mirror_of(parse(url, self.settings), commit, self.settings, git, self.log)

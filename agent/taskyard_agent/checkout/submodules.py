@@ -32,7 +32,9 @@ class Submodule:
 def named_in(git: Git, commit: str) -> Iterator[Submodule]:
     """The submodules of a filled tree. Read from the commit: a file in the tree could be a link."""
     urls = _urls(git, commit)
-    for line in git.run("ls-files", "--stage", "-z").split(b"\0"):
+    if not urls:
+        return
+    for line in git.records("ls-files", "--stage", "-z"):
         words, _, path = os.fsdecode(line).partition("\t")
         if words.startswith(GITLINK) and path in urls:
             yield Submodule(path=path, commit=words.split()[1], url=urls[path])

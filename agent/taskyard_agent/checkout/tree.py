@@ -28,6 +28,8 @@ LFS = {
     "filter.lfs.process": "git-lfs filter-process",
     "filter.lfs.required": "true",
 }
+MOST_TAGS = 20_000
+"""Tags that a task's own `.git` shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +95,8 @@ class Filling:
     def _tags(self) -> bytes:
         if not ((self.mirror.path / "packed-refs").exists() or any((self.mirror.path / "refs/tags").glob("*"))):
             return b""
-        return self.mirror.git.run("for-each-ref", "--format=%(objectname) %(refname)", "refs/tags")
+        count = f"--count={MOST_TAGS}"
+        return self.mirror.git.run("for-each-ref", count, "--format=%(objectname) %(refname)", "refs/tags")
 
 
 def _restore_what_git_overlooks(folder: Path, *, plain: int) -> None:
