@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from taskyard_agent.environments.indexes import IndexPolicy, mask, refusal, with
 from taskyard_agent.environments.local_project import Pinned, Project
 from taskyard_agent.environments.projects import Reading, read_project
 from taskyard_agent.environments.request import failed
-from taskyard_agent.environments.task_files import inside, parse_toml, shown, text_of
+from taskyard_agent.environments.task_files import file_digest, inside, parse_toml, shown, text_of
 from taskyard_agent.environments.uv_settings import NONE_OF_UV, UvSettings, read_uv_settings
 from taskyard_agent.environments.uv_sources import sources_of
 from taskyard_agent.errors import RunFailed
@@ -96,7 +95,7 @@ class Requirements:
         pinned = [(need.line, without_credentials(need.url)) for need in self.pinned]
         built = {project.folder: project.digest for project in (*self.dynamic, *self.compiled)}
         local = sorted({normalised(project.name) for project in self.projects})
-        files = [_sha256(file) for file in self.local_files]
+        files = [file_digest(file) for file in self.local_files]
         return [
             lines,
             self.constraints,
@@ -504,7 +503,3 @@ def _requirement_of(line: str) -> Requirement | None:
 
 def _files_in(folder: Path) -> list[Path]:
     return sorted(file for file in folder.glob("*") if file.is_file())
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()

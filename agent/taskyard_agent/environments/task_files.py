@@ -15,10 +15,38 @@ from taskyard.requirements.files import decoded
 
 from taskyard_agent.environments.request import failed
 
+MOST_BYTES = 8 << 20
+"""Of a file that says what to install, which the daemon itself reads."""
+BLOCK_BYTES = 1 << 20
+
+
+def require_small(file: Path, where: str) -> None:
+    """Raises RunFailed for a file that is too large to be what it should, or is none."""
+    if file.stat().st_size > MOST_BYTES:
+        raise failed(
+            f"{where} has {file.stat().st_size} bytes; a file that says what to install may have "
+            f"{MOST_BYTES >> 20} MB"
+        )
+
+
+def file_digest(file: Path) -> str:
+    """Returns the file's SHA-256, whatever its size."""
+    digest = hashlib.sha256()
+    for block in _blocks(file):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _blocks(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as content:
+        while block := content.read(BLOCK_BYTES):
+            yield block
+
 
 def read_toml(file: Path, where: str) -> dict[str, Any]:
     """Reads a TOML file. Raises RunFailed naming it."""
     try:
+        require_small(file, where)
         return parse_toml(file.read_text(encoding="utf-8"), where)
     except (OSError, UnicodeDecodeError) as error:
         raise failed(f"cannot read {where}: {error}") from error
@@ -35,6 +63,7 @@ def inside(tree: Path, path: Path, where: str) -> Path:
 def text_of(file: Path, where: str) -> str:
     """Reads a text file as pip reads requirements. Raises RunFailed naming it."""
     try:
+        require_small(file, where)
         return decoded(file.read_bytes())
     except (OSError, ValueError) as error:
         raise failed(f"cannot read {where}: {error}") from error
@@ -62,9 +91,10 @@ def digest_of(folder: Path) -> str:
     total = hashlib.sha256()
     for file in _files_below(folder):
         kind = f"-> {os.readlink(file)}" if file.is_symlink() else f"{os.access(file, os.X_OK)}"
-        content = b"" if file.is_symlink() else file.read_bytes()
-        total.update(f"{file.relative_to(folder).as_posix()}\0{kind}\0{len(content)}\0".encode())
-        total.update(content)
+        size = 0 if file.is_symlink() else file.stat().st_size
+        total.update(f"{file.relative_to(folder).as_posix()}\0{kind}\0{size}\0".encode())
+        for block in () if file.is_symlink() else _blocks(file):
+            total.update(block)
     return total.hexdigest()
 
 

@@ -25,7 +25,7 @@ from taskyard_agent.environments.requirements import (
     read_requirements_file,
     read_script,
 )
-from taskyard_agent.environments.task_files import inside
+from taskyard_agent.environments.task_files import file_digest, inside
 from taskyard_agent.errors import RunFailed
 
 LISTED = (
@@ -197,5 +197,5 @@ def sha256_of(*files: Path) -> str:
     """Returns one digest over the contents of files."""
     digest = hashlib.sha256()
     for file in files:
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
+        digest.update(bytes.fromhex(file_digest(file)))
     return digest.hexdigest()

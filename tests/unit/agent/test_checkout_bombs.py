@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import gzip
 import hashlib
 import subprocess
 import tarfile
-import threading
-import time
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,12 +16,10 @@ from taskyard_agent.errors import RunFailed
 
 from tests.support.checkouts import Machine
 from tests.support.repositories import Repository
+from tests.support.unnoticed import unnoticed
 
 MEMORY = 96 << 20
 HUGE = 200 << 20
-GROWTH_BYTES = 30 << 20
-PUNCTUAL_SECONDS = 5.0
-"""Half of the time between two beats."""
 AUTHOR = "author A <a@b.c> 0 +0000\ncommitter A <a@b.c> 0 +0000\n\n"
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measured by /proc")
@@ -39,35 +33,6 @@ def machine(tmp_path: Path) -> Machine:
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
     return Repository.create(tmp_path / "repository", {"train.py": "print(1)\n"})
-
-
-@contextlib.contextmanager
-def unnoticed() -> Iterator[None]:
-    """Checks that this process neither grows nor stands still meanwhile, as an agent's must not."""
-    ends, gaps = threading.Event(), [0.0]
-
-    def tick() -> None:
-        before = time.monotonic()
-        while not ends.wait(0.05):
-            gaps.append(time.monotonic() - before)
-            before = time.monotonic()
-
-    ticker = threading.Thread(target=tick)
-    ticker.start()
-    Path("/proc/self/clear_refs").write_text("5")
-    before = peak_bytes()
-    try:
-        yield
-    finally:
-        ends.set()
-        ticker.join()
-    assert peak_bytes() - before <= GROWTH_BYTES
-    assert max(gaps) < PUNCTUAL_SECONDS
-
-
-def peak_bytes() -> int:
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) * 1024
 
 
 def assert_refused(machine: Machine, code: Code, names: str) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
 import pytest
-from taskyard.wire import Manager
+from taskyard.wire import Manager, RequirementsKind
 from taskyard_agent.errors import RunFailed
 from taskyard_agent.hooks import Hook, HookFailed, Hooks
 
-from tests.support.environments import Bench, bench_for
+from tests.support.environments import KINDS, Bench, bench_for
+from tests.support.unnoticed import unnoticed
 
 BOMB = "a: &a [x, x]\n" + "".join(
     f"{chr(98 + n)}: &{chr(98 + n)} [{f'*{chr(97 + n)}, ' * 10}]\n" for n in range(12)
@@ -41,9 +43,33 @@ def test_a_file_that_is_no_such_thing_fails_the_task_and_not_its_agent(
     assert name in str(failure.value)
 
 
+@pytest.mark.parametrize(
+    ("manager", "name"),
+    [
+        (Manager.UV, "uv.lock"),
+        (Manager.POETRY, "poetry.lock"),
+        (Manager.UV, "pylock.toml"),
+        (Manager.UV, "requirements.txt"),
+        (Manager.CONDA, "conda-lock.yml"),
+    ],
+)
+def test_a_lock_that_is_larger_than_memory_is_not_read(tmp_path: Path, manager: Manager, name: str) -> None:
+    with bench_for(manager, tmp_path, "http://127.0.0.1:9/simple") as bench, unnoticed():
+        with pytest.raises(RunFailed, match=f"{name} has 2000000000 bytes") as failure:
+            provision_sparse(bench, name, 2_000_000_000)
+
+    assert not failure.value.infrastructure
+
+
 def provision(bench: Bench, name: str, text: str) -> None:
     (bench.tree / "pyproject.toml").write_text("[project]\nname = 'x'\nversion = '1'\n")
     bench.from_file(name, text)
+
+
+def provision_sparse(bench: Bench, name: str, size: int) -> None:
+    (bench.tree / name).touch()
+    os.truncate(bench.tree / name, size)
+    bench.provision(requirements=KINDS.get(name, RequirementsKind.REQUIREMENTS_TXT), path=name)
 
 
 @pytest.mark.parametrize("through_link", [False, True])
