@@ -39,13 +39,13 @@ from .part_settings import (
     server_files,
     server_variables,
 )
-from .pressure import Pressure, on_this_machine
+from .pressure import floor_of, on_this_machine
 from .queues import ServedQueue, order_from_server
 from .run_as import UMASK, Account, account_of, check_reach
 from .run_services import RunServices
 from .spare_keeper import SpareKeeper
 from .variables import INSIDE, inherited
-from .watchman import Watchman
+from .watchman import Gauge, Watchman
 from .worker import AgentIdentity, QueueOrder, Worker
 
 logger = logging.getLogger(__name__)
@@ -195,7 +195,7 @@ def _assemble(
     clock = ServerClock()
     monitor = Monitor(disk=settings.local_dir, measure_gpu=gpus.measure, clock=clock.now)
 
-    watchman = Watchman(worker, IdleGpus(settings.idle_gpu_percent), _pressure(settings))
+    watchman = Watchman(worker, IdleGpus(settings.idle_gpu_percent), _gauges(settings))
     watchman.hold_where_full()  # the first claim does not wait for the first beat
 
     def measure() -> list[Sample]:
@@ -261,8 +261,10 @@ def _account(settings: AgentSettings) -> Account | None:
     return account
 
 
-def _pressure(settings: AgentSettings) -> Pressure | None:
-    return None if settings.pause_at is None else on_this_machine(settings.pause_at, settings.local_dir)
+def _gauges(settings: AgentSettings) -> Iterator[Gauge]:
+    yield floor_of(settings.local_dir, settings.least_free_disk)
+    if settings.pause_at is not None:
+        yield on_this_machine(settings.pause_at, settings.local_dir)
 
 
 def _measure(monitor: Monitor, worker: Worker) -> list[Sample]:

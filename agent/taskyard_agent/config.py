@@ -458,6 +458,12 @@ PAUSE_AT = Setting(
     metavar="PART",
     help="take nothing while the memory, or the disk of --local-dir, is so full, like 0.8; default: never",
 )
+LEAST_FREE_DISK = Setting(
+    name="least_free_disk",
+    kind=size,
+    metavar="SIZE",
+    help="take nothing while the disk of --local-dir has less free; default: 500MB, less for a small disk",
+)
 RUN_AS = Setting(
     name="run_as", metavar="USER", help="run tasks as this user of the machine; needs an agent that root started"
 )
@@ -486,7 +492,7 @@ GROUPS: Mapping[str, tuple[Setting, ...]] = {
     "queues": (QUEUE, ORDER_FAIRNESS, CREATE_QUEUE),
     "worker": (NAME, PRESET, LABEL, RESOURCES),
     "GPUs and slots": (GPUS, CPU_ONLY, DYNAMIC_GPUS, SHARE_GPUS, SLOTS, SERVICES_MODE, WORKERS),
-    "limits": (MEMORY, MACHINE_PART, PAUSE_AT, IDLE_GPU_PERCENT, RUN_AS, PASS_ENV),
+    "limits": (MEMORY, MACHINE_PART, PAUSE_AT, LEAST_FREE_DISK, IDLE_GPU_PERCENT, RUN_AS, PASS_ENV),
     "code": (
         GIT_TOKEN_FILE,
         GIT_SSH_KEY,
@@ -636,6 +642,7 @@ class AgentSettings:
     checkout_files: int
     min_free_disk: int
     pause_at: float | None
+    least_free_disk: int | None
     idle_gpu_percent: float
     run_as: str | None
     log_level: str

@@ -23,11 +23,13 @@ from .errors import SettingsError
 from .held import Cause
 from .introduction import Introduction
 from .journal import Journal, JournalledRun
+from .log_shipper import LogShipper
 from .part_settings import executes_folder
 from .run import RunJob
 
 ENDED_BY = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SPOOL_POLL_SECONDS = 0.05
+READ_BYTES = 1 << 20
 
 
 def execute(task_id: str, settings: AgentSettings, client: Client, log: BinaryIO) -> Run:
@@ -38,7 +40,7 @@ def execute(task_id: str, settings: AgentSettings, client: Client, log: BinaryIO
         run, secrets = _claim(task_id, parts)
         job = parts.worker.admit(run, parts.services, lambda: secrets)
         parts.lease.start()
-        with _stopped_by_signals(job), _copied(run.directory.spool, log):
+        with _stopped_by_signals(job), _copied(run, log, parts.shipper):
             outcome = job.execute()
         parts.shipper.flush(run.run.id, timeout=30.0)
     return dataclasses.replace(run.run, outcome=outcome)
@@ -62,8 +64,10 @@ def _registered(parts: AgentParts) -> Iterator[None]:
 
 
 def _claim(task_id: str, parts: AgentParts) -> tuple[JournalledRun, dict[str, str]]:
-    tokens = parts.journal.draw_claim()
     worker = parts.worker
+    if reason := worker.report().paused_reason:
+        raise SettingsError(f"task {task_id} is not taken: {reason}")
+    tokens = parts.journal.draw_claim()
     request = ClaimRequest(
         agent=parts.identity.name,
         worker=worker.name,
@@ -108,32 +112,47 @@ def _stopped_by_signals(job: RunJob) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _copied(spool: Path, log: BinaryIO) -> Iterator[None]:
+def _copied(run: JournalledRun, log: BinaryIO, shipper: LogShipper) -> Iterator[None]:
     """Copies the run's log as it grows."""
+    spool = run.directory.spool
     spool.parent.mkdir(parents=True, exist_ok=True)
     spool.touch(mode=0o600)
-    ended = threading.Event()
     with spool.open("rb") as file:
-        printer = threading.Thread(target=_copy_all, args=(file, log, ended), name="printer")
+        copy = _Copy(file, log)
+        shipper.keep_for(run.run.id, lambda: copy.taken)
+        printer = threading.Thread(target=copy.run, name="printer")
         printer.start()
         try:
             yield
         finally:
-            ended.set()
+            copy.ended.set()
             printer.join()
 
 
-def _copy_all(file: BinaryIO, log: BinaryIO, ended: threading.Event) -> None:
-    with contextlib.suppress(OSError):  # nobody reads it any more: the run goes on
-        _copy(file, log, ended)
+class _Copy:
+    """A log as it is printed; `taken` bytes of it are, None once no one reads it any more."""
 
+    def __init__(self, file: BinaryIO, log: BinaryIO) -> None:
+        self._file = file
+        self._log = log
+        self.ended = threading.Event()
+        """Set when the log grows no more."""
+        self.taken: int | None = 0
 
-def _copy(file: BinaryIO, log: BinaryIO, ended: threading.Event) -> None:
-    last = False
-    while True:
-        data = file.read()
-        log.write(data)
-        log.flush()
-        if last and not data:
-            return
-        last = ended.wait(SPOOL_POLL_SECONDS)
+    def run(self) -> None:
+        """Copy all of it."""
+        with contextlib.suppress(OSError):  # its reader has gone: the run goes on
+            self._copy()
+        self.taken = None
+
+    def _copy(self) -> None:
+        last, taken = False, 0
+        while True:
+            while data := self._file.read(READ_BYTES):
+                self._log.write(data)
+                self._log.flush()
+                taken += len(data)
+                self.taken = taken
+            if last:
+                return
+            last = self.ended.wait(SPOOL_POLL_SECONDS)

@@ -94,6 +94,8 @@ class Launch:
     """The most that all its processes may hold together; None for no limit."""
     user: LaunchUser | None = None
     """None: the keeper's own."""
+    tree: str = ""
+    """The run's copy of the code, of which the log's last lines say what is removed with it; empty for none."""
     exclusive: bool = False
     lease_seconds: float = 60.0
     lease_at: float | None = None

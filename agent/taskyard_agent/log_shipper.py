@@ -16,6 +16,7 @@ from taskyard.errors import NotFound, Stale, TaskyardError, Unavailable
 from taskyard.wire import LogPosition
 
 from taskyard_agent.keeper.durable import fifo
+from taskyard_agent.spool_space import SpoolSpace, missing
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class LogShipper:
         self._on_complete = on_complete
         self._followed: dict[str, _Followed] = {}
         self._forgotten: list[_Followed] = []
+        self._readers: dict[str, Callable[[], int | None]] = {}
         self._wakeup_end: int | None = None
         self._changed = threading.Condition()
         self._closing = False
@@ -79,8 +81,16 @@ class LogShipper:
         """Ships the spool at `path`, from the offset that the server answers, until `end` or `forget`."""
         with self._changed:
             if run_id not in self._followed:
-                self._followed[run_id] = _Followed(run_id, control_token, path)
+                reader = self._readers.get(run_id)
+                self._followed[run_id] = _Followed(run_id, control_token, path, reader)
         self.wake()
+
+    def keep_for(self, run_id: str, taken: Callable[[], int | None]) -> None:
+        """Keep what a reader on this machine has not taken of the run's log; call it before `follow`.
+
+        `taken` returns how many bytes it has, None once it wants no more.
+        """
+        self._readers[run_id] = taken
 
     def wake(self) -> None:
         """There are new bytes from this process; keepers say so themselves."""
@@ -170,6 +180,7 @@ class LogShipper:
             if data:
                 position = self._append(followed.run_id, followed.control_token, followed.offset, data)
                 self._note(followed, position)
+            followed.free()
             if followed.complete():
                 self._on_complete(followed.run_id)
                 self.forget(followed.run_id)
@@ -210,10 +221,14 @@ class LogShipper:
 class _Followed:
     """One spool and how far the server has it."""
 
-    def __init__(self, run_id: str, control_token: str, path: Path) -> None:
+    def __init__(
+        self, run_id: str, control_token: str, path: Path, reader: Callable[[], int | None] | None = None
+    ) -> None:
         self.run_id = run_id
         self.control_token = control_token
-        self.offset = 0
+        self._space = SpoolSpace(path)
+        self._reader = reader or (lambda: None)
+        self.offset = self._space.freed
         self.final_length: int | None = None
         self.closed = False
         self._path = path
@@ -252,9 +267,15 @@ class _Followed:
         count = min(CHUNK_BYTES, self.size() - self.offset)
         if self._capped or count <= 0:
             return b""
+        if self.offset < self._space.freed:  # the server has less than it said: nothing is left to send there
+            return missing(min(count, self._space.freed - self.offset))
         with self._path.open("rb") as spool:
             spool.seek(self.offset)
             return spool.read(count)
+
+    def free(self) -> None:
+        """Gives the disk back what the server has, or does not want."""
+        self._space.free(sent=None if self._capped else self.offset, taken=self._reader)
 
     def take(self, position: LogPosition) -> None:
         """Goes to where the server is; it may have more than was sent, after a restart of this agent."""

@@ -102,6 +102,7 @@ class Preparation:
             run=self._run,
             argv=prepared.argv,
             cwd=str(prepared.tree.work),
+            tree=str(prepared.tree.root),
             env=dict(prepared.environ),
             masks=self.masks,
             grace_seconds=policy.grace_seconds,

@@ -6,9 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import psutil
+from taskyard.asking import size_in_words
 
 from taskyard_agent import group_memory
 
+FREE_DISK = "free disk"
+LEAST_FREE_BYTES = 500 << 20
+LEAST_FREE_DIVISOR = 20
 RELIEF = 0.05
 """How far below the mark it must fall again: at the mark itself an agent would stop and go with every beat."""
 
@@ -33,6 +37,32 @@ class Pressure:
             return None
         self._full.add(name)
         return f"{name} is {used:.0%} full: nothing is taken until it is below {relieved_at:.0%}"
+
+
+class DiskFloor:
+    """Remembers that the disk had less than its least free space."""
+
+    def __init__(self, least_bytes: int, free_bytes: Callable[[], int]) -> None:
+        self._least = least_bytes
+        self._free_bytes = free_bytes
+        self._low = False
+
+    def reasons(self) -> dict[str, str | None]:
+        """Return why nothing may be taken now: a task could not even write its log."""
+        free = self._free_bytes()
+        relieved_at = self._least + self._least // 4
+        self._low = free < (relieved_at if self._low else self._least)
+        if not self._low:
+            return {FREE_DISK: None}
+        has, needs = size_in_words(free), size_in_words(relieved_at)
+        return {FREE_DISK: f"{has} of disk are free: nothing is taken until it is {needs} (--least-free-disk)"}
+
+
+def floor_of(disk: Path, least_bytes: int | None) -> DiskFloor:
+    """Watches what this user may still write on the disk that holds `disk`; None: what suits its size."""
+    if least_bytes is None:
+        least_bytes = min(LEAST_FREE_BYTES, psutil.disk_usage(str(disk)).total // LEAST_FREE_DIVISOR)
+    return DiskFloor(least_bytes, lambda: psutil.disk_usage(str(disk)).free)
 
 
 def on_this_machine(pause_at: float, disk: Path) -> Pressure:

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from taskyard.wire import Sample
 
 from .held import Cause
 from .idle_gpus import GpuRun, IdleGpus
-from .pressure import Pressure
 from .run import RunJob
 from .worker import Worker
 
 logger = logging.getLogger(__name__)
 
 
+class Gauge(Protocol):
+    """Says whether something of the machine is too full; `pressure` has them."""
+
+    def reasons(self) -> dict[str, str | None]: ...
+
+
 class Watchman:
     """Called before the first claim, then with every round of measurements from the beat's thread."""
 
-    def __init__(self, worker: Worker, idle_gpus: IdleGpus, pressure: Pressure | None) -> None:
+    def __init__(self, worker: Worker, idle_gpus: IdleGpus, gauges: Iterable[Gauge]) -> None:
         self._worker = worker
         self._idle_gpus = idle_gpus
-        self._pressure = pressure
+        self._gauges = tuple(gauges)
         self._held: dict[str, str] = {}
 
     def heed(self, samples: Sequence[Sample]) -> None:
@@ -32,8 +38,8 @@ class Watchman:
 
     def hold_where_full(self) -> None:
         """Keeps the worker from taking tasks while the machine is too full."""
-        if self._pressure is not None:
-            self._hold(self._pressure.reasons())
+        for gauge in self._gauges:
+            self._hold(gauge.reasons())
 
     def _end_idle(self, samples: Sequence[Sample]) -> None:
         jobs = {job.id: job for job in self._worker.jobs}

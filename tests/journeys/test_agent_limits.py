@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,6 +133,25 @@ def test_an_agent_takes_nothing_while_its_disk_is_too_full(yard: Yard, small_dis
         ballast.unlink()
         yard.wait_for_end(task)
         assert agent.log.count("nothing is taken until") == 1
+
+
+@as_root
+def test_without_a_setting_an_agent_takes_nothing_while_its_disk_has_no_room_for_a_log(
+    yard: Yard, small_disk: Path
+) -> None:
+    ballast = small_disk / "ballast"
+    with yard.agent(folder=small_disk):
+        wait_for_worker(yard, WorkerState.IDLE)
+        free = shutil.disk_usage(small_disk).free
+        ballast.write_bytes(bytes(free - (2 << 20)))
+        paused = wait_for_worker(yard, WorkerState.PAUSED)
+        task = yard.python("print('at last')")
+
+        assert "of disk are free: nothing is taken until" in paused.paused_reason
+        assert "of disk are free" in str(yard.client.explain(task.id))
+        assert yard.task(task).run_count == 0
+        ballast.unlink()
+        yard.wait_for_end(task)
 
 
 @as_root

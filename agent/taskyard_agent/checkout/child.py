@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
+from taskyard.asking import size_in_words
+
 from taskyard_agent.errors import RunFailed, RunStopped
 
 from .failure import GitFailed, refused
@@ -66,11 +68,11 @@ class ChildLimits:
     def reached(self, code: int, words: str) -> str:
         """Return which limit ended a program, as a part of a sentence; empty when none did."""
         if MEMORY.search(words):
-            return f"more than {size_text(self.memory_bytes)} of memory (--checkout-memory)"
+            return f"more than {size_in_words(self.memory_bytes)} of memory (--checkout-memory)"
         if code == -signal.SIGXCPU or PROCESSOR.search(words):
             return f"more than {self.cpu_seconds} s of processor time"
         if code == -signal.SIGXFSZ or INPUT.search(words):
-            return f"more than {size_text(self.file_bytes)} in one file (--checkout-bytes)"
+            return f"more than {size_in_words(self.file_bytes)} in one file (--checkout-bytes)"
         return ""
 
 
@@ -99,7 +101,7 @@ class Child:
             for chunk in chunks:
                 size += len(chunk)
                 if size > OUTPUT_BYTES:
-                    raise self._over(f"more than {size_text(OUTPUT_BYTES)} of answer")
+                    raise self._over(f"more than {size_in_words(OUTPUT_BYTES)} of answer")
                 pieces.append(chunk)
         return b"".join(pieces)
 
@@ -111,7 +113,7 @@ class Child:
                 *whole, rest = (rest + chunk).split(b"\0")
                 yield from whole
                 if len(rest) > OUTPUT_BYTES:
-                    raise self._over(f"more than {size_text(OUTPUT_BYTES)} for one name")
+                    raise self._over(f"more than {size_in_words(OUTPUT_BYTES)} for one name")
         if rest:
             yield rest
 
@@ -233,13 +235,3 @@ def last_words(words: IO[bytes]) -> str:
 
 def _latest(words: str) -> str:
     return words.splitlines()[-1] if words else "waiting for the host"
-
-
-def size_text(size: int) -> str:
-    """Return a size for people, by powers of 1024."""
-    value, unit = float(size), "bytes"
-    for larger in ("KiB", "MiB", "GiB"):
-        if value < 1024:
-            break
-        value, unit = value / 1024, larger
-    return f"{value:.1f}".removesuffix(".0") + f" {unit}"

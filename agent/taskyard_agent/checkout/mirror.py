@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from taskyard.asking import size_in_words
 from taskyard.wire import Pack, Reason
 
 from taskyard_agent.errors import RunFailed
 
 from .address import Address, Route, routes
 from .blob import FetchBlob, download
-from .child import over_limit, size_text
+from .child import over_limit
 from .credentials import network
 from .failure import GitFailed, of_machine, refused
 from .git import Git
@@ -55,7 +56,7 @@ class TreeSize:
     def check(self, settings: CheckoutSettings) -> None:
         """Raises RunFailed where it is more than the operator allows."""
         if self.size_bytes > settings.tree_bytes:
-            raise over_limit(f"the code takes more than {size_text(settings.tree_bytes)} (--checkout-bytes)")
+            raise over_limit(f"the code takes more than {size_in_words(settings.tree_bytes)} (--checkout-bytes)")
         if self.paths > settings.tree_paths:
             raise over_limit(f"the code has more than {settings.tree_paths} files and folders (--checkout-files)")
 

@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 
-from taskyard_agent.keeper import cgroups, processes
+from taskyard_agent.keeper import cgroups, processes, unsaved
 from taskyard_agent.keeper.command import Command
 from taskyard_agent.keeper.durable import Reserved, fifo, write_whole
 from taskyard_agent.keeper.masking import NAMES, Masker
@@ -140,6 +140,8 @@ class Keeper:
         command = Command(self._launch["argv"], self._launch["cwd"], env, self._launch.get("user"))
         self._child, self._output = command.pid, command.output
         self._write_identity()
+        self._tree: str = self._launch.get("tree", "")
+        self._tree_at = unsaved.stamp(self._tree) if self._tree else 0
         self._began = time.monotonic()
         self._message = command.release()
         if self._message:
@@ -390,10 +392,17 @@ class Keeper:
                 break
             self._wait_for_space()
         self._spool.append(self._masker.finish())
+        self._name_unsaved_files()
         while self._spool.waiting and not self._gives_up():
             self._wait_for_space()
         if self._spool.waiting:
             self._message += f"the end of the log is missing: {self._spool.trouble}"
+
+    def _name_unsaved_files(self) -> None:
+        text = unsaved.notice(self._tree, self._tree_at) if self._tree_at else ""
+        if text:
+            line_end = "" if self._spool.ends_line else "\n"
+            self._spool.append(self._masker.mask_all(f"{line_end}{text}".encode()))
 
     def _wait_for_space(self) -> None:
         if self._spool.waiting:

@@ -25,6 +25,8 @@ class Spool:
         self._grown = fifo(os.path.join(run_dir, "grown"))
         self.waiting = b""
         self.trouble = ""
+        self.ends_line = True
+        """Whether what was appended last ended with its line."""
 
     @property
     def length(self) -> int:
@@ -34,6 +36,8 @@ class Spool:
     def append(self, data: bytes) -> None:
         """Adds to the log, or to what waits."""
         self.waiting += data
+        if data:
+            self.ends_line = data.endswith(b"\n")
         self.write()
 
     def write(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from taskyard_agent.pressure import Pressure, disk_in_use, memory_in_use
+from taskyard_agent.pressure import DiskFloor, Pressure, disk_in_use, memory_in_use
 
 
 class Machine:
@@ -41,6 +41,16 @@ def test_a_mark_near_nothing_can_be_fallen_below_again() -> None:
     pressure = Pressure(0.02, {"disk": lambda: next(used)})
 
     assert [pressure.reasons()["disk"] is not None for _ in range(3)] == [True, True, False]
+
+
+def test_below_the_least_free_space_nothing_is_taken_until_there_is_clearly_more() -> None:
+    free = iter(size << 20 for size in (501, 499, 500, 624, 626, 501))
+    floor = DiskFloor(500 << 20, lambda: next(free))
+
+    told = [floor.reasons()["free disk"] for _ in range(6)]
+
+    assert [reason is not None for reason in told] == [False, True, True, True, False, False]
+    assert told[1] == "499 MB of disk are free: nothing is taken until it is 625 MB (--least-free-disk)"
 
 
 def test_this_machine_is_neither_empty_nor_more_than_full(tmp_path) -> None:
