@@ -15,6 +15,7 @@ from taskyard.wire import API_PREFIX
 from taskyard_server.accounts import Accounts
 from taskyard_server.api import blobs, claims, openapi, problems, queues, runs, server, tasks, tokens, workers
 from taskyard_server.api.guard import Guard
+from taskyard_server.api.log_feeds import LogFeeds
 from taskyard_server.api.rates import Places, RateLimit
 from taskyard_server.api.services import Services
 from taskyard_server.auth import Authenticator
@@ -123,6 +124,7 @@ def _compose(config: ServerConfig, stores: Stores) -> tuple[Services, Claims, Sw
         workers=Workers(store, room, clock),
         runs=run_service,
         metrics=Metrics(stores.samples, clock),
+        log_feeds=LogFeeds(run_service),
     )
     return services, room, Sweeper(store, room, run_service, stores.blobs, clock, config)
 

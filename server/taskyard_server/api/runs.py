@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
+import anyio
 from fastapi import Depends, Header, Query, Request, Response
-from pydantic import TypeAdapter
-from sse_starlette import EventSourceResponse, ServerSentEvent
-from taskyard.wire import FinishRequest, LogChunk, LogPosition, Run, Series, StartRequest
+from sse_starlette import EventSourceResponse
+from taskyard.wire import FinishRequest, LogPosition, Run, Series, StartRequest
 
 from taskyard_server.api import body
 from taskyard_server.api.blobs import RAW, RAW_ANSWER, RAW_BODY
@@ -19,19 +18,17 @@ from taskyard_server.api.rates import Places
 from taskyard_server.api.route import MIB, allow, errors, new_router
 from taskyard_server.api.services import Call, InActor, InCall, InServices, Services
 from taskyard_server.auth import Right
-from taskyard_server.errors import Unauthorised
+from taskyard_server.errors import ServerError, Unauthorised
 from taskyard_server.runs import LogSlice
 
 router = new_router("runs")
 
 MOST_LOG_BYTES = 8 * MIB
 """Of one append or one read."""
-STREAM_CHUNK_BYTES = 256 << 10
 STREAM_CHECK_SECONDS = 1.0
 """How often a quiet stream looks whether its reader may still read."""
 PING_SECONDS = 15
 LARGEST_OFFSET = 2**53
-_CHUNK, _RUN = TypeAdapter(LogChunk), TypeAdapter(Run)
 Offset = Annotated[int, Query(ge=0, le=LARGEST_OFFSET)]
 
 LOG_HEADERS = {
@@ -143,27 +140,26 @@ async def stream_log(
     return EventSourceResponse(_counted(streams, _events(run_id, begin, services, call), call), ping=PING_SECONDS)
 
 
-async def _counted(
-    streams: Places, events: AsyncIterator[ServerSentEvent], call: Call
-) -> AsyncIterator[ServerSentEvent]:
+async def _counted(streams: Places, events: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
     with streams.taken(call.actor.token):
         async for event in events:
             yield event
 
 
-async def _events(run_id: str, offset: int, services: Services, call: Call) -> AsyncIterator[ServerSentEvent]:
-    while not services.stopping.is_set() and await _still_admitted(services, call):
-        part = await services.runs.read_log(run_id, offset, STREAM_CHUNK_BYTES)
-        if part.data:
-            offset = part.offset + len(part.data)
-            chunk = LogChunk(offset=part.offset, data=base64.b64encode(part.data).decode())
-            yield ServerSentEvent(_CHUNK.dump_json(chunk).decode(), event="log", id=str(offset))
-        elif part.complete:
-            run = await services.runs.get(run_id)
-            yield ServerSentEvent(_RUN.dump_json(run).decode(), event="end", id=str(offset))
-            return
-        else:
-            await _news_or_stop(run_id, offset, services)
+async def _events(run_id: str, offset: int, services: Services, call: Call) -> AsyncIterator[bytes]:
+    """Ends without a last event where the log cannot be read any more: asked again, the server says why."""
+    with services.log_feeds.follow(run_id) as feed, contextlib.suppress(ServerError):
+        while not services.stopping.is_set() and await _still_admitted(services, call):
+            news = feed.news
+            piece = await feed.piece(offset)
+            if piece.event:
+                offset = piece.end
+                yield piece.event
+                if piece.last:
+                    return
+            else:
+                with anyio.move_on_after(STREAM_CHECK_SECONDS):
+                    await news.wait()
 
 
 async def _still_admitted(services: Services, call: Call) -> bool:
@@ -172,16 +168,6 @@ async def _still_admitted(services: Services, call: Call) -> bool:
     except Unauthorised:
         return False
     return True
-
-
-async def _news_or_stop(run_id: str, offset: int, services: Services) -> None:
-    stop = asyncio.ensure_future(services.stopping.wait())
-    news = asyncio.ensure_future(services.runs.wait_for_log(run_id, offset, STREAM_CHECK_SECONDS))
-    try:
-        await asyncio.wait({stop, news}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        stop.cancel()
-        news.cancel()
 
 
 def _log_headers(part: LogSlice) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from taskyard_server.accounts import Accounts
+from taskyard_server.api.log_feeds import LogFeeds
 from taskyard_server.auth import Actor, Authenticator
 from taskyard_server.claims import Claims
 from taskyard_server.config import ServerConfig
@@ -39,6 +40,7 @@ class Services:
     workers: Workers
     runs: Runs
     metrics: Metrics
+    log_feeds: LogFeeds
     administrator_created: bool = False
     """Whether this start made the first administrator's token."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -48,6 +50,7 @@ class Services:
         """Ends parked claims and streams: the server is about to stop."""
         self.stopping.set()
         self.room.close()
+        self.log_feeds.close()
 
 
 @dataclass(frozen=True, kw_only=True)
