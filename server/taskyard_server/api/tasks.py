@@ -32,7 +32,7 @@ from taskyard_server.store.base import TaskFilter
 
 router = new_router("tasks")
 
-_TASK = TypeAdapter(Task)
+_TASK, _EVENT = TypeAdapter(Task), TypeAdapter(TaskEvent)
 
 
 @router.post("/tasks", responses=errors(404, 409))
@@ -170,7 +170,7 @@ async def read_story(task_id: str, services: InServices, actor: InActor) -> Stor
     return await services.tasks.story(task_id, actor)
 
 
-@router.get("/events", responses=errors(404, 422))
+@router.get("/events", response_model=list[TaskEvent], responses=errors(404, 422))
 @allow(Right.READ_EVENTS)
 async def list_events(
     services: InServices,
@@ -179,6 +179,7 @@ async def list_events(
     task: str | None = None,
     kind: str | None = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
-) -> list[TaskEvent]:
+) -> Response:
     """Events of all tasks since a time, oldest first."""
-    return await services.tasks.events(since=since, task=task, kind=kind, limit=limit, actor=actor)
+    events = await services.tasks.events(since=since, task=task, kind=kind, limit=limit, actor=actor)
+    return Response(await bulk.write(_EVENT, events), media_type="application/json")

@@ -21,6 +21,7 @@ from taskyard.wire import (
     Run,
     Sample,
     Series,
+    TaskEvent,
     TaskSpec,
     TaskState,
     TokenKind,
@@ -302,6 +303,12 @@ class Store(Protocol):
     ) -> RecordPage:
         """As `tasks`, ending early where the records would take more than `most_bytes` as they are kept; there is
         always one."""
+
+    async def events(
+        self, *, since: float, kind: str | None = None, project: str | None = None, limit: int = 1000
+    ) -> list[TaskEvent]:
+        """The first `limit` events since a time, oldest first. The cost grows with `limit`, and with the number of
+        tasks that were created before the last of these and changed since, not with that of all tasks."""
 
     async def fronts(self, queues: Sequence[str]) -> list[Front]:
         """The first entry of each shape, queue (id) by queue in the order given, each by rank. Paused queues are

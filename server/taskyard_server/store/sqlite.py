@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from taskyard.wire import MoveTo, TaskState
+from taskyard.wire import MoveTo, TaskEvent, TaskState
 
 from taskyard_server.pace import Pace
 from taskyard_server.store.base import (
@@ -26,6 +26,7 @@ from taskyard_server.store.base import (
     WorkerRecord,
 )
 from taskyard_server.store.database import Database
+from taskyard_server.store.events import FirstEvents
 from taskyard_server.store.remembered import Remembered
 from taskyard_server.store.schema import CONTROL
 from taskyard_server.store.tables import answers, entries, generations, queues, tasks, tokens, workers
@@ -95,6 +96,12 @@ class SqliteStore:
         return await self._database.read(
             lambda connection: tasks.page(connection, wanted, before=before, limit=limit, most_bytes=most_bytes)
         )
+
+    async def events(
+        self, *, since: float, kind: str | None = None, project: str | None = None, limit: int = 1000
+    ) -> list[TaskEvent]:
+        first = FirstEvents(since=since, kind=kind, limit=limit)
+        return await self._database.read(lambda connection: tasks.events(connection, first, project))
 
     async def fronts(self, queues: Sequence[str]) -> list[Front]:
         # By the writer, who alone remembers the shapes.

@@ -22,6 +22,8 @@ from taskyard_server.store.codec import TASKS
 
 ENTRIES_BY_SHAPE = "entries_by_shape"
 PLACES = "places"
+BY_AGE = "by_age"
+BY_CHANGE = "by_change"
 ONE_RUN_PER_REQUEST = "one_run_per_request"
 NEEDED = {"body": 1, "rank": 1, "due_at": 1, "version": 1}
 """What must be read to decode a document."""
@@ -41,12 +43,12 @@ INDEXES = [
     ),
     IndexModel([("state", ASCENDING), ("queue", ASCENDING), ("rank", ASCENDING)], name=PLACES),
     IndexModel([("due_at", ASCENDING)], name="due", sparse=True),
-    IndexModel(_NEWEST, name="by_age"),
+    IndexModel(_NEWEST, name=BY_AGE),
     IndexModel([("state", ASCENDING), *_NEWEST], name="by_state"),
     IndexModel([("project", ASCENDING), *_NEWEST], name="by_project"),
     IndexModel([("name", ASCENDING), *_NEWEST], name="by_name"),
     IndexModel([("tags", ASCENDING), *_NEWEST], name="by_tag", sparse=True),
-    IndexModel([("updated_at", ASCENDING)], name="by_change"),
+    IndexModel([("updated_at", ASCENDING)], name=BY_CHANGE),
     # Of two repeats of one claim, sent to two servers at the same time, one finds the other's run.
     IndexModel([("requests", ASCENDING)], name=ONE_RUN_PER_REQUEST, unique=True, sparse=True),
     IndexModel([("report_hash", ASCENDING)], name="by_report_token", sparse=True),

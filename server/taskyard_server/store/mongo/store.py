@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.errors import DuplicateKeyError
-from taskyard.wire import MoveTo, TaskState
+from taskyard.wire import MoveTo, TaskEvent, TaskState
 
 from taskyard_server.errors import Conflict
 from taskyard_server.mongodb import Database, Document, translating
@@ -26,6 +26,7 @@ from taskyard_server.store.base import (
     WorkerRecord,
 )
 from taskyard_server.store.codec import TOKENS, WORKERS
+from taskyard_server.store.events import FirstEvents
 from taskyard_server.store.mongo import changes, documents
 from taskyard_server.store.mongo.answers import Answers
 from taskyard_server.store.mongo.claims import Claims
@@ -108,6 +109,12 @@ class MongoStore:
         self, wanted: TaskFilter, *, before: str | None = None, limit: int = 100, most_bytes: int = PAGE_BYTES
     ) -> RecordPage:
         return await self._tasks.page(wanted, before=before, limit=limit, most_bytes=most_bytes)
+
+    @translating
+    async def events(
+        self, *, since: float, kind: str | None = None, project: str | None = None, limit: int = 1000
+    ) -> list[TaskEvent]:
+        return await self._tasks.events(FirstEvents(since=since, kind=kind, limit=limit), project)
 
     @translating
     async def fronts(self, queues: Sequence[str]) -> list[Front]:

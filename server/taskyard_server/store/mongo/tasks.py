@@ -6,23 +6,34 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pymongo import DESCENDING, ReplaceOne
+from pymongo import ASCENDING, DESCENDING, ReplaceOne
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.cursor import AsyncCursor
 from pymongo.errors import BulkWriteError, DuplicateKeyError
-from taskyard.wire import TaskState
+from taskyard.wire import TaskEvent, TaskState
 
 from taskyard_server.errors import Conflict, NotFound
 from taskyard_server.mongodb import Database, Document
 from taskyard_server.pace import Pace
 from taskyard_server.store.base import Change, RecordPage, TaskFilter, TaskRecord
-from taskyard_server.store.mongo.documents import HOLDING_STATES, NEEDED, PLACES, Found, from_document, to_document
+from taskyard_server.store.events import FEW_TASKS, FirstEvents
+from taskyard_server.store.mongo.documents import (
+    BY_AGE,
+    BY_CHANGE,
+    HOLDING_STATES,
+    NEEDED,
+    PLACES,
+    Found,
+    from_document,
+    to_document,
+)
 from taskyard_server.store.mongo.gates import Gates
 from taskyard_server.store.ranks import key_after
 
 _ACTIVE = {"$in": [state.value for state in TaskState if state.active]}
 _DUPLICATE = 11000
+_READ_AT_ONCE = 200
 _SENT_AT_ONCE = 200
 """The driver encodes a message in one go."""
 _NEWEST = [("created_at", DESCENDING), ("_id", DESCENDING)]
@@ -84,6 +95,22 @@ class Tasks:
         query = {"$and": conditions} if conditions else {}
         found: AsyncCursor[Document] = self.collection.find(query, NEEDED).sort(_NEWEST).limit(limit)
         return found
+
+    async def events(self, first: FirstEvents, project: str | None) -> list[TaskEvent]:
+        """Gathers them; see `FirstEvents`."""
+        query: Document = {"updated_at": {"$gte": float(first.since)}}
+        few = await self.collection.count_documents(query, limit=FEW_TASKS + 1, hint=BY_CHANGE) <= FEW_TASKS
+        if project is not None:
+            query["project"] = project
+        cursor = self.collection.find(query, {"created_at": 1, "body": 1}, hint=BY_CHANGE if few else BY_AGE)
+        pace = Pace()
+        async with cursor.sort([("created_at", ASCENDING), ("_id", ASCENDING)]).batch_size(_READ_AT_ONCE) as found:
+            async for document in found:
+                if first.enough(document["created_at"]):
+                    break
+                first.add(document["_id"], document["body"])
+                await pace.step()
+        return first.found()
 
     async def due(self, now: float, limit: int) -> list[str]:
         """Ids, earliest first."""

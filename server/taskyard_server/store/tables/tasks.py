@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from taskyard.wire import TaskState
+from taskyard.wire import TaskEvent, TaskState
 
 from taskyard_server.errors import Conflict, NotFound
 from taskyard_server.store.base import Change, RecordPage, RunRecord, TaskFilter, TaskRecord
 from taskyard_server.store.codec import TASKS
+from taskyard_server.store.events import FEW_TASKS, FirstEvents
 from taskyard_server.store.ranks import key_after
 
 _READ = "SELECT tasks.body, tasks.rank, tasks.due_at FROM tasks"
@@ -175,6 +176,21 @@ def _newest(
     arms = " UNION ALL ".join([arm] * len(wanted.states)) or "SELECT 0 WHERE 0"
     values = [value for state in wanted.states for value in (*values, state.value)]
     return f"WHERE rowid IN ({arms}) {order}", values
+
+
+def events(connection: sqlite3.Connection, first: FirstEvents, project: str | None) -> list[TaskEvent]:
+    """Gathers them; see `FirstEvents`."""
+    changed_since, values = "updated_at >= ?", [first.since]
+    counted = f"SELECT count(*) FROM (SELECT 1 FROM tasks WHERE {changed_since} LIMIT {FEW_TASKS + 1})"
+    (number,) = connection.execute(counted, values).fetchone()
+    index = "tasks_by_change" if number <= FEW_TASKS else "tasks_by_age"
+    query = f"SELECT id, created_at, project, body FROM tasks INDEXED BY {index} WHERE {changed_since}"
+    for task_id, created_at, of_project, body in connection.execute(f"{query} ORDER BY created_at, id", values):
+        if first.enough(created_at):
+            break
+        if project in (None, of_project):
+            first.add(task_id, body)
+    return first.found()
 
 
 def of_request(connection: sqlite3.Connection, request_id: str) -> TaskRecord | None:
