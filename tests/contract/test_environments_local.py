@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from taskyard.wire import Manager, RequirementsKind
-from taskyard_agent.environments import ReadyEnvironment
+from taskyard_agent.environments import ReadyEnvironment, provision
+from taskyard_agent.environments.indexes import IndexPolicy
+from taskyard_agent.environments.projects import Reading
+from taskyard_agent.environments.requirements import read_requirements_file
 from taskyard_agent.errors import RunFailed
 
 from tests.support.environments import Bench, bench_for, run
@@ -315,3 +322,223 @@ def test_wheel_of_the_tree_keeps_its_extras_and_marker(bench: Bench) -> None:
     ready = provide(tree, "requirements.txt")
 
     assert ready.packages == ("beta==1.0", "boxed==1.0")
+
+
+# --- The lock of a workspace -----------------------------------------------------------------------------
+
+
+def lock(tree: Path, index: PackageIndex) -> None:
+    uv = str(Path(sys.executable).with_name("uv"))
+    options = ["--no-config", "--default-index", index.url, "--cache-dir", str(tree.parent / "locking")]
+    subprocess.run([uv, "lock", "-q", *options], cwd=tree, check=True, env={"PATH": os.environ["PATH"]})
+
+
+MEMBERS = {
+    "pyproject.toml": '[tool.uv.workspace]\nmembers = ["one", "two", "near"]\n[tool.uv.sources]\n'
+    'near = { workspace = true }\nboxed = { path = "boxed-1.0-py3-none-any.whl" }\n',
+    "one/pyproject.toml": ROOT.replace('"near", "alpha"', '"near", "alpha", "boxed"')
+    + '[dependency-groups]\ndev = ["absent"]\nmore = ["gamma"]\n[tool.uv]\ndefault-groups = ["more"]\n',
+    "two/pyproject.toml": ROOT.replace("study", "other").replace('"near", "alpha"', '"gamma"'),
+    "near/pyproject.toml": NEAR,
+}
+
+
+def test_lock_of_a_workspace_is_installed_for_the_member_that_runs(bench: Bench, index: PackageIndex) -> None:
+    for name in ("absent", "gamma"):
+        index.add(name)
+    tree = shipped(bench, "tree", {**MEMBERS, "near/near.py": "code = 'near'\n"})
+    make_wheel(tree.tree, "boxed", "1.0")
+    lock(tree.tree, index)
+    index.add("beta", "3.0")
+
+    one, two = provide(tree, "one/pyproject.toml"), provide(tree, "two/pyproject.toml")
+
+    assert one.packages == ("alpha==1.0", "beta==2.0", "boxed==1.0", "gamma==1.0")
+    assert two.packages == ("gamma==1.0",)
+    assert imported(one) == "near"
+    with pytest.raises(subprocess.CalledProcessError):
+        imported(two)
+
+
+def test_lock_that_lacks_the_member_is_refused(bench: Bench, index: PackageIndex) -> None:
+    index.add("absent")
+    index.add("gamma")
+    tree = shipped(bench, "tree", MEMBERS)
+    make_wheel(tree.tree, "boxed", "1.0")
+    lock(tree.tree, index)
+    (tree.tree / "two" / "pyproject.toml").rename(tree.tree / "near" / "old.toml")
+    (tree.tree / "three").mkdir()
+    (tree.tree / "three" / "pyproject.toml").write_text(ROOT.replace("study", "third"))
+    text = (tree.tree / "pyproject.toml").read_text()
+    (tree.tree / "pyproject.toml").write_text(text.replace('"two"', '"three"'))
+
+    with pytest.raises(RunFailed, match=r"uv\.lock has no member three; run `uv lock`"):
+        provide(tree, "three/pyproject.toml")
+
+
+# --- Settings of uv --------------------------------------------------------------------------------------
+
+OLD_AND_NEW = {"beta": ("1.0", "2.0"), "gamma": ("1.0", "2.0", "3.0a1")}
+PLAIN = '[project]\nname = "study"\nversion = "1"\ndependencies = ["gamma"]\n'
+SETTINGS = pytest.mark.parametrize(
+    ("settings", "packages"),
+    [
+        ("", ("beta==2.0", "gamma==2.0")),
+        ('constraint-dependencies = ["gamma<2", "beta<2"]', ("beta==1.0", "gamma==1.0")),
+        ('override-dependencies = ["beta==1.0"]', ("beta==1.0", "gamma==2.0")),
+        ('exclude-dependencies = ["beta"]', ("gamma==2.0",)),
+        ('exclude-newer = "2024-06-01T00:00:00Z"', ("beta==1.0", "gamma==1.0")),
+        ('resolution = "lowest"', ("beta==1.0", "gamma==1.0")),
+        ('prerelease = "allow"', ("beta==2.0", "gamma==3.0a1")),
+    ],
+)
+
+
+@SETTINGS
+@pytest.mark.parametrize("script", [False, True])
+def test_settings_of_uv_decide_what_is_installed(
+    bench: Bench, index: PackageIndex, settings: str, packages: tuple[str, ...], script: bool
+) -> None:
+    for version, year in (("1.0", 2024), ("2.0", 2025), ("3.0a1", 2025)):
+        index.add("gamma", version, requires=["beta"])
+        index.uploaded |= {f"{name}-{version}-py3-none-any.whl": f"{year}-01-01T00:00:00Z" for name in OLD_AND_NEW}
+    block = f'dependencies = ["gamma"]\n[tool.uv]\n{settings}\n'.splitlines()
+    files = {
+        "pyproject.toml": f"{PLAIN}[tool.uv]\n{settings}\n",
+        "train.py": "\n".join(["# /// script", *(f"# {line}" for line in block), "# ///"]),
+    }
+
+    ready = provide(shipped(bench, "tree", files), "train.py" if script else "pyproject.toml")
+
+    assert ready.packages == packages
+
+
+@pytest.mark.parametrize("member", [False, True])
+def test_settings_of_a_workspace_are_its_members_too(bench: Bench, index: PackageIndex, member: bool) -> None:
+    index.add("gamma")
+    index.add("gamma", "2.0")
+    root = '[tool.uv.workspace]\nmembers = ["one"]\n[tool.uv]\nconstraint-dependencies = ["gamma<2"]\n'
+    files = {"pyproject.toml": PLAIN.replace("study", "root") + root, "one/pyproject.toml": PLAIN}
+
+    ready = provide(shipped(bench, "tree", files), f"{'one/' * member}pyproject.toml")
+
+    assert ready.packages == ("gamma==1.0",)
+
+
+@pytest.mark.parametrize(
+    ("settings", "groups"),
+    [
+        ("", ""),
+        ("[tool.uv]\n", "alpha"),
+        ('[tool.uv]\ndefault-groups = ["more"]\n', "gamma"),
+        ('[tool.uv]\ndefault-groups = "all"\n', "alpha gamma"),
+    ],
+)
+def test_groups_that_uv_installs_unasked_are_installed(
+    bench: Bench, index: PackageIndex, settings: str, groups: str
+) -> None:
+    index.add("alpha", "2.0")
+    index.add("gamma")
+    text = PLAIN.replace('"gamma"', "") + '[dependency-groups]\ndev = ["alpha"]\nmore = ["gamma"]\n' + settings
+
+    ready = provide(shipped(bench, "tree", {"pyproject.toml": text}), "pyproject.toml")
+
+    assert [name.partition("==")[0] for name in ready.packages] == groups.split()
+
+
+def test_indexes_and_wheel_folders_of_uv_are_searched(bench: Bench, tmp_path: Path) -> None:
+    with package_index(tmp_path / "apart") as apart:
+        apart.add("gamma", "7.0")
+        bench.settings = dataclasses.replace(bench.settings, allowed_indexes=(apart.url,))
+        text = PLAIN.replace('"gamma"', '"gamma", "boxed"') + (
+            f'[tool.uv]\nfind-links = ["dist"]\n[[tool.uv.index]]\nurl = "{apart.url}"\n'
+        )
+        tree = shipped(bench, "tree", {"pyproject.toml": text, "dist/README": ""})
+        make_wheel(tree.tree / "dist", "boxed", "1.0")
+
+        ready = provide(tree, "pyproject.toml")
+
+    assert ready.packages == ("boxed==1.0", "gamma==7.0")
+
+
+def test_pip_refuses_what_only_uv_follows(tmp_path: Path, index: PackageIndex) -> None:
+    with bench_for(Manager.PIP, tmp_path, index.url) as bench:
+        tree = shipped(bench, "tree", {"pyproject.toml": PLAIN + '[tool.uv]\nexclude-newer = "2024-01-01"\n'})
+
+        with pytest.raises(RunFailed, match=r"pip does not follow exclude-newer .*use `--manager uv`"):
+            provide(tree, "pyproject.toml")
+
+
+# --- Lines and locks that name places --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("line", ["-e ./near", "./near", "-e near", "near/"])
+@pytest.mark.parametrize("place", ["", "jobs", "requirements"])
+def test_paths_in_a_requirements_file_are_looked_for_as_pip_does(bench: Bench, line: str, place: str) -> None:
+    files = {f"{place}/near/pyproject.toml".lstrip("/"): NEAR, "requirements/run.txt": f"{line}\n", "jobs/x": ""}
+    tree = shipped(bench, "tree", files)
+    (tree.tree / place / "near" / "near.py").write_text("code = 'here'\n")
+    request = tree.request(requirements=RequirementsKind.REQUIREMENTS_TXT, path="requirements/run.txt")
+
+    ready = provision(
+        dataclasses.replace(request, work=tree.tree / "jobs"),
+        settings=tree.settings,
+        log=tree.log.append,
+        cancelled=threading.Event(),
+    )
+    tree.ready.append(ready)
+
+    assert imported(ready) == "here"
+
+
+def test_current_folder_goes_before_that_of_the_file(bench: Bench) -> None:
+    files = {"near/pyproject.toml": NEAR, "near/near.py": "code = 'root'\n", "more/run.txt": "-e ./near\n"}
+    beside = {"more/near/pyproject.toml": NEAR, "more/near/near.py": "code = 'beside'\n"}
+
+    tree = shipped(bench, "tree", {**files, **beside})
+    ready = tree.provision(requirements=RequirementsKind.REQUIREMENTS_TXT, path="more/run.txt")
+
+    assert imported(ready) == "root"
+
+
+@pytest.mark.parametrize(
+    ("line", "taken"),
+    [
+        ("-e git+https://host/x@v1#egg=p&subdirectory=d", "p @ git+https://host/x@v1#subdirectory=d"),
+        ("git+https://host/x#subdirectory=d&egg=p", "p @ git+https://host/x#subdirectory=d"),
+        ("-e git+https://host/x#egg=p[more]", "p[more] @ git+https://host/x"),
+        ("p @ git+https://host/x#subdirectory=d", "p @ git+https://host/x#subdirectory=d"),
+    ],
+)
+def test_folder_of_a_repository_is_kept(tmp_path: Path, line: str, taken: str) -> None:
+    (tmp_path / "requirements.txt").write_text(f"{line}\n")
+    reading = Reading(tree=tmp_path)
+
+    read = read_requirements_file(
+        tmp_path / "requirements.txt", reading=reading, policy=IndexPolicy(), work=tmp_path
+    )
+
+    assert read.lines == (taken,)
+
+
+PYLOCK = 'lock-version = "1.0"\ncreated-by = "tests"\n[[packages]]\nname = "boxed"\nversion = "1.0"\n'
+
+
+@pytest.mark.parametrize(
+    ("package", "words"),
+    [
+        ('wheels = [{ path = "../boxed-1.0-py3-none-any.whl", hashes = {} }]', "outside the task's code"),
+        ('wheels = [{ path = "link.whl", hashes = {} }]', "outside the task's code"),
+        ('sdist = { path = "/etc/passwd", hashes = {} }', "outside the task's code"),
+        ('archive = { path = "../x.zip", hashes = {} }', "outside the task's code"),
+        ('vcs = { type = "git", path = "../x", commit-id = "0" }', "from a repository by its path"),
+        ('directory = { path = "../x" }', "from a folder"),
+    ],
+)
+def test_paths_of_a_pylock_stay_in_the_tree(bench: Bench, package: str, words: str) -> None:
+    tree = shipped(bench, "tree", {"pylock.toml": f"{PYLOCK}{package}\n"})
+    make_wheel(tree.tree.parent, "boxed", "1.0")
+    (tree.tree / "link.whl").symlink_to("../boxed-1.0-py3-none-any.whl")
+
+    with pytest.raises(RunFailed, match=f"pylock.toml .*{words}"):
+        tree.provision(requirements=RequirementsKind.PYLOCK, path="pylock.toml")

@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import http.server
+import io
+import json
 import shutil
 import sys
+import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,6 +47,39 @@ def make_wheel(
     return wheel
 
 
+_SDIST_BACKEND = """
+import zipfile
+from pathlib import Path
+
+def build_wheel(folder, settings=None, metadata=None):
+    info = "NAME-VERSION.dist-info"
+    wheel = Path(folder, "NAME-VERSION-py3-none-any.whl")
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("NAME/__init__.py", "version = 'VERSION'")
+        archive.writestr(f"{info}/METADATA", Path("PKG-INFO").read_text())
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        archive.writestr(f"{info}/RECORD", "")
+    return wheel.name
+"""
+
+
+def make_sdist(folder: Path, name: str, version: str) -> Path:
+    """Writes a source distribution without needs, which brings its own build backend; returns it."""
+    top = f"{name}-{version}"
+    members = {
+        "PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n',
+        "backend.py": _SDIST_BACKEND.replace("NAME", name).replace("VERSION", version),
+    }
+    sdist = folder / f"{top}.tar.gz"
+    with tarfile.open(sdist, "w:gz") as archive:
+        for member, text in members.items():
+            entry = tarfile.TarInfo(f"{top}/{member}")
+            entry.size = len(text.encode())
+            archive.addfile(entry, io.BytesIO(text.encode()))
+    return sdist
+
+
 def setuptools_wheel(folder: Path) -> Path:
     """Publishes the setuptools that virtualenv brings, which builds what needs a build."""
     from virtualenv.seed.wheels.embed import get_embed_wheel
@@ -75,6 +111,8 @@ class PackageIndex:
     """Of the user `reader`, where the index wants one."""
     stuck: threading.Event = field(default_factory=threading.Event)
     """While set, nobody is answered."""
+    uploaded: dict[str, str] = field(default_factory=dict)
+    """When wheels were published, by their names, for what asks."""
     closing: threading.Event = field(default_factory=threading.Event)
 
     def add(self, name: str, version: str = "1.0", *, requires: Sequence[str] = ()) -> Path:
@@ -113,7 +151,7 @@ def _handler(index: PackageIndex) -> type[http.server.BaseHTTPRequestHandler]:
             if parts[0] == "files" and (index.folder / parts[-1]).is_file():
                 self._answer(200, (index.folder / parts[-1]).read_bytes(), {})
             elif parts[0] == "simple" and len(parts) == 2 and _wheels(index.folder, parts[1]):
-                self._answer(200, _page(index.folder, parts[1]), {"Content-Type": "text/html"})
+                self._answer(200, *_page(index, parts[1], self.headers.get("Accept", "")))
             else:
                 self._answer(404, b"", {})
 
@@ -144,12 +182,25 @@ def _handler(index: PackageIndex) -> type[http.server.BaseHTTPRequestHandler]:
 
 
 def _wheels(folder: Path, project: str) -> list[Path]:
-    return sorted(folder.glob(f"{project.replace('-', '_')}-*.whl"))
+    name = project.replace("-", "_")
+    return sorted([*folder.glob(f"{name}-*.whl"), *folder.glob(f"{name}-*.tar.gz")])
 
 
-def _page(folder: Path, project: str) -> bytes:
-    links = [
-        f'<a href="/files/{wheel.name}#sha256={sha256(wheel)}">{wheel.name}</a>'
-        for wheel in _wheels(folder, project)
-    ]
-    return ("<!DOCTYPE html><html><body>" + "\n".join(links) + "</body></html>").encode()
+def _page(index: PackageIndex, project: str, accept: str) -> tuple[bytes, Mapping[str, str]]:
+    """Returns the list of a project's files: with their times as JSON (PEP 700), else as HTML."""
+    wheels = _wheels(index.folder, project)
+    if index.uploaded and "json" in accept:
+        files = [
+            {
+                "filename": wheel.name,
+                "url": f"/files/{wheel.name}",
+                "hashes": {"sha256": sha256(wheel)},
+                "upload-time": index.uploaded.get(wheel.name, "2025-01-01T00:00:00Z"),
+            }
+            for wheel in wheels
+        ]
+        table = {"meta": {"api-version": "1.1"}, "name": project, "files": files, "versions": []}
+        return json.dumps(table).encode(), {"Content-Type": "application/vnd.pypi.simple.v1+json"}
+    links = [f'<a href="/files/{wheel.name}#sha256={sha256(wheel)}">{wheel.name}</a>' for wheel in wheels]
+    page = "<!DOCTYPE html><html><body>" + "\n".join(links) + "</body></html>"
+    return page.encode(), {"Content-Type": "text/html"}

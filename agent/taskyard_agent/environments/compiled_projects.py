@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator
 from importlib import metadata
@@ -98,7 +99,8 @@ def place_compiled(site: Path, projects: Iterable[Project]) -> None:
         if project.compiled:
             for name in _built_files(site, project):
                 target = project.source / name
-                if target.parent.is_dir() and not target.exists():
+                inside = target.parent.resolve().is_relative_to(project.folder.resolve())
+                if inside and target.parent.is_dir() and not os.path.lexists(target):
                     shutil.copy2(site / name, target)
                     target.chmod(0o644)
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
-from taskyard.requirements.uv_tables import PROJECT
+from taskyard.requirements.uv_tables import OF_PIP, PROJECT
 from taskyard.wire import RequirementsKind
 
 from taskyard_agent.environments.base import Recipe
@@ -138,7 +138,7 @@ def _of_project(request: EnvironmentRequest, interpreter: Interpreter, policy: I
 def _require_no_words_for_uv(requirements: Requirements) -> None:
     for need in requirements.pinned:
         raise failed(f"{need.origin}: pip cannot take {need.line} from the index {need.index!r} alone; {_USE_UV}")
-    for name in sorted(requirements.settings.options.keys() - {"constraint-dependencies"}):
+    for name in sorted(requirements.settings.options.keys() - set(OF_PIP)):
         raise failed(f"pip does not follow {name} of [tool.uv]; {_USE_UV}")
 
 

@@ -335,7 +335,9 @@ class _Reader:
         for name in options.constraint:
             self.read(self._included(name, where, folder), constraint=True)
         for target in options.editable:
-            self._take_requirement(target, where, bases, constraint=constraint)
+            # A name from an index cannot be editable: a word is a folder, for pip as well.
+            path = "" if "://" in target or target.startswith((".", "/", "file:")) else "./"
+            self._take_requirement(path + target, where, bases, constraint=constraint)
         self._take_indexes(options, where, folder)
         self.no_binary += options.no_binary
         self.only_binary += options.only_binary

@@ -41,6 +41,9 @@ class SetupArguments:
 def read_setup(folder: Path, where: str) -> SetupArguments:
     """Reads setup.py and setup.cfg of a folder, either of which may be absent. Raises RunFailed naming `where`."""
     config, script = folder / "setup.cfg", folder / "setup.py"
+    for file in (config, script):
+        if not file.resolve().is_relative_to(folder.resolve()):
+            raise failed(f"{where}: {file.name} is a link to a file outside the project")
     configured = _of_config(text_of(config, where), folder, where) if config.is_file() else {}
     if not script.is_file():
         return SetupArguments(values=configured)

@@ -19,7 +19,14 @@ from taskyard_agent.environments.uv_settings import UvSettings, read_uv_settings
 LOCK = "uv.lock"
 Table = Mapping[str, Any]
 _IN_TREE = ("editable", "directory", "virtual")
-_OF_BUILDS = ("extra-build-dependencies", "extra-build-variables", "config-settings", "config-settings-package")
+_OF_BUILDS = (
+    "no-build-isolation",
+    "no-build-isolation-package",
+    "extra-build-dependencies",
+    "extra-build-variables",
+    "config-settings",
+    "config-settings-package",
+)
 _OF_FILES = ("no-binary", "no-binary-package", "no-build", "no-build-package", "dependency-metadata")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from taskyard.requirements.uv_tables import line_of, setting_not_followed
+from taskyard.requirements.uv_tables import FOLLOWED
 
 from taskyard_agent.environments.addresses import check_url
 from taskyard_agent.environments.indexes import IndexPolicy, refusal
@@ -16,20 +16,6 @@ from taskyard_agent.environments.request import failed
 from taskyard_agent.environments.task_files import inside
 
 Table = Mapping[str, Any]
-FOLLOWED = (
-    *("constraint-dependencies", "override-dependencies", "exclude-dependencies", "build-constraint-dependencies"),
-    *(
-        "exclude-newer",
-        "exclude-newer-package",
-        "resolution",
-        "prerelease",
-        "fork-strategy",
-        "dependency-metadata",
-    ),
-    *("extra-build-dependencies", "extra-build-variables", "config-settings", "config-settings-package"),
-    *("no-binary", "no-binary-package", "no-build", "no-build-package"),
-)
-"""Handed to uv as they are. What else [tool.uv] may hold is read elsewhere, or changes nothing installed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +35,7 @@ NONE_OF_UV = UvSettings()
 
 
 def read_uv_settings(table: Table, file: Path, where: str, *, tree: Path, policy: IndexPolicy) -> UvSettings:
-    """Reads the [tool.uv] of `table`, which stands in `file`. Raises RunFailed naming file and line."""
-    wrong = setting_not_followed(table)
-    if wrong is not None:
-        line = line_of(file.read_text(encoding="utf-8-sig"), wrong[0])
-        raise failed(f"{where}:{line}: Taskyard does not follow {wrong[0]} of [tool.uv]: {wrong[1]}")
+    """Reads the [tool.uv] of `table`, which stands in `file`. Raises RunFailed naming `where`."""
     uv: Table = table.get("tool", {}).get("uv", {})
     options = {name: uv[name] for name in FOLLOWED if uv.get(name) not in (None, [], {}, False)}
     for text in _texts(options):

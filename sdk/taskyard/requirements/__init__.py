@@ -30,6 +30,7 @@ from taskyard.requirements.project_code import (
     read_code,
     source_folder,
 )
+from taskyard.requirements.uv_tables import PROJECT, Workspace, check_uv_tables, workspace_of
 from taskyard.wire import Manager, RequirementsKind
 
 __all__ = ["PythonPlan", "RequirementsPlan", "plan_python", "plan_requirements", "project_python"]
@@ -143,7 +144,9 @@ def _plan(
     if found is None:
         found = RequirementsPlan(kind=RequirementsKind.NONE, origin="nothing: no file says what the program needs")
     chosen = manager or READERS.get(found.kind, (Manager.UV,))[0]
-    return _with_code(replace(found, manager=chosen), around, code)
+    found = replace(found, manager=chosen)
+    _check_uv(around.root, found)
+    return _with_code(found, around, code)
 
 
 def _read_code(around: Surroundings, script: Path | None, *, all_distributions: bool) -> ProjectCode | None:
@@ -203,6 +206,17 @@ def _own_search_path(around: Surroundings) -> str:
     return os.pathsep.join(Path(os.path.relpath(folder, around.working_folder)).as_posix() for folder in own)
 
 
+def _check_uv(root: Path, plan: RequirementsPlan) -> None:
+    """What only uv's tables say is looked at before a task is submitted."""
+    if plan.path is None or plan.manager not in (Manager.UV, Manager.PIP):
+        return
+    file = root / plan.path
+    if plan.kind is RequirementsKind.SCRIPT:
+        check_uv_tables(root, file, script_block(file) or {}, pip=plan.manager is Manager.PIP)
+    elif file.name == PROJECT:
+        check_uv_tables(root, file, read_toml(file), pip=plan.manager is Manager.PIP)
+
+
 def _from_flags(
     root: Path, file: Path | None, packages: Sequence[str], manager: Manager | None
 ) -> RequirementsPlan | None:
@@ -238,11 +252,21 @@ def _from_script(root: Path, script: Path | None) -> RequirementsPlan | None:
 def _from_folders(root: Path, start: Path, manager: Manager | None) -> RequirementsPlan | None:
     own_first = sorted(ORDER, key=lambda name: READERS.get(_kind_of(Path(name))) != (manager,))
     for folder in folders_up(start, root):
+        locked = _member_of_locked(folder, root) if manager in (None, Manager.UV) else None
+        if locked is not None:
+            why = f"{_relative(locked.lock, root)} is the lock of the workspace of"
+            return _of_file(root, folder / PROJECT, why)
         for name in own_first:
             file = folder / name
             if file.is_file() and _says_something(file, manager):
                 return _of_file(root, file, "the nearest file is")
     return None
+
+
+def _member_of_locked(folder: Path, root: Path) -> Workspace | None:
+    """The lock at the root of a workspace is every member's, whatever else lies in a member's folder."""
+    found = workspace_of(folder, root) if (folder / PROJECT).is_file() else None
+    return found if found and found.root.resolve() != folder.resolve() and found.lock.is_file() else None
 
 
 def _says_something(file: Path, manager: Manager | None) -> bool:

@@ -314,3 +314,54 @@ def test_projects_own_minor_version_is_taken_where_it_is_allowed(tmp_path: Path)
 def test_flag_that_is_no_version_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--python 3\.11"):
         plan_python(tmp_path, "latest", variables=os.environ)
+
+
+# --- uv's tables -----------------------------------------------------------------------------------------
+
+WORKSPACE = '[tool.uv.workspace]\nmembers = ["packages/*"]\nexclude = ["packages/apart"]\n'
+MEMBER = '[project]\nname = "one"\nversion = "1"\n'
+
+
+def test_lock_of_a_workspace_is_taken_for_a_member_whatever_lies_in_its_folder(project: Path) -> None:
+    write(project, "pyproject.toml", WORKSPACE)
+    write(project, "uv.lock", "version = 1\n")
+    write(project, "packages/one/pyproject.toml", MEMBER)
+    write(project, "packages/one/requirements.txt", "numpy\n")
+    write(project, "packages/apart/pyproject.toml", MEMBER)
+    script = write(project, "packages/one/src/train.py", "import numpy\n")
+    apart = write(project, "packages/apart/train.py", "import numpy\n")
+
+    plan, other = plan_requirements(project, script), plan_requirements(project, apart)
+
+    assert (plan.kind, plan.path) == (RequirementsKind.PYPROJECT, "packages/one/pyproject.toml")
+    assert plan.origin == "uv.lock is the lock of the workspace of packages/one/pyproject.toml"
+    assert other.origin == "the nearest file is packages/apart/pyproject.toml"
+
+
+@pytest.mark.parametrize(
+    ("text", "manager", "words"),
+    [
+        ("[tool.uv]\nexclude-newer = '2025-01-01'\n", Manager.PIP, r"toml:5: pip does not follow exclude-newer"),
+        ("[tool.uv.sources]\na = { workspace = true }\n", None, r"toml:5: a .*no workspace in .* member"),
+        ("[tool.uv.sources]\n\na = { path = '../a' }\n", None, r"pyproject.toml:6: a comes from ../a, .*outside"),
+        ("[tool.uv.sources]\na = { path = 'a' }\n", None, r"pyproject.toml:5: a comes from a, which is not there"),
+        ("[tool.uv.sources]\na = { index = 'mine' }\n", None, r"pyproject.toml:5: a .* 'mine', which no"),
+        ("[tool.uv.sources]\na = { index = 'b' }\n[[tool.uv.index]]\nname = 'b'\nurl = 'x'\n", Manager.PIP,
+         r"pyproject.toml:5: pip cannot take a from one index alone"),
+    ],
+)  # fmt: skip
+def test_what_no_agent_follows_in_the_tables_of_uv_is_refused_with_its_line(
+    project: Path, text: str, manager: Manager | None, words: str
+) -> None:
+    write(project, "pyproject.toml", MEMBER + text)
+    script = write(project, "train.py", "")
+
+    with pytest.raises(UsageError, match=words):
+        plan_requirements(project, script, manager=manager)
+
+
+def test_block_of_a_script_is_looked_at_for_uv_too(project: Path) -> None:
+    block = "# /// script\n# dependencies = []\n# [tool.uv]\n# exclude-newer = '2025-01-01'\n# ///\n"
+
+    with pytest.raises(UsageError, match=r"train.py:4: .*exclude-newer"):
+        plan_requirements(project, write(project, "train.py", block), manager=Manager.PIP)
