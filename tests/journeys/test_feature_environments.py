@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.agents import AgentProcess
+from tests.support.interpreters import install, make_environment
 from tests.support.person import Person
 from tests.support.servers import ServerProcess
 from tests.support.wheels import PackageIndex, package_index
@@ -74,6 +76,30 @@ def test_packages_and_variables_are_the_tasks(person: Person) -> None:
     )
 
     assert "1.0 green" in ran.stdout, ran.stdout + ran.stderr
+
+
+def test_local_code_is_never_a_strangers_package_of_its_name(person: Person, site: Site) -> None:
+    site.index.add("tools", "9.0")
+    write = {
+        "src/tools.py": "version = 'of the repository'",
+        "libs/more.py": "version = 'of the search path'",
+        "scripts/use.py": "import more, speck_of_dust as s, tools; print(tools.version, more.version, s.version)",
+        ".gitignore": ".venv",
+    }
+    for path, text in write.items():
+        (person.work / path).parent.mkdir(exist_ok=True)
+        (person.work / path).write_text(text)
+    subprocess.run(["git", "init", "-q", person.work], check=True)
+    packages = make_environment(person.work / ".venv")
+    (packages / "ours.pth").write_text(str(person.work / "src"))
+    install(packages, "speck_of_dust", "1.0", files=["speck_of_dust/__init__.py"])
+    asked = len(site.index.requests)
+
+    words = ("run", "--wait", "--env", "PYTHONPATH=libs", "--", "python", "scripts/use.py")
+    ran = person.types(*words, VIRTUAL_ENV="", CONDA_PREFIX="")
+
+    assert "of the repository of the search path 1.0" in ran.stdout, ran.stdout + ran.stderr
+    assert not any("tools" in path for path in site.index.requests[asked:])
 
 
 @pytest.mark.parametrize("manager", ["uv", "pip"])

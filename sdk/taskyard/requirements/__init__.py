@@ -117,6 +117,7 @@ def plan_requirements(
         working_folder=working_folder,
         python=python or project_python(root, nearest, variables),
         search_path=absolute_path(variables.get(SEARCH_PATH, ""), working_folder),
+        module=module or "",
     )
     found = _plan(around, script, nearest, file=file, packages=packages, manager=manager)
     return replace(found, search_path=_own_search_path(around))
@@ -203,7 +204,9 @@ def _is_package(file: Path) -> bool:
 
 def _own_search_path(around: Surroundings) -> str:
     own = [folder for folder in around.search_path if folder.is_relative_to(around.root)]
-    return os.pathsep.join(Path(os.path.relpath(folder, around.working_folder)).as_posix() for folder in own)
+    return ":".join(
+        Path(os.path.relpath(folder, around.working_folder)).as_posix() for folder in own
+    )  # agents' own
 
 
 def _check_uv(root: Path, plan: RequirementsPlan) -> None:

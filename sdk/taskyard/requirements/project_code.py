@@ -31,6 +31,8 @@ class Surroundings:
     """The project's interpreter."""
     search_path: tuple[Path, ...] = ()
     """PYTHONPATH."""
+    module: str = ""
+    """What `-m` starts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,7 @@ def read_code(script: Path, around: Surroundings, *, all_distributions: bool) ->
     while True:
         places = [around.first, *own, *located, *unreached.values()]
         imports = imports_of(script, root, places, working_folder=around.working_folder)
-        foreign = _foreign(imports)
+        foreign = _foreign(imports) | _started(around, places)
         installed = UNKNOWN
         if asks and around.python is not None:
             installed = inspect(around.python, foreign, search_path=around.search_path)
@@ -86,7 +88,7 @@ def read_code(script: Path, around: Surroundings, *, all_distributions: bool) ->
         imports=imports,
         installed=installed,
         import_from=tuple(dict.fromkeys([*located, *_own_path(installed, around)])),
-        elsewhere=_elsewhere(foreign, imports, installed, around),
+        elsewhere=_elsewhere(_foreign(imports), imports, installed, around),
         unreached={} if imports.unread else {top: imports.found[top] for top in unreached if top in imports.found},
     )
 
@@ -124,6 +126,12 @@ def standard_modules(installed: Installed) -> frozenset[str]:
 def _foreign(imports: Imports) -> set[str]:
     standard = standard_modules(UNKNOWN)
     return {name for name in {**imports.needed, **imports.optional} if name.partition(".")[0] not in standard}
+
+
+def _started(around: Surroundings, places: list[Path]) -> set[str]:
+    """Return the module that `-m` starts, if it must be found like an import."""
+    top = around.module.partition(".")[0]
+    return {around.module} if top and not any(holds_module(place, top) for place in places) else set()
 
 
 def _tops(modules: set[str]) -> list[str]:

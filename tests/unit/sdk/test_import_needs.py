@@ -381,6 +381,16 @@ def test_file_of_requirements_keeps_the_places_of_the_interpreter(root: Path, si
     assert (found.kind, found.import_from) == (RequirementsKind.REQUIREMENTS_TXT, ("src",))
 
 
+def test_module_that_a_command_starts_is_found_where_the_interpreter_finds_it(root: Path, site: Path) -> None:
+    write(root, "src/tools/main.py")
+    write(site, "__editable___tools_0_finder.py", FINDER.replace("PACKAGE", repr(str(root / "src" / "tools"))))
+    write(site, "__editable__.tools-0.pth", "import __editable___tools_0_finder as f; f.install()\n")
+
+    found = plan_requirements(root, None, module="tools.main", start=root, variables={})
+
+    assert (found.kind, found.import_from) == (RequirementsKind.NONE, ("src",))
+
+
 def test_module_of_a_command_looks_in_the_working_folder(root: Path, site: Path) -> None:
     write(root, "project/__init__.py")
     write(root, "project/main.py", "import helpers\n")
