@@ -19,10 +19,11 @@ from taskyard.wire import (
     Sample,
 )
 
-from . import gpus, means
+from . import gpus, means, probes
 from .clock import ServerClock
 from .config import AgentSettings
 from .containers import Containers
+from .environments import unreachable_index
 from .errors import AgentNotStarted, RunStopped
 from .hooks import Hook, HookFailed, Hooks
 from .idle_gpus import IdleGpus
@@ -214,21 +215,35 @@ def _assemble(
         journal.close_run(run_id)
 
     shipper = LogShipper(append, on_stale=log_refused, on_complete=journal.close_run)
-    lease = Lease(identity, worker, client=client, clock=clock, samples=measure)
+    environments = environment_settings(settings)
+    containers = Containers(settings=container_settings(settings, journal.folder))
+    shared = bool(worker.means.capacity.gpu_memory_bytes)
+    checks = probes.of_this_machine(
+        settings.local_dir,
+        index=lambda: unreachable_index(environments),
+        engine=containers.problem,
+        gpus=lambda devices: gpus.problem(devices, shared=shared),
+    )
+
+    def problem(part: str) -> str | None:
+        return checks.problem(part, worker.idle_devices)
+
+    lease = Lease(identity, worker, client=client, clock=clock, samples=measure, problem=problem)
     services = RunServices(
         client=client,
         journal=journal,
         shipper=shipper,
         clock=clock,
         checkout=checkout_settings(settings),
-        environments=environment_settings(settings),
-        containers=Containers(settings=container_settings(settings, journal.folder)),
+        environments=environments,
+        containers=containers,
         inherited=inherited(settings.environ, settings.pass_env) | (account.variables if account else {}),
         account=account,
         inherited_inside=inherited(settings.environ, settings.pass_env, base=INSIDE),
         server_variables=server_variables(settings),
         server_files=server_files(settings),
         send_beat=lease.poke,
+        probes=checks,
         keepers=SpareKeeper(),
         hooks=Hooks(
             folder=settings.hooks,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
+from taskyard.asking import TORCH_BACKEND as TORCH_BACKEND_WORDS
 from taskyard.asking import size, span, span_above_zero
 from taskyard.config import (
     CONNECTION_SETTINGS,
@@ -48,6 +49,13 @@ def listening_address(text: str) -> tuple[str, int]:
     if not port.isdecimal() or not 0 < int(port) < 65536:
         raise ValueError(f"{text!r} is not a port from 1 to 65535, nor HOST:PORT")
     return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def torch_build(text: str) -> str:
+    """Reads a build of PyTorch, in the words of `run --torch-backend`."""
+    if TORCH_BACKEND_WORDS.fullmatch(text) is None:
+        raise ValueError(f"{text!r} is no build of PyTorch; write auto, cpu, cu126 or the like, or none")
+    return text
 
 
 def host_and_file(text: str) -> tuple[str, Path]:
@@ -325,6 +333,14 @@ GIT_TOKEN_FILE = Setting(
 GIT_SSH_KEY = Setting(
     name="git_ssh_key", kind=Path, metavar="FILE", help="key for git over ssh; default: the ssh agent's"
 )
+GIT_STALL = Setting(
+    name="git_stall",
+    kind=span_above_zero,
+    default=60.0,
+    default_text="60s",
+    metavar="TIME",
+    help="how long a git host may say nothing before its tasks wait for it",
+)
 ALLOW_FILE_REPOSITORIES = Setting(
     name="allow_file_repositories",
     kind=bool,
@@ -375,6 +391,13 @@ PYTHON_DOWNLOADS = Setting(
     choices=("auto", "never"),
     default="auto",
     help="whether an interpreter that is absent may be downloaded",
+)
+TORCH_BACKEND = Setting(
+    name="torch_backend",
+    kind=torch_build,
+    default="auto",
+    metavar="BUILD",
+    help="build of PyTorch for tasks that name none: `auto`, `cpu`, `cu126`; `none`: whatever the indexes have",
 )
 PYTHON_MIRROR = Setting(name="python_mirror", metavar="URL", help="where interpreters are downloaded from")
 ALLOW_INDEX = Setting(
@@ -496,6 +519,7 @@ GROUPS: Mapping[str, tuple[Setting, ...]] = {
     "code": (
         GIT_TOKEN_FILE,
         GIT_SSH_KEY,
+        GIT_STALL,
         ALLOW_FILE_REPOSITORIES,
         ALLOW_FILTERS,
         SUBMODULE_HOST,
@@ -508,6 +532,7 @@ GROUPS: Mapping[str, tuple[Setting, ...]] = {
         PYTHON,
         PYTHON_DOWNLOADS,
         PYTHON_MIRROR,
+        TORCH_BACKEND,
         ALLOW_INDEX,
         ALLOW_CHANNEL,
         CONDA_BINARY,
@@ -619,6 +644,7 @@ class AgentSettings:
     pass_env: tuple[str, ...]
     git_tokens: Mapping[str, Path]
     git_ssh_key: Path | None
+    git_stall: float
     allow_file_repositories: bool
     allow_git_filters: bool
     submodule_hosts: tuple[str, ...]
@@ -626,6 +652,7 @@ class AgentSettings:
     python: str | None
     python_downloads: str
     python_mirror: str | None
+    torch_backend: str
     allow_indexes: tuple[str, ...]
     allow_channels: tuple[str, ...]
     conda_binary: str | None

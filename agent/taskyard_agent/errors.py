@@ -26,13 +26,20 @@ class AgentNotStarted(AgentError, TaskyardError):
 
 
 class RunFailed(AgentError):
-    """A run that cannot go on. `infrastructure` marks the machine's failures, which are not the task's."""
+    """A run that cannot go on: by the task's own failure, unless one of two marks says otherwise.
 
-    def __init__(self, phase: Phase, reason: Reason, message: str, *, infrastructure: bool = False) -> None:
+    `target` is a host that cannot be reached just now: no one's failure, the task waits for it. `infrastructure`
+    marks what may be the machine's failure; a probe then tells whether it is.
+    """
+
+    def __init__(
+        self, phase: Phase, reason: Reason, message: str, *, infrastructure: bool = False, target: str = ""
+    ) -> None:
         super().__init__(message)
         self.phase = phase
         self.reason = reason
-        self.infrastructure = infrastructure
+        self.target = target
+        self.infrastructure = infrastructure or bool(target)
 
     @property
     def outcome(self) -> Outcome:
@@ -43,6 +50,7 @@ class RunFailed(AgentError):
             phase=self.phase,
             message=str(self),
             infrastructure=self.infrastructure,
+            target=self.target,
         )
 
 

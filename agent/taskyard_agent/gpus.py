@@ -169,6 +169,23 @@ def lock(gpus: Sequence[Gpu], run_id: str, *, shared: bool = False, folder: Path
     return GpuLock(gpus=tuple(gpus), fds=tuple(fds), left_by=tuple(sorted(left_by - {run_id})))
 
 
+def problem(gpus: Sequence[Gpu], *, shared: bool = False, folder: Path = LOCK_FOLDER) -> str | None:
+    """Says which of these GPUs, which no run of this agent holds, cannot be had; None when all can."""
+    try:
+        with _LOCKING:
+            for gpu in gpus:
+                fd = _open_lock(folder, gpu.uuid)
+                try:
+                    _take(fd, gpu, shared=shared)
+                finally:
+                    os.close(fd)
+    except RunFailed as failure:
+        return str(failure)
+    present = {gpu.uuid for gpu in devices()} if gpus else set()
+    gone = [str(gpu.index) for gpu in gpus if gpu.uuid not in present]
+    return f"GPU {', '.join(gone)} of this machine does not answer" if gone else None
+
+
 _LOCKING = threading.Lock()
 """A lock that becomes shared is free for a moment; another agent is kept out by its own lock."""
 

@@ -15,6 +15,7 @@ from taskyard.wire import Beat, BeatAnswer, RunReport, Sample, WorkerDirective, 
 
 from .clock import ServerClock
 from .held import boot_clock
+from .probes import Recovery
 from .run import RunJob
 from .worker import SERVER, AgentIdentity, Worker
 
@@ -47,12 +48,15 @@ class Lease:
         client: Client,
         clock: ServerClock,
         samples: Callable[[], Sequence[Sample]],
+        problem: Callable[[str], str | None] = lambda _: None,
     ) -> None:
+        """`problem` probes the part of the machine for which the server has paused the worker."""
         self._identity = identity
         self._worker = worker
         self._client = client
         self._clock = clock
         self._samples = samples
+        self._recovery = Recovery(problem, self.poke)
         self._on_drain: Callable[[str], object] = _go_on
         self._turned_at = time.monotonic()
         self.acknowledged_at: float | None = None
@@ -163,6 +167,7 @@ class Lease:
         return [dataclasses.replace(report, state=WorkerState.STOPPED, runs=()) for report in left]
 
     def _beat(self, runs: Sequence[RunReport]) -> Beat:
+        self._worker.healthy = self._recovery.healthy
         reports = self._worker.reports()
         return Beat(
             agent=self._identity.name,
@@ -192,12 +197,15 @@ class Lease:
         if directive.paused and not worker.paused:
             logger.warning(
                 "nothing is taken%s: %s",
-                "" if directive.taken_seconds else f" until `taskyard worker resume {worker.name}`",
+                ""
+                if directive.taken_seconds or directive.probe
+                else f" until `taskyard worker resume {worker.name}`",
                 directive.reason,
                 extra={"action": "worker_paused"},
             )
         if directive.paused != worker.held_by(SERVER):
             self.poke()  # what it would take now is news
         worker.hold(SERVER, (directive.reason or "paused at the server") if directive.paused else None)
+        self._recovery.watch(directive.probe if directive.paused else "")
         if directive.drain:
             self._on_drain("the server asks for it")

@@ -16,6 +16,7 @@ from taskyard.wire import (
     FinishRequest,
     Gpu,
     Outcome,
+    OutcomeKind,
     Phase,
     PhaseTime,
     Reason,
@@ -184,12 +185,20 @@ class RunJob:
 
     def _reach_outcome(self) -> Outcome:
         try:
-            return self._outcome_of(self._adopt() or self._prepare_and_hold())
+            return self._probed(self._outcome_of(self._adopt() or self._prepare_and_hold()))
         except RunFailed as failure:
             self._say(f"taskyard: {failure}")
-            return failure.outcome
+            return self._probed(failure.outcome)
         except RunStopped:
             return endings.stopped(self._cause or Cause.CANCELLED, self._phases.current)
+
+    def _probed(self, outcome: Outcome) -> Outcome:
+        """Says of a failure that may be the machine's whether a probe finds it so: only then it counts."""
+        if not outcome.infrastructure or outcome.target or outcome.kind is not OutcomeKind.FAILED:
+            return outcome
+        problem = self._services.probes.problem(outcome.reason, self._devices)
+        message = outcome.message if problem is None else f"{outcome.message}\nThe agent finds that {problem}"
+        return dataclasses.replace(outcome, confirmed=problem is not None, message=message)
 
     def _outcome_of(self, held: HeldRun) -> Outcome:
         record = held.exit_record()

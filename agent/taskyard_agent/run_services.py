@@ -15,6 +15,7 @@ from .environments import EnvironmentSettings
 from .hooks import Hooks
 from .journal import Journal
 from .log_shipper import LogShipper
+from .probes import Probes
 from .run_as import Account
 from .spare_keeper import SpareKeeper
 from .tally import Tally
@@ -45,3 +46,4 @@ class RunServices:
     """Whom tasks run as; None: the agent's own user."""
     hooks: Hooks
     tally: Tally = field(default_factory=Tally)
+    probes: Probes = field(default_factory=Probes)

@@ -71,6 +71,8 @@ class Worker:
         self.allotment = Allotment(means)
         self.draining = False
         self.stopped = False
+        self.healthy = False
+        """Whether the probe that the server asked for finds nothing wrong."""
         self.known = False
         """Whether the server took a beat of this process."""
         self._shows_places = shows_places
@@ -96,6 +98,12 @@ class Worker:
     def devices(self) -> tuple[Gpu, ...]:
         """All its GPUs."""
         return self.means.devices
+
+    @property
+    def idle_devices(self) -> tuple[Gpu, ...]:
+        """Those of its GPUs that no run of its own holds."""
+        busy = {gpu.uuid for job in self.jobs for gpu in job.devices}
+        return tuple(gpu for gpu in self.devices if gpu.uuid not in busy)
 
     @property
     def jobs(self) -> tuple[RunJob, ...]:
@@ -138,6 +146,7 @@ class Worker:
             free=self.offer,
             labels=self.labels,
             queue_gpus=dict(self.means.queue_gpus),
+            healthy=self.healthy,
             paused_reason="; ".join(why for source, why in self._holds.items() if source != SERVER),
         )
 

@@ -63,6 +63,7 @@ class Task:
         apt: str | Sequence[str] = (),
         torch_backend: str | None = None,
         max_idle_gpu: str | float | None = None,
+        give_up_after: str | float | None = None,
         python: str | None = None,
         packages: Iterable[str] = (),
         requirements: str | Path | None = None,
@@ -113,7 +114,12 @@ class Task:
             secret_values=dict(secrets or {}),
             include=tuple(include),
             ship_code=ship_code,
-            policy=asking.limits(wire.Policy(retries=retries), timeout=timeout, max_idle_gpu=max_idle_gpu),
+            policy=asking.limits(
+                wire.Policy(retries=retries),
+                timeout=timeout,
+                max_idle_gpu=max_idle_gpu,
+                give_up_after=give_up_after,
+            ),
         )
         client = client or _default_client()
         queue_id = client.resolve_queue(queue).id if queue else None  # before anything is captured and sent
@@ -232,7 +238,8 @@ class Task:
         return self
 
     def set(self, **asked: Any) -> Task:
-        """Changes what a draft asks for: the fields of `taskyard.asking.Asked`, and `timeout` and `max_idle_gpu`.
+        """Changes what a draft asks for: the fields of `taskyard.asking.Asked`, and `timeout`, `max_idle_gpu` and
+        `give_up_after`.
 
         `task.set(image="python:3.12", memory="8GB", gpus=2)`; what is not named stays.
         """
@@ -241,12 +248,13 @@ class Task:
 
     def _asked(self, given: Mapping[str, Any]) -> wire.TaskChanges:
         spec, rest = self._record.spec, dict(given)
-        times = {name: rest.pop(name, None) for name in ("timeout", "max_idle_gpu")}
+        times = {name: rest.pop(name, None) for name in ("timeout", "max_idle_gpu", "give_up_after")}
         try:
             asked = asking.Asked(**rest)
         except TypeError as error:
             known = ", ".join(field.name for field in dataclasses.fields(asking.Asked))
-            raise UsageError(f"a task can ask for {known}, timeout and max_idle_gpu: {error}") from error
+            message = f"a task can ask for {known}, timeout, max_idle_gpu and give_up_after: {error}"
+            raise UsageError(message) from error
         container = asking.container(asked, spec.container)
         environment = asking.environment(asked, spec.environment)
         return wire.TaskChanges(

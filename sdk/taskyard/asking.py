@@ -17,7 +17,7 @@ _SPAN_SECONDS = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
 _SPAN = re.compile("".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in _SPAN_SECONDS), re.IGNORECASE)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", re.IGNORECASE)
-_TORCH_BACKEND = re.compile(r"auto|none|cpu|xpu|cu\d+|rocm\d+(\.\d+)*")
+TORCH_BACKEND = re.compile(r"auto|none|cpu|xpu|cu\d+|rocm\d+(\.\d+)*")
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 NOTHING = "none"
 
@@ -49,7 +49,7 @@ def environment(asked: Asked, base: Environment) -> Environment:
     """`base` with what is asked for. Raises UsageError."""
     if asked.torch_backend is None:
         return base
-    if _TORCH_BACKEND.fullmatch(asked.torch_backend) is None:
+    if TORCH_BACKEND.fullmatch(asked.torch_backend) is None:
         raise UsageError(f"--torch-backend {asked.torch_backend}: write auto, cpu, cu126 or the like, or none")
     return dataclasses.replace(base, torch_backend=asked.torch_backend)
 
@@ -138,8 +138,16 @@ def _script(file: Path) -> str:
         raise UsageError(f"--setup-script {file} cannot be read: {error}") from error
 
 
-def limits(base: Policy, *, timeout: str | float | None = None, max_idle_gpu: str | float | None = None) -> Policy:
+def limits(
+    base: Policy,
+    *,
+    timeout: str | float | None = None,
+    max_idle_gpu: str | float | None = None,
+    give_up_after: str | float | None = None,
+) -> Policy:
     """`base` with these times. Raises UsageError."""
+    if give_up_after is not None:
+        base = dataclasses.replace(base, give_up_after_seconds=seconds(give_up_after, "--give-up-after"))
     if timeout is not None:
         base = dataclasses.replace(base, timeout_seconds=seconds(timeout, "--timeout"))
     if max_idle_gpu is not None:

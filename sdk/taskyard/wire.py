@@ -376,6 +376,8 @@ class Policy:
     """Ended by its own machine before the server could hand it out again."""
     max_idle_gpu_seconds: float | None = None
     """Ended when none of its GPUs did anything to speak of for so long; None: never."""
+    give_up_after_seconds: float = 1800.0
+    """How long a host that the task needs, or its machines, may be out of order before the task fails."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -423,7 +425,12 @@ class Outcome:
     signal: int | None = None
     message: str = ""
     infrastructure: bool = False
-    """The machine's failure, not the task's: not charged to the user."""
+    """Not the task's failure: not charged to the user. With `target` it is not the machine's either."""
+    target: str = ""
+    """The host that could not be reached just now: its tasks wait for it."""
+    confirmed: bool | None = None
+    """Whether a probe found that part of the machine out of order: only then it counts against the worker.
+    None: an older agent, which does not probe."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -787,6 +794,8 @@ class WorkerReport:
     parent: str | None = None
     paused_reason: str = ""
     """Why its agent lets it take nothing just now: memory or disk too full, outside its hours."""
+    healthy: bool = False
+    """The probe that the server asked for (`WorkerDirective.probe`) finds nothing wrong any more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -850,6 +859,8 @@ class WorkerDirective:
     reason: str = ""
     drain: bool = False
     """Take nothing more, and end after what runs."""
+    probe: str = ""
+    """With a pause by the server: the `Reason` of the failures. It ends once a probe of that part passes."""
     taken_seconds: float | None = None
     """The name is another agent's, and stays that for so long unless it is heard again: nothing was kept of this
     worker, and it is given nothing."""

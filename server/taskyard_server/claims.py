@@ -244,6 +244,10 @@ class Claims:
         for front in await self._store.fronts(watched) if watched else ():
             self._pass_on(Ring(queue=front.queue, candidate=front.candidate, more=True))
 
+    async def hear_all(self) -> None:
+        """The same for all queues: what was kept back may be claimed now."""
+        await self.hear_entries(list(self._by_queue))
+
     async def hear_directives(self) -> None:
         """Looks once for cancels through other servers: a parked claim must end within a second of one."""
         if not any(waiter.runs for waiter in self._all):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from taskyard.wire import Explanation, TaskState, Worker, WorkerState, WorkerVerdict
 
 from taskyard_server import matching
 from taskyard_server.matching import Offer
 from taskyard_server.queue_names import named
-from taskyard_server.store.base import Front, QueueRecord, TaskRecord
+from taskyard_server.store.base import Front, QueueRecord, RestRecord, TaskRecord
 
 MOST_VERDICTS = 200
 SILENT_SECONDS = 30.0
@@ -32,28 +33,38 @@ def of_queued(
     now: float,
     names: Mapping[str, str],
     fronts: Iterable[Front] = (),
+    rests: Iterable[RestRecord] = (),
 ) -> Explanation:
     """Explains a task in a queue with `position` others before it. Workers that were stopped do not count, nor the
     places of single tasks in services mode. `names` are those of all queues by id, `fronts` theirs: they tell of
-    reservations."""
+    reservations. `rests` are all hosts that rest."""
     present = [worker for worker in workers if worker.state is not WorkerState.STOPPED and worker.parent is None]
     kept = {front.candidate.reserved_for: front for front in fronts if front.candidate.reserved_for is not None}
-    verdicts = [_verdict(record, queue, worker, kept.get(worker.name), names, now) for worker in present]
+    waits = [rest for rest in rests if rest.target in record.candidate.targets]
+    verdicts = [
+        _verdict(record, queue, worker, kept.get(worker.name), names, now, waits=waits) for worker in present
+    ]
     watching = [verdict for verdict in verdicts if verdict.watches]
     able = [worker for worker in present if queue.id in worker.queues]
     return Explanation(
         task=record.id,
         state=record.state,
-        summary=_summary(record, queue, position, watching, able),
+        summary=_summary(record, queue, position, watching, able, _why_it_waits(record, waits, able, now)),
         position=position,
         workers=tuple(sorted(verdicts, key=lambda verdict: not verdict.watches))[:MOST_VERDICTS],
     )
 
 
-def obstacle(record: TaskRecord, queue: QueueRecord, worker: Worker, names: Mapping[str, str]) -> str | None:
+def obstacle(
+    record: TaskRecord,
+    queue: QueueRecord,
+    worker: Worker,
+    names: Mapping[str, str],
+    resting: frozenset[str] = frozenset(),
+) -> str | None:
     """Why the worker would not take the task even with nothing else to do; None when it would.
 
-    `names` are those of the queues by id.
+    `names` are those of the queues by id, `resting` the hosts that the worker waits for.
     """
     if queue.id not in worker.queues:
         watched = ", ".join(named(worker.queues, names)) or "none"
@@ -64,7 +75,7 @@ def obstacle(record: TaskRecord, queue: QueueRecord, worker: Worker, names: Mapp
         return "somebody told it to drain: it takes nothing more"
     if worker.paused_reason or worker.state is WorkerState.PAUSED:
         return f"paused: {worker.paused_reason or 'by its agent'}"
-    return matching.misfit(record.candidate, _offer(queue, worker).whole, queue.id)
+    return matching.misfit(record.candidate, replace(_offer(queue, worker).whole, resting=resting), queue.id)
 
 
 def _offer(queue: QueueRecord, worker: Worker) -> Offer:
@@ -87,6 +98,7 @@ def _summary(
     position: int,
     watching: Sequence[WorkerVerdict],
     workers: Sequence[Worker],
+    waits: str | None,
 ) -> str:
     if queue.paused:
         return f"queue {queue.name!r} is paused: resume it with `taskyard queue resume {queue.name!r}`"
@@ -94,6 +106,8 @@ def _summary(
         start = f"`taskyard agent daemon --queue {queue.name!r}`"
         return f"no worker watches queue {queue.name!r}: start one with {start}"
     able = [verdict for verdict in watching if verdict.fits]
+    if not able and waits is not None:
+        return waits
     if not able:
         reasons = "; ".join(f"{verdict.worker}: {verdict.reason}" for verdict in watching[:3])
         nobody = _nobody_has(record, queue, workers)
@@ -107,6 +121,22 @@ def _summary(
         return f"{ahead} in queue {queue.name!r}; a worker is idle and takes it as soon as it asks"
     busy = f"all {len(able)} workers that fit are busy" if len(able) > 1 else "the only worker that fits is busy"
     return f"{ahead} in queue {queue.name!r}; {busy}"
+
+
+def _why_it_waits(
+    record: TaskRecord, rests: Iterable[RestRecord], workers: Iterable[Worker], now: float
+) -> str | None:
+    """Which host it waits for; None where it does not."""
+    for rest in rests:
+        bound = [worker.name for worker in workers if rest.binds(worker.name, now)]
+        if bound:
+            tries = f"{rest.failures} time{'s' * (rest.failures != 1)} in {now - rest.since:.0f} s"
+            patience = record.spec.policy.give_up_after_seconds
+            return (
+                f"it waits for {rest.target}, which could not be reached {tries} ({rest.detail}); tried again in "
+                f"{rest.until - now:.0f} s, and given up after {patience / 60:g} min (--give-up-after)"
+            )
+    return None
 
 
 def _nobody_has(record: TaskRecord, queue: QueueRecord, workers: Sequence[Worker]) -> str | None:
@@ -145,8 +175,11 @@ def _verdict(
     kept_for: Front | None,
     names: Mapping[str, str],
     now: float,
+    *,
+    waits: Iterable[RestRecord],
 ) -> WorkerVerdict:
-    reason = obstacle(record, queue, worker, names)
+    resting = frozenset(rest.target for rest in waits if rest.binds(worker.name, now))
+    reason = obstacle(record, queue, worker, names, resting)
     if reason is not None:
         return WorkerVerdict(worker=worker.name, fits=False, reason=reason, watches=queue.id in worker.queues)
     words = _occupation(record, queue, worker, kept_for)

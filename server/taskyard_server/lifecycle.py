@@ -30,16 +30,17 @@ from taskyard.wire import (
 
 from taskyard_server import matching
 from taskyard_server.errors import Conflict, NotFound, Stale
-from taskyard_server.store.base import RunRecord, TaskRecord
+from taskyard_server.store.base import RestRecord, RunRecord, TaskRecord
 
 MAX_LOSSES = 3
 """Runs of a task that may be lost after their start; the third fails it."""
 MAX_UNSTARTED = 5
 """Claims of a task that may end without a start; the fifth fails it."""
 MAX_INFRASTRUCTURE_FAILURES = 3
-"""Failures of machines that a task survives by going elsewhere; the third fails it."""
-AVOID_SECONDS = 60.0
-"""How long a requeued task stays away from the worker that failed it; then better there than never."""
+"""Failures of machines that no probe confirms and that a task survives by going elsewhere; the third fails it."""
+AVOID_SECONDS = (5.0, 60.0, 120.0)
+"""How long a requeued task stays away from the workers that failed it; then better there than never. Where it has
+no other worker it is never tried three times within a minute."""
 RESERVATION_SECONDS = 10.0
 """How long a worker is kept for a task before somebody looks whether it is still there."""
 MAX_RETRY_DELAY_SECONDS = 3600.0
@@ -53,7 +54,9 @@ MOVES: Mapping[TaskState, frozenset[TaskState]] = {
     TaskState.WAITING: frozenset(
         {TaskState.QUEUED, TaskState.DRAFT, TaskState.CANCELLED, TaskState.PREPARING, TaskState.RUNNING}
     ),
-    TaskState.QUEUED: frozenset({TaskState.DRAFT, TaskState.CANCELLED, TaskState.PREPARING, TaskState.RUNNING}),
+    TaskState.QUEUED: frozenset(
+        {TaskState.DRAFT, TaskState.CANCELLED, TaskState.PREPARING, TaskState.RUNNING, TaskState.FAILED}
+    ),
     TaskState.PREPARING: frozenset(
         {
             TaskState.RUNNING,
@@ -71,8 +74,8 @@ MOVES: Mapping[TaskState, frozenset[TaskState]] = {
     TaskState.FAILED: frozenset({TaskState.QUEUED}),
     TaskState.CANCELLED: frozenset({TaskState.QUEUED}),
 }
-"""The legal moves. From queued or waiting to running goes a run that comes back; out of a terminal state goes
-`retry` alone, never a report."""
+"""The legal moves. From queued or waiting to running goes a run that comes back, from queued to failed what has
+waited too long for a host or a machine; out of a terminal state goes `retry` alone, never a report."""
 
 _ADVICE: Mapping[TaskState, str] = {
     TaskState.DRAFT: "enqueue it first",
@@ -138,7 +141,7 @@ def change(
         raise Conflict(
             f"task {record.id} is {record.state} and only a draft can be edited: {_ADVICE[record.state]}"
         )
-    changed = replace(record, spec=spec, secret_values=dict(secret_values))
+    changed = replace(record, spec=spec, secret_values=dict(secret_values), **_FRESH_COUNTERS)
     return _tell(matching.shaped(changed), "changed", now, by=by)
 
 
@@ -158,7 +161,9 @@ def enqueue(record: TaskRecord, queue: str, *, by: str, now: float) -> TaskRecor
         return record
     if record.state not in (TaskState.DRAFT, TaskState.WAITING):
         raise _illegal(record, TaskState.QUEUED)
-    moved = _move(record, TaskState.QUEUED, queue=queue, rank=None, queued_at=now, due_at=None)
+    moved = _move(
+        record, TaskState.QUEUED, queue=queue, rank=None, queued_at=now, due_at=None, unavailable_since=None
+    )
     return _tell(moved, "enqueued", now, by=by)
 
 
@@ -340,14 +345,29 @@ def start(
     )
     if record.state is TaskState.RUNNING:
         return record if started == run else _with_run(record, started)
-    moved = _move(_with_run(record, started), TaskState.RUNNING, due_at=now + timing.lease_seconds)
+    moved = _move(
+        _with_run(record, started),
+        TaskState.RUNNING,
+        due_at=now + timing.lease_seconds,
+        unavailable_since=None,
+        machine_failures=0,
+    )
     return _tell(moved, "started", now, run=run.number)
 
 
 def finish(
-    record: TaskRecord, run_id: str, request: FinishRequest, *, control_hash: str, now: float, timing: Timing
+    record: TaskRecord,
+    run_id: str,
+    request: FinishRequest,
+    *,
+    control_hash: str,
+    now: float,
+    timing: Timing,
+    rest: RestRecord | None = None,
 ) -> TaskRecord:
     """Ends the run as it really ended and decides what becomes of the task. The first report stays.
+
+    `rest` is that of the host that the outcome names as its target.
 
     A run that was given up and comes back ended, before a successor is claimed, counts as it ended.
     Raises Stale when the run was superseded.
@@ -363,7 +383,7 @@ def finish(
     )
     outcome = replace(request.outcome, message=request.outcome.message[:MAX_MESSAGE])
     record = _tell_notes(_with_run(record, ended), run.number, request.notes, now)
-    return _close(record, outcome, now)
+    return _close(record, outcome, now, rest)
 
 
 def _with_log_end(record: TaskRecord, run_id: str, log_bytes: int) -> TaskRecord:
@@ -388,6 +408,20 @@ def own_run(record: TaskRecord, run_id: str, control_hash: str) -> RunRecord:
     if entry is None or not hmac.compare_digest(entry.control_hash.encode(), control_hash.encode()):
         raise Stale(f"run {run_id} does not exist or has another control token: stop its process")
     return entry
+
+
+def could_not_reach(record: TaskRecord, worker: str, *, since: float) -> bool:
+    """Whether its last run ended later than `since`, because a host could not be reached from that worker."""
+    run = record.runs[-1].run if record.runs and record.target else None
+    if run is None or run.outcome is None or run.worker != worker or run.ended_at is None:
+        return False
+    return run.outcome.infrastructure and record.unavailable_since is not None and run.ended_at > since
+
+
+def had_its_hosts(outcome: Outcome) -> bool:
+    """Whether a run failed at something that comes only once its code was there."""
+    beyond = outcome.phase in (Phase.ENVIRONMENT, Phase.RUNNING) or outcome.reason is Reason.CHECKOUT
+    return outcome.kind is OutcomeKind.FAILED and beyond and not outcome.infrastructure
 
 
 def find_run(record: TaskRecord, run_id: str) -> RunRecord | None:
@@ -417,6 +451,8 @@ def on_due(record: TaskRecord, *, now: float, timing: Timing) -> TaskRecord:
         return record
     if record.state is TaskState.WAITING:
         return _requeue(record, now=now, detail="its time has come")
+    if record.state is TaskState.QUEUED and record.target and _gives_up(record, now):
+        return _give_up(record, now)
     if record.state is TaskState.QUEUED and record.avoid:
         return _stop_avoiding(record, now)
     if record.state.active:
@@ -425,7 +461,7 @@ def on_due(record: TaskRecord, *, now: float, timing: Timing) -> TaskRecord:
 
 
 def _stop_avoiding(record: TaskRecord, now: float) -> TaskRecord:
-    freed = matching.shaped(replace(record, avoid=(), due_at=None))
+    freed = matching.shaped(replace(record, avoid=(), due_at=_gives_up_at(record) if record.target else None))
     return _tell(freed, "unrestricted", now, detail="no other worker took it: any worker may try again")
 
 
@@ -474,10 +510,11 @@ def _lose(record: TaskRecord, reason: Reason, message: str, now: float) -> TaskR
     return _close(record, Outcome(kind=OutcomeKind.LOST, reason=reason, phase=phase, message=message), now)
 
 
-def _close(record: TaskRecord, outcome: Outcome, now: float) -> TaskRecord:
+def _close(record: TaskRecord, outcome: Outcome, now: float, rest: RestRecord | None = None) -> TaskRecord:
     run = replace(record.runs[-1].run, outcome=outcome, ended_at=now, unresponsive=False)
     told = _tell(_with_run(record, run), outcome.kind.value, now, run=run.number, detail=_summary(outcome))
-    return _verdict(run, outcome)(told, now)
+    verdict = _verdict(run, outcome)
+    return _unreachable(told, rest, now) if verdict is _failed and rest is not None else verdict(told, now)
 
 
 def _summary(outcome: Outcome) -> str:
@@ -498,7 +535,7 @@ def _verdict(run: Run, outcome: Outcome) -> Callable[[TaskRecord, float], TaskRe
         return _lost_after_start if run.started_at is not None else _never_started
     if outcome.kind is OutcomeKind.CANCELLED:
         return _stopped
-    return _machine_failed if outcome.infrastructure else _failed
+    return _machine_failed if outcome.infrastructure and not outcome.target else _failed
 
 
 def _completed(record: TaskRecord, now: float) -> TaskRecord:
@@ -547,15 +584,56 @@ def _never_started(record: TaskRecord, now: float) -> TaskRecord:
     return _requeue(record, now=now, detail="its run never started")
 
 
+def _unreachable(record: TaskRecord, rest: RestRecord, now: float) -> TaskRecord:
+    """It goes back to its place, where it waits for the host with all that need it. Nobody is charged.
+
+    A task that has waited behind others of the host does not begin to count only now.
+    """
+    since = record.unavailable_since or max(record.queued_at or now, rest.since)
+    record = matching.shaped(replace(record, target=rest.target, unavailable_since=since))
+    if _gives_up(record, now):
+        return _give_up(record, now)
+    worker, seconds = record.runs[-1].run.worker, max(0.0, rest.until - now)
+    detail = f"{rest.target} cannot be reached from worker {worker}, which tries again in {seconds:.0f} s"
+    return _requeue(record, now=now, detail=detail, due_at=_gives_up_at(record))
+
+
 def _machine_failed(record: TaskRecord, now: float) -> TaskRecord:
-    failures = record.infrastructure_failures + 1
-    worker = record.runs[-1].run.worker
-    avoid = record.avoid if worker in record.avoid else (*record.avoid, worker)
-    record = replace(record, infrastructure_failures=failures)
-    if failures >= MAX_INFRASTRUCTURE_FAILURES:
-        return _end(record, TaskState.FAILED, now=now, detail=f"{failures} machines failed it")
-    record = matching.shaped(replace(record, avoid=avoid))
-    return _requeue(record, now=now, detail=f"avoiding worker {worker}", due_at=now + AVOID_SECONDS)
+    run = record.runs[-1].run
+    confirmed = run.outcome is not None and run.outcome.confirmed
+    worker, failures = run.worker, record.machine_failures
+    record = replace(
+        record,
+        machine_failures=failures + 1,
+        infrastructure_failures=record.infrastructure_failures + (not confirmed),
+        unavailable_since=record.unavailable_since or now,
+        avoid=record.avoid if worker in record.avoid else (*record.avoid, worker),
+    )
+    if not confirmed and record.infrastructure_failures >= MAX_INFRASTRUCTURE_FAILURES:
+        detail = f"{record.infrastructure_failures} machines failed it"
+        return _end(record, TaskState.FAILED, now=now, detail=detail)
+    if _gives_up(record, now):
+        return _give_up(record, now)
+    seconds = AVOID_SECONDS[min(failures, len(AVOID_SECONDS) - 1)]
+    detail = f"avoiding worker {worker} for {seconds:.0f} s"
+    return _requeue(matching.shaped(record), now=now, detail=detail, due_at=now + seconds)
+
+
+def _gives_up_at(record: TaskRecord) -> float | None:
+    since = record.unavailable_since
+    return None if since is None else since + record.spec.policy.give_up_after_seconds
+
+
+def _gives_up(record: TaskRecord, now: float) -> bool:
+    at = _gives_up_at(record)
+    return at is not None and now >= at
+
+
+def _give_up(record: TaskRecord, now: float) -> TaskRecord:
+    """Ends it with its last run's own words; the state's line says how long it has waited."""
+    what = f"{record.target} could not be reached" if record.target else "its machines were out of order"
+    seconds = now - (record.unavailable_since or now)
+    return _end(record, TaskState.FAILED, now=now, detail=f"{what} for {seconds:.0f} s (--give-up-after)")
 
 
 def _failed(record: TaskRecord, now: float) -> TaskRecord:
@@ -660,8 +738,10 @@ def _illegal(record: TaskRecord, to: TaskState) -> Conflict:
 
 
 _FRESH_COUNTERS: Mapping[str, Any] = {
-    **dict.fromkeys(("retries_used", "losses", "unstarted", "infrastructure_failures"), 0),
+    **dict.fromkeys(("retries_used", "losses", "unstarted", "infrastructure_failures", "machine_failures"), 0),
     "avoid": (),
+    "unavailable_since": None,
+    "target": "",
 }
 
 

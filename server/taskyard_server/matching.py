@@ -33,6 +33,8 @@ class Offer:
     """Queue (id) → how many GPUs its tasks are given, where the queue decides that."""
     runs: tuple[str, ...] = ()
     """What it runs, and will have free again."""
+    resting: frozenset[str] = frozenset()
+    """Hosts whose tasks wait just now, whichever worker would take them."""
 
     @property
     def whole(self) -> Offer:
@@ -175,7 +177,13 @@ def _may_not_share(candidate: Candidate, offer: Offer, given: GpuRange | None) -
     return "asks for a part of a GPU, and the worker shares none among tasks"
 
 
+def _waits_for_host(candidate: Candidate, offer: Offer, given: GpuRange | None) -> str | None:
+    resting = offer.resting.intersection(candidate.targets) if offer.resting else ()
+    return f"{' and '.join(sorted(resting))} cannot be reached: the task waits for it" if resting else None
+
+
 _RULES: tuple[Callable[[Candidate, Offer, GpuRange | None], str | None], ...] = (
+    _waits_for_host,
     _avoided,
     _pinned_elsewhere,
     _lacks_labels,

@@ -26,6 +26,7 @@ from taskyard.wire import (
     Sample,
     StartRequest,
     Task,
+    TaskState,
     Worker,
     WorkerDirective,
     WorkerReport,
@@ -41,17 +42,20 @@ from taskyard_server.matching import Offer
 from taskyard_server.queue_names import by_queue_id, known_queues, named, queue_names, report_by_ids
 from taskyard_server.queues import update_task
 from taskyard_server.reservations import LOOK_AGAIN_SECONDS, Reservations, Taken
+from taskyard_server.rests import FIRST_SECONDS, Rests
 from taskyard_server.run_logs import LogSlice, RunLogs, hash_of
 from taskyard_server.store.base import (
     LIVE_WORKER_STATES,
     LogStore,
     QueueRecord,
+    RestRecord,
     RunRecord,
     SampleStore,
     Store,
     TaskRecord,
     WorkerRecord,
 )
+from taskyard_server.targets import target_of
 from taskyard_server.views import task_view
 
 __all__ = ["Gone", "LogSlice", "Runs", "timing_of"]
@@ -100,6 +104,7 @@ class Runs:
         self._clock = clock
         self._timing = timing_of(config)
         self._reservations = Reservations(store, clock, config.reserve_after_seconds)
+        self._rests = Rests(store, clock)
         self.hearing_since = float("-inf")
         """The end of the last gap in which this server could not hear: before it, silence proves nothing."""
         self._repeats: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -214,11 +219,16 @@ class Runs:
         return self._handed_out(record, record.runs[-1], seeker.queues.get(record.queue or "")), False
 
     async def _take_first(self, seeker: _Seeker, waiter: Waiter) -> Taken:
+        offer = replace(seeker.offer, resting=self._rests.binding(seeker.offer.worker))
         async with self._claims.look(waiter) as look:
             taken = await self._reservations.take(
-                tuple(seeker.queues), seeker.offer, lambda record: self._given(record, seeker)
+                tuple(seeker.queues), offer, lambda record: self._given(record, seeker)
             )
+            if taken.record is not None and not taken.record.state.active:
+                taken = Taken(held_back=True)
             look.found, look.held_back = taken.record, taken.held_back
+        if taken.record is not None:
+            await self._rests.tried(taken.record.candidate.targets, seeker.offer.worker)
         return taken
 
     async def _claim_by_name(self, seeker: _Seeker, task_id: str) -> Claim:
@@ -241,6 +251,9 @@ class Runs:
         return self._handed_out(record, entry, await self._queue_of(record))
 
     def _given(self, record: TaskRecord, seeker: _Seeker) -> TaskRecord:
+        """Run n+1; not at once where the last one could not reach its host from there, as another server knows."""
+        if lifecycle.could_not_reach(record, seeker.offer.worker, since=self._clock() - FIRST_SECONDS):
+            return record
         return lifecycle.claim(
             record, seeker.request, agent=seeker.actor.token, now=self._clock(), timing=self._timing
         )
@@ -399,6 +412,7 @@ class Runs:
             paused=bool(record.held),
             reason=record.held,
             drain=record.worker.drain_requested,
+            probe=record.probe,
         )
 
     def _refusal(self, record: WorkerRecord, taken_seconds: float) -> WorkerDirective:
@@ -424,27 +438,68 @@ class Runs:
                 record, run_id, request, control_hash=control_hash, now=self._clock(), timing=self._timing
             )
 
-        return lifecycle.require_run(await self._store.update(lifecycle.task_of(run_id), started), run_id).run
+        record = await self._store.update(lifecycle.task_of(run_id), started)
+        run = lifecycle.require_run(record, run_id).run
+        await self._reached(record, run)
+        return run
 
     async def finish(self, run_id: str, request: FinishRequest, actor: Actor) -> Run:
         """Ends the run; a repeat is answered with the first end. Raises Stale, NotFound, Forbidden, Invalid."""
         if request.log_bytes < 0:
             raise Invalid("log_bytes is a length: 0 or more")
         before: list[TaskRecord] = []
+        rest = await self._rest_after(run_id, request, actor)
 
         def finished(record: TaskRecord) -> TaskRecord:
             before[:] = [record]
             control_hash = _own(record, run_id, request.control_token, actor)
             return lifecycle.finish(
-                record, run_id, request, control_hash=control_hash, now=self._clock(), timing=self._timing
+                record,
+                run_id,
+                request,
+                control_hash=control_hash,
+                now=self._clock(),
+                timing=self._timing,
+                rest=rest,
             )
 
         record = await update_task(self._store, lifecycle.task_of(run_id), finished)
         run = lifecycle.require_run(record, run_id).run
         if run.outcome is not None and lifecycle.require_run(before[0], run_id).run.outcome != run.outcome:
             await self._count(run, run.outcome)
+        if run.outcome is not None and lifecycle.had_its_hosts(run.outcome):
+            await self._reached(record, run)
+        await self.note_end(record)
         self.tell(record)
         return run
+
+    async def _rest_after(self, run_id: str, request: FinishRequest, actor: Actor) -> RestRecord | None:
+        """Lets the host rest that the run could not reach; None where its outcome names none."""
+        if not request.outcome.infrastructure:
+            return None
+        record = await self._store.task(lifecycle.task_of(run_id))
+        _own(record, run_id, request.control_token, actor)
+        target = target_of(request.outcome, record.spec)
+        run = lifecycle.require_run(record, run_id).run
+        if not target or run.outcome is not None:
+            return None
+        detail = request.outcome.message.partition("\n")[0]
+        return await self._rests.failed(target, run.worker, claimed_at=run.claimed_at, detail=detail)
+
+    async def _reached(self, record: TaskRecord, run: Run) -> None:
+        """The run came to its command, or failed at something else: the hosts that it needs were there."""
+        if await self._rests.reached(record.candidate.targets, run.worker):
+            await self._claims.hear_all()
+
+    async def note_end(self, record: TaskRecord) -> None:
+        """The task behind one that has given up tries its host soon."""
+        if record.state is TaskState.FAILED and record.target and record.unavailable_since is not None:
+            await self._rests.hurry(record.target)
+
+    async def look_at_rests(self) -> None:
+        """Learns which hosts rest by now, and wakes the claims that may take something more."""
+        if await self._rests.look():
+            await self._claims.hear_all()
 
     async def _count(self, run: Run, outcome: Outcome) -> None:
         def counted(known: WorkerRecord | None) -> WorkerRecord:
@@ -454,7 +509,7 @@ class Runs:
 
         with contextlib.suppress(NotFound):
             record = await self._store.save_worker(run.worker, counted)
-            if record.held and outcome.infrastructure:
+            if record.probe and outcome.infrastructure:
                 logger.warning(
                     "worker %s is paused: %s",
                     run.worker,

@@ -475,6 +475,7 @@ def _check_policy(policy: Policy) -> None:
         raise Invalid(f"policy.retries must be 0 to {MAX_RETRIES}")
     _check_seconds(policy.retry_delay_seconds, "policy.retry_delay_seconds")
     _check_seconds(policy.grace_seconds, "policy.grace_seconds")
+    _check_seconds(policy.give_up_after_seconds, "policy.give_up_after_seconds")
     if policy.max_idle_gpu_seconds is not None:
         _check_seconds(policy.max_idle_gpu_seconds, "policy.max_idle_gpu_seconds")
         if policy.max_idle_gpu_seconds == 0:

@@ -102,6 +102,7 @@ class Sweeper:
         known = await self._store.workers()
         if self._store.kind != "sqlite":  # of which there is one server
             self._claims.hear_workers(known)
+        await self._runs.look_at_rests()
         holding = self._holds_breath([record.worker for record in known], now)
         await self._do_what_is_due(now, known, holding=holding)
         if not holding:
@@ -176,6 +177,7 @@ class Sweeper:
             try:
                 record = await update_task(self._store, task_id, due)
                 await self._runs.count_lost(record, now)
+                await self._runs.note_end(record)
                 if record.reserved_for is not None:
                     await self._runs.check_reservation(record, present)
             except NotFound:

@@ -263,7 +263,14 @@ class Tasks:
         names = await queue_names(self._store)
         fronts = await self._store.fronts(list(names))
         return explanations.of_queued(
-            record, queue, position, workers, now=self._clock(), fronts=fronts, names=names
+            record,
+            queue,
+            position,
+            workers,
+            now=self._clock(),
+            fronts=fronts,
+            names=names,
+            rests=await self._store.rests(),
         )
 
     # --- Change

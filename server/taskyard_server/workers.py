@@ -13,6 +13,7 @@ from taskyard.wire import (
     ClaimRequest,
     Outcome,
     OutcomeKind,
+    Reason,
     TaskState,
     Worker,
     WorkerCounters,
@@ -32,7 +33,10 @@ from taskyard_server.store.base import LIVE_WORKER_STATES, Front, QueueRecord, S
 logger = logging.getLogger(__name__)
 
 FAILURES_UNTIL_PAUSE = 3
-"""Infrastructure failures in a row after which a worker takes nothing until somebody resumes it."""
+"""Failures of one machine in a row, each confirmed by a probe, after which its worker takes nothing until a probe
+finds nothing wrong, or it is resumed."""
+_OF_TARGETS = (Reason.GIT_HOST, Reason.PACKAGE_INDEX)
+"""Failures that an older agent reports as the machine's, and that a task's own address can cause."""
 MAX_REASON = 500
 SERVING_STATES = (WorkerState.STARTING, WorkerState.IDLE, WorkerState.BUSY)
 """Workers in these states take tasks, now or when their run has ended."""
@@ -165,7 +169,9 @@ def reported(
 ) -> WorkerRecord:
     """The record after a beat, whose report names queues by their ids; counters and a pause stay."""
     base = known.worker if known is not None else _registered(report, beat, now)
-    held = known.held if known is not None else ""
+    held, probe = (known.held, known.probe) if known is not None else ("", "")
+    if probe and report.healthy:
+        held, probe, base = "", "", replace(base, infrastructure_failures=0)
     drain = base.drain_requested and not _begins_anew(base, report)
     worker = replace(
         base,
@@ -187,7 +193,9 @@ def reported(
         parent=report.parent,
     )
     executed = known.executed if known is not None else 0
-    return WorkerRecord(worker=worker, token=token, instance=beat.instance, held=held, executed=executed)
+    return WorkerRecord(
+        worker=worker, token=token, instance=beat.instance, held=held, probe=probe, executed=executed
+    )
 
 
 def _registered(report: WorkerReport, beat: Beat, now: float) -> Worker:
@@ -258,31 +266,43 @@ def _offer(record: WorkerRecord, queues: Iterable[QueueRecord]) -> Offer:
 
 
 def counted(record: WorkerRecord, outcome: Outcome) -> WorkerRecord:
-    """The record after a run ended there; the third infrastructure failure in a row pauses the worker."""
+    """The record after a run ended there; the third failure of the machine in a row pauses the worker."""
     record = replace(record, executed=record.executed + 1)
     worker = record.worker
     if outcome.kind is OutcomeKind.COMPLETED:
         return replace(record, worker=replace(worker, completed=worker.completed + 1, infrastructure_failures=0))
     if outcome.kind is not OutcomeKind.FAILED:
         return record
-    failures = worker.infrastructure_failures + 1 if outcome.infrastructure else 0
+    failures = worker.infrastructure_failures + is_of_machine(outcome) if outcome.infrastructure else 0
     record = replace(record, worker=replace(worker, failed=worker.failed + 1, infrastructure_failures=failures))
     if failures >= FAILURES_UNTIL_PAUSE and not record.held:
-        return paused(record, reason=_pause_reason(failures, outcome))
+        return paused(record, reason=_pause_reason(failures, outcome), probe=outcome.reason.value)
     return record
+
+
+def is_of_machine(outcome: Outcome) -> bool:
+    """Whether it counts against the worker: a probe of what its operator configured says so, never a host that a
+    task named."""
+    if not outcome.infrastructure or outcome.target:
+        return False
+    return outcome.reason not in _OF_TARGETS if outcome.confirmed is None else outcome.confirmed
 
 
 def _pause_reason(failures: int, outcome: Outcome) -> str:
     last = f"{outcome.reason}: {outcome.message}" if outcome.message else str(outcome.reason)
-    return f"{failures} failures of this machine in a row, the last one {last}; mend it, then resume the worker"
+    return (
+        f"{failures} failures of this machine in a row, the last one {last}; it goes on once its agent finds that "
+        "in order, or when it is resumed"
+    )
 
 
-def paused(record: WorkerRecord, *, reason: str) -> WorkerRecord:
-    """The record with a pause that lasts until somebody resumes it, over ends and starts of its agent."""
+def paused(record: WorkerRecord, *, reason: str, probe: str = "") -> WorkerRecord:
+    """The record with a pause over ends and starts of its agent: until it is resumed, or, where the server names a
+    part of the machine to `probe`, until that is in order."""
     worker = replace(record.worker, paused_reason=reason)
     if worker.state in SERVING_STATES:
         worker = replace(worker, state=WorkerState.PAUSED)
-    return replace(record, worker=worker, held=reason)
+    return replace(record, worker=worker, held=reason, probe=probe)
 
 
 def resumed(record: WorkerRecord) -> WorkerRecord:
@@ -296,7 +316,7 @@ def resumed(record: WorkerRecord) -> WorkerRecord:
         )
     state = _at_work(worker.runs) if worker.state is WorkerState.PAUSED else worker.state
     worker = replace(worker, state=state, paused_reason="", infrastructure_failures=0)
-    return replace(record, worker=worker, held="")
+    return replace(record, worker=worker, held="", probe="")
 
 
 def drained(record: WorkerRecord) -> WorkerRecord:

@@ -99,7 +99,10 @@ def prepare(
             order = _Order(code=code, settings=settings, fetch_blob=fetch_blob, log=log, git=git, stack=stack)
             return _from_repository(order) if code.repository or code.pack else _from_archive(order)
     except GitFailed as failure:
-        raise failure.translated("the code cannot be checked out", "submit again with --ship-code") from failure
+        host = parse(code.repository, settings).place if code.repository else ""
+        raise failure.translated(
+            "the code cannot be checked out", "submit again with --ship-code", target=host
+        ) from failure
     except OSError as error:
         raise of_system(error) from error
 

@@ -24,6 +24,8 @@ from .failure import GitFailed, refused
 
 POLL_SECONDS = 0.1
 PROGRESS_SECONDS = 5.0
+PATIENCE_ONCE_HEARD = 10
+"""How many times longer it may be silent once it has said something: it may be at work on what it was given."""
 READ_BYTES = 1 << 16
 OUTPUT_BYTES = 8 << 20
 """The most that a program may answer, unless its answer is taken record by record."""
@@ -93,6 +95,8 @@ class Child:
     progress: Callable[[str], None] | None = None
     seconds: float | None = None
     """How long it may take where running out of time is its host's fault, not the task's."""
+    silent_seconds: float | None = None
+    """How long it may say nothing before its first word, for the same reason; later ten times as long."""
 
     def output(self, stdin: Path | bytes | None = None) -> bytes:
         """Return what it printed. Raises GitFailed, RunFailed naming a limit, RunStopped."""
@@ -146,7 +150,8 @@ class Child:
 
     def _printed(self, process: subprocess.Popen[bytes], words: IO[bytes]) -> Iterator[bytes]:
         """Yield what it prints until it has ended. Raises where it must not go on."""
-        began = told = time.monotonic()
+        began = told = heard_at = time.monotonic()
+        said = 0
         pipe = cast("IO[bytes]", process.stdout).fileno()
         poll = select.poll()
         poll.register(pipe, select.POLLIN)
@@ -161,6 +166,10 @@ class Child:
                 ends_within(process, POLL_SECONDS)
             now = time.monotonic()
             self._end_if_due(now - began, words)
+            size = os.fstat(words.fileno()).st_size
+            if size != said:
+                said, heard_at = size, now
+            self._end_if_silent(now - heard_at, words, once_heard=said > 0)
             if self.progress is not None and now - told > PROGRESS_SECONDS:
                 told = now
                 self.progress(_latest(self.masked(last_words(words))))
@@ -173,6 +182,12 @@ class Child:
             raise GitFailed(text, timed_out=True)
         if self.seconds is None and seconds > self.limits.seconds:
             raise self._over(f"more than {self.limits.seconds:.0f} s")
+
+    def _end_if_silent(self, seconds: float, words: IO[bytes], *, once_heard: bool) -> None:
+        limit = (self.silent_seconds or 0.0) * (PATIENCE_ONCE_HEARD if once_heard else 1)
+        if self.silent_seconds is not None and seconds > limit:
+            what = f"gave up after {limit:.0f} s in which the host said nothing"
+            raise GitFailed(f"{what}\n{self.masked(last_words(words))}", timed_out=True)
 
     def _failure(self, code: int, words: str) -> GitFailed | RunFailed:
         limit = self.limits.reached(code, words)

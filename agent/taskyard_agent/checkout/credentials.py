@@ -52,7 +52,7 @@ def network(git: Git, route: Route, settings: CheckoutSettings) -> Iterator[Git]
     env |= {"GIT_SSH_COMMAND": _ssh(settings), "GIT_SSH_VARIANT": "ssh"}
     config = {
         "http.lowSpeedLimit": "1000",
-        "http.lowSpeedTime": str(settings.stall_seconds),
+        "http.lowSpeedTime": str(max(1, round(settings.stall_seconds))),
         "http.followRedirects": "initial",
         "credential.useHttpPath": "false",
     }

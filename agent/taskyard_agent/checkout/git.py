@@ -9,6 +9,8 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from taskyard_agent.hosts import RESOLVER
+
 from .child import Child, ChildLimits
 from .failure import GitFailed
 
@@ -75,11 +77,15 @@ class Git:
         *args: str,
         stdin: Path | bytes | None = None,
         seconds: float | None = None,
+        silent_seconds: float | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> bytes:
         """Returns what git printed. Raises GitFailed, RunFailed where the code takes more than is allowed, and
-        RunStopped once the run is cancelled."""
-        return self._child(args, seconds, progress).output(stdin)
+        RunStopped once the run is cancelled.
+
+        It may take `seconds`, and `silent_seconds` to its first word of progress.
+        """
+        return self._child(args, seconds, silent_seconds, progress).output(stdin)
 
     def records(self, *args: str) -> Generator[bytes, None, None]:
         """Yields what git prints with `-z`, record by record: there may be any number. Raises as `run` does."""
@@ -101,6 +107,7 @@ class Git:
         self,
         args: Sequence[str],
         seconds: float | None = None,
+        silent_seconds: float | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> Child:
         return Child(
@@ -114,6 +121,7 @@ class Git:
             masked=self._masked,
             progress=progress,
             seconds=seconds,
+            silent_seconds=silent_seconds,
         )
 
     def _argv(self, args: Sequence[str]) -> list[str]:
@@ -129,7 +137,7 @@ class Git:
             if not name.startswith(("GIT_", "TASKYARD_")) or name.startswith(INHERITED)
         }
         kept.pop("SSH_ASKPASS", None)
-        return {**kept, **FIXED_ENVIRONMENT, **(self.env or OFFLINE)}
+        return {**RESOLVER, **kept, **FIXED_ENVIRONMENT, **(self.env or OFFLINE)}
 
     def _masked(self, words: str) -> str:
         for secret in self.secrets:

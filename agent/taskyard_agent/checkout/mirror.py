@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from taskyard.asking import size_in_words
-from taskyard.wire import Pack, Reason
+from taskyard.wire import Pack
 
 from taskyard_agent.errors import RunFailed
 
@@ -23,7 +23,7 @@ from .address import Address, Route, routes
 from .blob import FetchBlob, download
 from .child import over_limit
 from .credentials import network
-from .failure import GitFailed, of_machine, refused
+from .failure import GitFailed, not_now, refused
 from .git import Git
 from .lock import locked
 from .settings import CheckoutSettings
@@ -39,6 +39,10 @@ FSCK_ADVICE = "mend the object in the repository, or submit with --ship-code, wh
 ACCESS_ADVICE = (
     "let the operator give this agent a key or a token for the host (docs/howto/private-repositories.md; "
     "`taskyard agent doctor --repo URL` tries it), or submit with --ship-code"
+)
+NAME_ADVICE = (
+    "give the host's full name (an alias of your own ~/.ssh/config, or a name of a VPN, is not known here), or "
+    "submit again with --ship-code, which sends the code itself"
 )
 Log = Callable[[str], None]
 
@@ -197,7 +201,7 @@ class Mirror:
             except GitFailed as failure:
                 if failure.of_commit:
                     raise
-                if not (failure.of_access or failure.of_host):
+                if not (failure.of_access or failure.of_host or failure.of_name):
                     advice = FSCK_ADVICE if failure.of_check else SHIP_CODE
                     raise failure.translated(f"cannot fetch {route.described}", advice) from failure
                 failures.append((route, failure))
@@ -213,6 +217,7 @@ class Mirror:
                 *("fetch", "--progress", "--no-recurse-submodules", "--no-write-fetch-head", "--force"),
                 *("--", route.address.url, *refspecs),
                 seconds=self.settings.fetch_seconds,
+                silent_seconds=self.settings.stall_seconds,
                 progress=self.log,
             )
         self.log(f"fetched in {time.monotonic() - began:.1f} s")
@@ -279,8 +284,11 @@ def _short(name: str) -> str:
 
 
 def no_way(failures: Sequence[tuple[Route, GitFailed]]) -> RunFailed:
-    """What it means that every way failed: the task's fault as soon as one host answered with a no."""
+    """What it means that every way failed: the task's fault as soon as one host answered with a no, or where no
+    way has a host of that name."""
     words = "\n".join(f"{route.described}: {failure.words}" for route, failure in failures)
     if any(failure.of_access for _, failure in failures):
         return refused(f"the repository refuses this agent:\n{words}", ACCESS_ADVICE)
-    return of_machine(Reason.GIT_HOST, f"the repository's host cannot be reached:\n{words}")
+    if all(failure.of_name for _, failure in failures):
+        return refused(f"this agent knows no host of the repository's name:\n{words}", NAME_ADVICE)
+    return not_now(failures[0][0].address.place, f"the repository's host cannot be reached:\n{words}")

@@ -26,7 +26,7 @@ class CheckoutSettings:
     """Whether git LFS may fetch and write files during the checkout."""
     submodule_hosts: tuple[str, ...] = ()
     """Hosts that submodules may come from beside the repository's own."""
-    stall_seconds: int = 60
+    stall_seconds: float = 60.0
     """How long a transfer may stand still before its host counts as unreachable."""
     fetch_seconds: float = 3600.0
     """How long one fetch may take."""

@@ -40,7 +40,8 @@ class GitSources:
             with self._mirror(url, "").changing("") as mirror:
                 return mirror.tip(address, None) if revision is None else mirror.named(address, revision)
         except GitFailed as failure:
-            raise failure.translated(f"{address.url} has no {revision or 'HEAD'}", ADVICE) from failure
+            what = f"{address.url} has no {revision or 'HEAD'}"
+            raise failure.translated(what, ADVICE, target=address.place) from failure
         except OSError as error:
             raise of_system(error) from error
 
@@ -62,7 +63,7 @@ class GitSources:
             if not mirror.git.ask("rev-parse", "--verify", "--quiet", "HEAD"):
                 mirror.git.run("update-ref", "--no-deref", "HEAD", commit)  # pip clones nothing without one
         except GitFailed as failure:
-            raise failure.translated(f"{address.url} cannot be used", ADVICE) from failure
+            raise failure.translated(f"{address.url} cannot be used", ADVICE, target=address.place) from failure
         except OSError as error:
             raise of_system(error) from error
 

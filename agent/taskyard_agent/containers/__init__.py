@@ -68,6 +68,14 @@ class Containers:
             self._preparation = Preparation(settings=self.settings, engine=engine_of(self.settings))
         return self._preparation.prepare(wanted, order)
 
+    def problem(self) -> str | None:
+        """Says why the engine cannot be used; None when it answers."""
+        try:
+            with contextlib.closing(engine_of(self.settings)) as engine:
+                return None if engine.version else "the container engine does not say its version"
+        except RunFailed as failure:
+            return str(failure)
+
     def sweep(self, runs: Collection[str]) -> None:
         """Removes what an agent that was killed left behind: containers of other runs than these."""
         if not self.settings.enabled:

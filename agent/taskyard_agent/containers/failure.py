@@ -24,6 +24,11 @@ def bad_image(message: str) -> RunFailed:
     return RunFailed(Phase.CONTAINER, Reason.IMAGE, message)
 
 
+def registry_away(message: str, registry: str) -> RunFailed:
+    """The image's registry cannot be reached just now: the task waits for it."""
+    return RunFailed(Phase.CONTAINER, Reason.IMAGE, message, target=registry)
+
+
 def engine_failed(message: str) -> RunFailed:
     """The engine's failure, which is not the task's."""
     return RunFailed(Phase.CONTAINER, Reason.CONTAINER, message, infrastructure=True)

@@ -12,7 +12,7 @@ from typing import Any
 import docker.errors
 
 from taskyard_agent.containers.engine import Engine
-from taskyard_agent.containers.failure import bad_image, engine_failed, translated
+from taskyard_agent.containers.failure import bad_image, engine_failed, registry_away, translated
 from taskyard_agent.errors import RunFailed, RunStopped
 
 Log = Callable[[str], None]
@@ -26,6 +26,12 @@ NAME = re.compile(
 _ABSENT = re.compile(
     r"not found|manifest unknown|no such image|does not exist|denied|unauthorized|no matching manifest"
 )
+_NO_SUCH_HOST = re.compile(r"no such host")
+_FOR_NOW = re.compile(
+    r"timeout|timed out|deadline exceeded|connection refused|connection reset|server misbehaving|"
+    r"temporary failure|unreachable|no route to host|\beof\b|too ?many ?requests|\b5\d\d\b|unavailable"
+)
+_DEFAULT_REGISTRY = "docker.io"
 SAY_SECONDS = 2.0
 
 
@@ -109,7 +115,17 @@ def _pull_failure(name: str, message: str) -> RunFailed:
             f"there is no image {name} on this machine, and its registry does not give it: {message}. Is the name "
             "right, and is this machine logged in there (`docker login`)?"
         )
+    if _NO_SUCH_HOST.search(message.lower()):
+        return bad_image(f"image {name} cannot be fetched, because there is no such host: {message}")
+    if _FOR_NOW.search(message.lower()):
+        return registry_away(f"image {name} cannot be fetched just now: {message}", registry_of(name))
     return engine_failed(f"image {name} cannot be fetched: {message}")
+
+
+def registry_of(name: str) -> str:
+    """The host of the registry that an image is named for, as the distribution's grammar has it."""
+    first, slash, _ = name.partition("/")
+    return first if slash and ("." in first or ":" in first or first == "localhost") else _DEFAULT_REGISTRY
 
 
 class Progress:

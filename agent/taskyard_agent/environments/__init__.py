@@ -25,11 +25,13 @@ from taskyard_agent.environments.image_python import (
     with_lent,
     without_python,
 )
+from taskyard_agent.environments.indexes import operators_hosts
 from taskyard_agent.environments.installer import Installer, visible_variables
 from taskyard_agent.environments.interpreters import Interpreter, find_interpreter
 from taskyard_agent.environments.local_project import Project
 from taskyard_agent.environments.overlay import Base, make_overlay
 from taskyard_agent.environments.place import Place
+from taskyard_agent.environments.reach import unreachable_index
 from taskyard_agent.environments.request import (
     EnvironmentRequest,
     EnvironmentSettings,
@@ -42,7 +44,7 @@ from taskyard_agent.environments.task_files import inside
 from taskyard_agent.environments.unbuilt import refuse_builds
 from taskyard_agent.errors import RunFailed
 
-__all__ = ["EnvironmentRequest", "EnvironmentSettings", "ReadyEnvironment", "provision"]
+__all__ = ["EnvironmentRequest", "EnvironmentSettings", "ReadyEnvironment", "provision", "unreachable_index"]
 
 MANAGERS: dict[wire.Manager, Manager] = {
     wire.Manager.UV: uv,
@@ -72,6 +74,7 @@ def provision(
                 held_fds=locks,
                 place=request.place,
                 git=request.git,
+                operators=operators_hosts(settings.variables, settings.python_mirror),
             )
             ready = _provide(request, settings, installer)
         if not ready.reused:

@@ -67,7 +67,7 @@ def resolve(request: EnvironmentRequest, interpreter: Interpreter, settings: Env
         requirements=requirements,
         indexes=indexes,
         index_strategy=settings.index_strategy or ("unsafe-best-match" if indexes.all_public() else "first-index"),
-        torch_backend=torch_backend_of(request, requirements, indexes) if requirements.lines else None,
+        torch_backend=torch_backend_of(request, requirements, indexes, settings) if requirements.lines else None,
         conda=replace(order, tool=tool),
         remarks=(*remarks_on(request), *_remarks(request, order, tool)),
     )
@@ -98,7 +98,7 @@ def check(recipe: Recipe, prefix: Path, installer: Installer) -> None:
     present = {name for name, _ in _packages(prefix)}
     missing = [name for name in _order_of(recipe).names if name not in present]
     if missing:
-        raise failed(f"after the installation {', '.join(missing)} is still missing", infrastructure=True)
+        raise failed(f"after the installation {', '.join(missing)} is still missing")
     if recipe.requirements.lines and not (prefix / "bin" / "python").exists():
         raise failed("packages for pip are listed, but the environment has no python; add it to the list")
 

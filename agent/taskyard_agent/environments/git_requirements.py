@@ -82,4 +82,6 @@ def _of_environment(where: str) -> Iterator[None]:
         yield
     except RunFailed as failure:
         reason = failure.reason if failure.infrastructure else Reason.ENVIRONMENT
-        raise failed(f"{where}: {failure}", reason=reason, infrastructure=failure.infrastructure) from failure
+        raise failed(
+            f"{where}: {failure}", reason=reason, infrastructure=failure.infrastructure, target=failure.target
+        ) from failure

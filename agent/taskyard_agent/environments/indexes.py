@@ -12,7 +12,8 @@ from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 PUBLIC_INDEX = "https://pypi.org/simple"
-PYTORCH_INDEX = "https://download.pytorch.org/whl"
+PYTORCH_HOST = "download.pytorch.org"
+PYTORCH_INDEX = f"https://{PYTORCH_HOST}/whl"
 PUBLIC_INDEXES = (
     PUBLIC_INDEX,
     PYTORCH_INDEX,
@@ -82,6 +83,13 @@ class Indexes:
     def all_public(self) -> bool:
         """Whether nothing private is searched, so that comparing versions across indexes is safe."""
         return all(any(_is_below(address, known) for known in PUBLIC_INDEXES) for address in self.addresses)
+
+
+def operators_hosts(variables: Mapping[str, str], *further: str | None) -> frozenset[str]:
+    """The hosts of what pip's settings name, and of `further` addresses, as `host` or `host:port`."""
+    addresses = (*configured_indexes(variables).addresses, *filter(None, further))
+    hosts = (_host(urlsplit(address)).lower() for address in addresses if "://" in address)
+    return frozenset(host.removesuffix(":443") for host in hosts if host)
 
 
 def configured_indexes(variables: Mapping[str, str]) -> Indexes:

@@ -15,7 +15,7 @@ from pathlib import Path
 from taskyard.wire import Reason
 from uv import find_uv_bin
 
-from taskyard_agent.environments.indexes import mask
+from taskyard_agent.environments.indexes import PYTORCH_HOST, mask
 from taskyard_agent.environments.place import Place
 from taskyard_agent.environments.request import GitSource, Log, failed
 from taskyard_agent.errors import RunFailed
@@ -57,6 +57,11 @@ _UNREACHABLE = re.compile(
     r"|http status server error|request failed after \d+ retries|tunnel connection failed",
     re.IGNORECASE,
 )
+_NO_SUCH_NAME = re.compile(r"name or service not known|nodename nor servname|no address associated", re.IGNORECASE)
+_CERTIFICATE = re.compile(r"certificate verify failed|invalid peer certificate", re.IGNORECASE)
+_ASKED = re.compile(r"(?:for url|fetch|from|to)[:\s]*[(`'\"]*https?://(?P<place>[^/\s`'\")>]+)", re.IGNORECASE)
+_POOL = re.compile(r"host='(?P<host>[^']+)', port=(?P<port>\d+)")
+_ANY_INDEX = "the package index"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +85,8 @@ class Installer:
     """Those that they write, besides the downloads."""
     git: GitSource | None = None
     """Brings the repositories that requirements name."""
+    operators: frozenset[str] = frozenset()
+    """Hosts of the operator's own indexes and mirrors: only the machine can be to blame for those."""
 
     def building(self, folder: Path, prefix: Path, lock: int) -> Installer:
         """Returns this installer for a build in `folder`, of which its programs write `prefix` alone.
@@ -116,7 +123,7 @@ class Installer:
                 self._log_all(output)
             if self.place is not None and lines.exit_code == -signal.SIGHUP:
                 raise failed(_ENGINE_GONE, reason=Reason.CONTAINER, infrastructure=True)
-            raise failure_of(Path(argv[0]).name, lines.exit_code, output)
+            raise failure_of(Path(argv[0]).name, lines.exit_code, output, self.operators)
         return output
 
     @contextlib.contextmanager
@@ -144,14 +151,46 @@ def visible_variables(variables: Mapping[str, str], *, inside: bool = False) -> 
     return {name: value for name, value in variables.items() if any(fnmatch(name, mark) for mark in marks)}
 
 
-def failure_of(program: str, code: int, output: Sequence[str]) -> RunFailed:
-    """Returns what a failed program means, in its own last words."""
+def failure_of(
+    program: str, code: int, output: Sequence[str], operators: frozenset[str] = frozenset()
+) -> RunFailed:
+    """Returns what a failed program means, in its own last words. `operators`: see `Installer`."""
     tail = collections.deque((line for line in output if line.strip()), maxlen=TAIL_LINES)
     words = "\n".join(tail)
     if _DISK.search(words):
         return failed(f"the disk is full:\n{words}", reason=Reason.DISK, infrastructure=True)
     if _UNREACHABLE.search(words):
-        return failed(
-            f"the package index cannot be reached:\n{words}", reason=Reason.PACKAGE_INDEX, infrastructure=True
-        )
-    return failed(f"{program} ended with {code}:\n{words}")
+        return _unreachable(words, operators)
+    return failed(f"{program} ended with {code}:\n{words}{_advice(words)}")
+
+
+def _unreachable(words: str, operators: frozenset[str]) -> RunFailed:
+    """An operator's host is the machine's affair; of any other, a name that does not exist is never right."""
+    place = _place_in(words)
+    if place in operators:
+        what = f"{place}, which this agent's operator configured, cannot be reached"
+        return failed(f"{what}:\n{words}", reason=Reason.PACKAGE_INDEX, infrastructure=True)
+    if _NO_SUCH_NAME.search(words):
+        what = f"there is no host {place}, as far as this agent can tell"
+        return failed(f"{what}:\n{words}{_advice(words)}", reason=Reason.PACKAGE_INDEX)
+    if _CERTIFICATE.search(words):
+        what = f"{place} has a certificate that this agent does not trust"
+        return failed(f"{what}:\n{words}{_advice(words)}", reason=Reason.PACKAGE_INDEX)
+    what = f"{place} cannot be reached"
+    return failed(f"{what}:\n{words}{_advice(words)}", reason=Reason.PACKAGE_INDEX, target=place)
+
+
+def _place_in(words: str) -> str:
+    """The host that a tool asked last, with its port where it is not the usual one."""
+    asked = [match["place"].rpartition("@")[2] for match in _ASKED.finditer(words)]
+    asked += [f"{match['host']}:{match['port']}" for match in _POOL.finditer(words)][-1:]
+    return asked[-1].removesuffix(":443").lower() if asked else _ANY_INDEX
+
+
+def _advice(words: str) -> str:
+    if PYTORCH_HOST not in words:
+        return ""
+    return (
+        f"\nWhat to do: PyTorch is looked for at its own index, {PYTORCH_HOST}; `--torch-backend none` takes it "
+        "from the agent's other indexes, and `agent daemon --torch-backend none` does so for every task there"
+    )

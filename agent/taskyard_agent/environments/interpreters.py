@@ -21,6 +21,7 @@ from taskyard_agent.environments.request import EnvironmentSettings, failed
 from taskyard_agent.errors import RunFailed
 
 _WANTED = re.compile(r"(?:(?P<kind>cpython|pypy|python)[-@]?)?(?P<version>\d+\.\d+(?:\.\d+)?)(?P<free>t?)")
+_PROBE_SECONDS, _MOST_WORDS = 60.0, 2000
 PROBE = """
 import json, os, platform, site, sys, sysconfig
 try:
@@ -119,9 +120,15 @@ def find_interpreter(wanted: str | None, settings: EnvironmentSettings, installe
     if wanted.startswith("/"):
         return _at_path(Path(wanted), settings)
     asked = _parse(wanted)
-    found = _first(asked, _candidates(asked.minor, settings), settings)
-    found = found or _ask_uv(wanted, settings, installer) or _install(wanted, settings, installer)
-    return found or _other_patch(asked, settings, installer)
+    found = _first(asked, _candidates(asked.minor, settings), settings) or _ask_uv(wanted, settings, installer)
+    if found is not None:
+        return found
+    try:
+        found = _install(wanted, settings, installer)
+    except RunFailed as failure:
+        installer.log(str(failure))
+        return _other_patch(asked, settings, installer, failure)
+    return found or _other_patch(asked, settings, installer, None)
 
 
 def probe(executable: Path, settings: EnvironmentSettings) -> Interpreter:
@@ -144,12 +151,20 @@ def minor_of(version: str) -> str:
 
 def _run_probe(executable: str, settings: EnvironmentSettings) -> dict[str, Any]:
     variables = visible_variables(settings.variables)
-    done = subprocess.run(
-        [executable, "-E", "-c", PROBE], capture_output=True, text=True, cwd="/", env=variables, check=False
-    )
+    argv = [executable, "-E", "-c", PROBE]
+    try:
+        done = subprocess.run(
+            argv, capture_output=True, cwd="/", env=variables, check=False, timeout=_PROBE_SECONDS
+        )
+    except subprocess.TimeoutExpired as error:
+        raise failed(f"the interpreter {executable} does not answer", infrastructure=True) from error
     if done.returncode:
-        raise failed(f"the interpreter {executable} does not start: {done.stderr.strip()}", infrastructure=True)
-    answer: dict[str, Any] = json.loads(done.stdout)
+        said = done.stderr.decode(errors="replace").strip()[-_MOST_WORDS:]
+        raise failed(f"the interpreter {executable} does not start: {said}", infrastructure=True)
+    try:
+        answer: dict[str, Any] = json.loads(done.stdout)
+    except ValueError as error:
+        raise failed(f"{executable} is no Python: it does not answer as one", infrastructure=True) from error
     return answer
 
 
@@ -169,7 +184,12 @@ def _own_executable() -> str:
 def _at_path(path: Path, settings: EnvironmentSettings) -> Interpreter:
     if not os.access(path, os.X_OK):
         raise failed(f"there is no interpreter at {path} on this machine")
-    return probe(path, settings)
+    try:
+        return probe(path, settings)
+    except (RunFailed, OSError) as error:
+        if str(path) == settings.python:
+            raise
+        raise failed(f"--python {path} is none that can be used on this machine: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,11 +263,7 @@ def _install(wanted: str, settings: EnvironmentSettings, installer: Installer) -
     if settings.python_downloads == "never":
         return None
     installer.log(f"Python {wanted} is not on this machine; installing it")
-    try:
-        _uv(settings, installer, "install", "--no-bin", wanted)
-    except RunFailed as error:
-        installer.log(str(error))
-        return None
+    _uv(settings, installer, "install", "--no-bin", wanted)
     return _ask_uv(wanted, settings, installer)
 
 
@@ -263,27 +279,31 @@ def _uv(settings: EnvironmentSettings, installer: Installer, verb: str, *options
     return installer.run(argv, cwd=Path("/"), variables=variables, quiet=True)
 
 
-def _other_patch(asked: _Asked, settings: EnvironmentSettings, installer: Installer) -> Interpreter:
+def _other_patch(
+    asked: _Asked, settings: EnvironmentSettings, installer: Installer, failure: RunFailed | None
+) -> Interpreter:
     same_minor = dataclasses.replace(asked, version=asked.minor)
     near = _first(same_minor, _candidates(asked.minor, settings), settings)
     if near is None or asked == same_minor:
-        raise _absent(asked.version, settings)
+        raise _absent(asked.version, settings, failure) from failure
     installer.log(f"Python {asked.version} is not on this machine; using {near.version}")
     return near
 
 
-def _absent(version: str, settings: EnvironmentSettings) -> RunFailed:
+def _absent(version: str, settings: EnvironmentSettings, failure: RunFailed | None) -> RunFailed:
+    """`failure` is why it could not be fetched. A version that does not exist will not exist later either."""
     there = ", ".join(_versions_here(settings)) or "none"
     if settings.python_downloads == "never":
         return failed(
             f"Python {version} is not on this machine, which has {there}; its operator can install it, or let uv "
             "do so: --python-downloads auto"
         )
-    return failed(
-        f"Python {version} is not on this machine, which has {there}, and could not be fetched; the log says why",
-        reason=Reason.PACKAGE_INDEX,
-        infrastructure=True,
-    )
+    words = str(failure or "there is no such build")
+    why = f"Python {version} is not on this machine, which has {there}, and could not be fetched: {words}"
+    if failure is not None and failure.infrastructure:
+        reason, target = Reason.PACKAGE_INDEX, failure.target
+        return failed(why, reason=reason, infrastructure=True, target=target)
+    return failed(f"{why}\nWhat to do: ask for one that exists with --python, or let the operator install it")
 
 
 def _versions_here(settings: EnvironmentSettings) -> list[str]:

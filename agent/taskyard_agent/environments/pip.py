@@ -53,7 +53,7 @@ def resolve(request: EnvironmentRequest, interpreter: Interpreter, settings: Env
     configured = configured_indexes(settings.variables)
     indexes = configured.with_added(
         default=requirements.default_index,
-        extra=[*requirements.extra_indexes, *_torch_index(request, requirements, configured)],
+        extra=[*requirements.extra_indexes, *_torch_index(request, requirements, configured, settings)],
         find_links=requirements.find_links,
         no_index=requirements.no_index,
     )
@@ -142,9 +142,11 @@ def _require_no_words_for_uv(requirements: Requirements) -> None:
         raise failed(f"pip does not follow {name} of [tool.uv]; {_USE_UV}")
 
 
-def _torch_index(request: EnvironmentRequest, requirements: Requirements, configured: Indexes) -> tuple[str, ...]:
+def _torch_index(
+    request: EnvironmentRequest, requirements: Requirements, configured: Indexes, settings: EnvironmentSettings
+) -> tuple[str, ...]:
     """pip asks every index for every package: this one takes part where PyTorch or its build is named alone."""
-    backend = torch_backend_of(request, requirements, configured)
+    backend = torch_backend_of(request, requirements, configured, settings)
     asked_for = request.environment.torch_backend != "auto" or names_torch(requirements)
     return index_of_build(backend) if asked_for else ()
 

@@ -32,6 +32,8 @@ class EnvironmentSettings:
     """Interpreter for tasks that name none; None: the one that runs the agent."""
     python_downloads: str = "auto"
     """`auto`: uv fetches an interpreter that is absent; `never`: such a task fails."""
+    torch_backend: str = "auto"
+    """The build of PyTorch for tasks that ask for none, in the words of `Environment.torch_backend`."""
     python_mirror: str | None = None
     """Where uv fetches interpreters from, instead of its default."""
     allowed_indexes: tuple[str, ...] = ()
@@ -116,6 +118,8 @@ class ReadyEnvironment:
             self.lock_fd = None
 
 
-def failed(message: str, *, reason: Reason = Reason.ENVIRONMENT, infrastructure: bool = False) -> RunFailed:
+def failed(
+    message: str, *, reason: Reason = Reason.ENVIRONMENT, infrastructure: bool = False, target: str = ""
+) -> RunFailed:
     """Returns the failure of a run in this phase."""
-    return RunFailed(Phase.ENVIRONMENT, reason, message, infrastructure=infrastructure)
+    return RunFailed(Phase.ENVIRONMENT, reason, message, infrastructure=infrastructure, target=target)

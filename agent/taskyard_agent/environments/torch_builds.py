@@ -6,8 +6,9 @@ import re
 
 from taskyard.wire import RequirementsKind
 
-from taskyard_agent.environments.indexes import PYTORCH_INDEX, Indexes
-from taskyard_agent.environments.request import EnvironmentRequest, failed
+from taskyard_agent.environments.indexes import PYTORCH_INDEX, Indexes, configured_indexes
+from taskyard_agent.environments.reach import has_torch
+from taskyard_agent.environments.request import EnvironmentRequest, EnvironmentSettings, failed
 from taskyard_agent.environments.requirements import Requirements
 
 PACKAGES = ("torch", "torchvision", "torchaudio", "torchtext", "torchdata", "pytorch-triton")
@@ -21,19 +22,26 @@ BUILDS = (("cu130", (580,)), ("cu129", (525, 60, 13)), ("cu118", (450, 80, 2)))
 https://docs.nvidia.com/cuda/cuda-toolkit-release-notes/index.html#cuda-driver"""
 
 
-def torch_backend_of(request: EnvironmentRequest, requirements: Requirements, indexes: Indexes) -> str | None:
+def torch_backend_of(
+    request: EnvironmentRequest, requirements: Requirements, indexes: Indexes, settings: EnvironmentSettings
+) -> str | None:
     """Returns the build in the words of uv's `--torch-backend`; None: as the indexes have it.
 
-    First a requirement's own label, then what the task asks for, then an index that its files name. Raises
-    RunFailed.
+    First a requirement's own label, then what the task asks for, then an index that its files name, then what the
+    operator chose: a build, or indexes of pip's configuration that hold PyTorch. Raises RunFailed.
     """
     wanted = request.environment.torch_backend
+    if wanted == "auto":
+        wanted = settings.torch_backend
     if request.environment.requirements in _LOCKS or indexes.no_index or wanted == "none":
         return None
     if wanted != "auto" and re.fullmatch(_BUILD, wanted) is None:
         raise failed(f"{wanted!r} is no build of PyTorch; write `--torch-backend auto`, `cpu` or `cu126`")
     asked = None if wanted == "auto" else wanted
-    return _labelled(requirements) or asked or _of_index(requirements) or _fitting(request, requirements)
+    named = _labelled(requirements) or asked or _of_index(requirements)
+    if named is None and has_torch(configured_indexes(settings.variables)):
+        return None
+    return named or _fitting(request, requirements)
 
 
 def index_of_build(backend: str | None) -> tuple[str, ...]:

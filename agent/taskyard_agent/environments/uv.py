@@ -78,7 +78,7 @@ def resolve(request: EnvironmentRequest, interpreter: Interpreter, settings: Env
         requirements=requirements,
         indexes=indexes,
         index_strategy=_strategy(requirements, indexes, settings),
-        torch_backend=torch_backend_of(request, requirements, indexes),
+        torch_backend=torch_backend_of(request, requirements, indexes, settings),
         source=source,
         digest=_digest(source, requirements) if source else "",
         remarks=(*remarks_on(request), *remarks_on_build(request)),

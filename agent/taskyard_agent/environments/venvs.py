@@ -156,14 +156,12 @@ def check_environment(recipe: Recipe, prefix: Path, installer: Installer) -> Non
     words = "import sys; print(sys.prefix, '.'.join(map(str, sys.version_info[:3])))"
     output = installer.run([prefix / "bin" / "python", "-I", "-S", "-c", words], cwd=prefix, quiet=True)
     if recipe.interpreter.version.rstrip("+") not in output[-1]:
-        raise failed(
-            f"the environment runs Python {output[-1]}, not {recipe.interpreter.version}", infrastructure=True
-        )
+        raise failed(f"the environment runs Python {output[-1]}, not {recipe.interpreter.version}")
     present = {canonicalize_name(item.partition("==")[0]) for item in installed(site_packages(recipe, prefix))}
     present |= {canonicalize_name(package.name) for package in recipe.interpreter.lends}
     missing = [name for name in _named(recipe) if canonicalize_name(name) not in present]
     if missing:
-        raise failed(f"after the installation {', '.join(missing)} is still missing", infrastructure=True)
+        raise failed(f"after the installation {', '.join(missing)} is still missing")
 
 
 def describe_environment(recipe: Recipe, prefix: Path, installer: Installer) -> Installed:

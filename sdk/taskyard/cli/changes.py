@@ -22,8 +22,8 @@ T = TypeVar("T")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Puts the flags on a parser; what is not given is None or empty."""
+def add_flags(parser: argparse.ArgumentParser, *, of_run: bool = False) -> None:
+    """Puts the flags on a parser; what is not given is None or empty. `of_run`: its settings are there."""
     parser.add_argument("--name", help="a name for people")
     parser.add_argument("--description", metavar="TEXT", help="what it is for")
     parser.add_argument("--tag", action="append", default=[], metavar="TAG", help="a tag; may be repeated")
@@ -49,6 +49,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="a secret variable; its value comes from your environment or is asked for",
     )
     _add_asking(parser)
+    if not of_run:
+        parser.add_argument(
+            "--give-up-after",
+            metavar="TIME",
+            help="fail it when a host that it needs has been out of reach for this long, like 30m",
+        )
     parser.add_argument("--timeout", metavar="TIME", help="limit of the running time, like 90s, 30m, 12h")
     parser.add_argument("--retries", type=int, metavar="N", help="how often it is tried again when it failed")
 
@@ -128,7 +134,12 @@ def policy(namespace: argparse.Namespace, base: Policy) -> Policy:
     """`base` with the flags' changes."""
     from taskyard.asking import limits
 
-    base = limits(base, timeout=namespace.timeout, max_idle_gpu=namespace.max_idle_gpu)
+    base = limits(
+        base,
+        timeout=namespace.timeout,
+        max_idle_gpu=namespace.max_idle_gpu,
+        give_up_after=namespace.give_up_after,
+    )
     if namespace.retries is not None:
         if namespace.retries < 0:
             raise UsageError("--retries: a number of retries is 0 or more")

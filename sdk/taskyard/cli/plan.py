@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -28,6 +29,8 @@ def plan(prepared: Prepared, queue: Queue, explained: Explanation) -> Iterator[s
     manager = spec.environment.manager
     yield f"command       {output.command_line(_effective(spec))}{_where(spec.code.working_dir)}"
     yield f"code          {_source(prepared)}"
+    if spec.code.repository and (spec.code.pack is None or spec.code.pack.needs):
+        yield "              the worker fetches it from there; --ship-code sends it instead"
     yield f"changes       {_changes(prepared)}"
     if summary.left_out:
         names = ", ".join(summary.left_out[:SHOWN_FILES])
@@ -117,6 +120,8 @@ def _needs(prepared: Prepared) -> str:
     shown = ", ".join(packages[:SHOWN_PACKAGES]) + (", …" if len(packages) > SHOWN_PACKAGES else "")
     build = prepared.spec.environment.torch_backend
     torch = f"; PyTorch's build: {build}" if build != "auto" else ""
+    if build == "auto" and any(re.match(r"torch\b", package) for package in packages):
+        torch = "; PyTorch's build: what the worker can run (--torch-backend)"
     return output.clean(f"{prepared.needs.origin}{f': {shown}' if packages else ''}{torch}")
 
 

@@ -31,7 +31,7 @@ def add_parser(subparsers: Any) -> None:
         usage="taskyard run [options] -- COMMAND …",
     )
     add_settings(parser, RUN_SETTINGS)
-    changes.add_flags(parser)
+    changes.add_flags(parser, of_run=True)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--requirements", type=Path, metavar="FILE", help="the file that says what to install")
     source.add_argument(
@@ -111,7 +111,7 @@ def _wanted(namespace: argparse.Namespace, settings: Any) -> Wanted:
         tags=tuple(namespace.tag),
         resources=asking.resources(asked, Resources()),
         container=asking.container(asked, None),
-        policy=changes.policy(namespace, Policy()),
+        policy=changes.policy(namespace, asking.limits(Policy(), give_up_after=settings["give_up_after"])),
         python=settings["python"] or python,
         packages=tuple(namespace.package),
         requirements=namespace.requirements,

@@ -42,7 +42,14 @@ MANAGER = Setting(
     shared=True,
 )
 _CONNECTION = [setting.name for setting in CONNECTION_SETTINGS]
-RUN_SETTINGS = (QUEUE, PROJECT, PYTHON, MANAGER)
+GIVE_UP_AFTER = Setting(
+    name="give_up_after",
+    default="30m",
+    metavar="TIME",
+    help="fail a task when a host that it needs has been out of reach for this long",
+    shared=True,
+)
+RUN_SETTINGS = (QUEUE, PROJECT, PYTHON, MANAGER, GIVE_UP_AFTER)
 GROUPS = ("connection", "run", "agent", "server")
 """Whose settings are shown, in this order; those of `connection` are everybody's."""
 SHELLS = ("bash", "zsh", "fish", "powershell")

@@ -25,7 +25,7 @@ from taskyard.errors import Refused, TaskyardError, UsageError
 
 if TYPE_CHECKING:
     from taskyard.client import Client
-    from taskyard.wire import Run, Task
+    from taskyard.wire import Policy, Run, Task
 
 STATES = ("draft", "waiting", "queued", "preparing", "running", "completed", "failed", "cancelled")
 COLUMNS = ("ID", "NAME", "STATE", "QUEUE", "WORKER", "CREATED", "TIME", "NOTE")
@@ -236,6 +236,12 @@ def _row(task: Task) -> tuple[object, ...]:
     )
 
 
+def _patience(policy: Policy) -> float | None:
+    """How long it waits for a host; None where that is the usual time."""
+    usual = type(policy)().give_up_after_seconds
+    return None if policy.give_up_after_seconds == usual else policy.give_up_after_seconds
+
+
 def _about(task: Task) -> list[tuple[str, object]]:
     from taskyard.asking import container_in_words, in_words
 
@@ -262,6 +268,7 @@ def _about(task: Task) -> list[tuple[str, object]]:
         ("retries", spec.policy.retries or None),
         ("timeout", output.duration(spec.policy.timeout_seconds)),
         ("idle gpu", output.duration(spec.policy.max_idle_gpu_seconds)),
+        ("gives up after", output.duration(_patience(spec.policy))),
         *(
             (f"{section}/{name}", value)
             for section, pairs in spec.parameters.items()

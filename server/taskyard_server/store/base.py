@@ -29,6 +29,8 @@ from taskyard.wire import (
 )
 from taskyard.wire import Worker as WireWorker
 
+from taskyard_server.targets import targets_of
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
@@ -74,6 +76,13 @@ class TaskRecord:
     losses: int = 0
     unstarted: int = 0
     infrastructure_failures: int = 0
+    """Those that no probe of the machine confirmed."""
+    machine_failures: int = 0
+    """All of them, in a row."""
+    unavailable_since: float | None = None
+    """Since when machines or a host keep it from starting; see `Policy.give_up_after_seconds`."""
+    target: str = ""
+    """The host that could not be reached for it last; part of the shape."""
     avoid: tuple[str, ...] = ()
     """Workers that failed it through no fault of its own; part of the shape."""
     reserved_for: str | None = None
@@ -90,6 +99,7 @@ class TaskRecord:
             lasts_seconds=longest_seconds(policy),
             reserved_for=self.reserved_for,
             container=self.spec.container is not None,
+            targets=tuple(sorted({*targets_of(self.spec), *filter(None, [self.target])})),
         )
 
 
@@ -120,6 +130,8 @@ class WorkerRecord:
     """Which agent it was that reported last; see `Beat`."""
     held: str = ""
     """Why the server or an operator lets it take nothing; its agent's own reasons come and go with the beats."""
+    probe: str = ""
+    """With a pause by the server: what its agent probes, as a `Reason`."""
     executed: int = 0
     """Runs that ended there, however."""
 
@@ -227,6 +239,8 @@ class Candidate:
     reserved_for: str | None = None
     container: bool = False
     """Whether it asks to be run in one."""
+    targets: tuple[str, ...] = ()
+    """Hosts that it needs before it can start, as far as that is known; see `RestRecord`."""
 
 
 def longest_seconds(policy: Policy) -> float | None:
@@ -234,6 +248,32 @@ def longest_seconds(policy: Policy) -> float | None:
     if policy.timeout_seconds is None:
         return None
     return float(2 ** (math.ceil(4 * math.log2(policy.timeout_seconds + policy.grace_seconds)) / 4))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestRecord:
+    """A host that could not be reached: for which workers, and until when its tasks wait."""
+
+    target: str
+    since: float
+    """When it began to fail."""
+    failed_at: float
+    until: float
+    failures: int
+    detail: str = ""
+    """What was met last, in words."""
+    workers: tuple[str, ...] = ()
+    """Those that cannot reach it: no other worker waits for their sake while one does reach it."""
+    reached: bool = False
+    """Whether a worker has reached it since the last of them failed for the first time."""
+
+    def concerns(self, worker: str) -> bool:
+        """Whether the worker heeds it. A host that two workers cannot reach rests for all."""
+        return worker in self.workers or (len(self.workers) > 1 and not self.reached)
+
+    def binds(self, worker: str, now: float) -> bool:
+        """Whether the worker takes none of its tasks now."""
+        return now < self.until and self.concerns(worker)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -404,6 +444,17 @@ class Store(Protocol):
 
     async def delete_worker(self, name: str) -> None:
         """Raises NotFound."""
+
+    # --- hosts that rest
+
+    async def rests(self) -> list[RestRecord]:
+        """All of them, by target."""
+
+    async def save_rest(self, target: str, change: Callable[[RestRecord | None], RestRecord]) -> RestRecord:
+        """Atomically replaces the record, as `save_worker`."""
+
+    async def delete_rest(self, target: str) -> None:
+        """Forgets it; one that is gone is no error."""
 
     # --- tokens
 

@@ -9,9 +9,9 @@ from pydantic import TypeAdapter
 from pydantic_core import PydanticSerializationError
 
 from taskyard_server.errors import Invalid
-from taskyard_server.store.base import QueueRecord, TaskRecord, TokenRecord, WorkerRecord
+from taskyard_server.store.base import QueueRecord, RestRecord, TaskRecord, TokenRecord, WorkerRecord
 
-R = TypeVar("R", TaskRecord, QueueRecord, WorkerRecord, TokenRecord)
+R = TypeVar("R", TaskRecord, QueueRecord, WorkerRecord, TokenRecord, RestRecord)
 
 
 class Codec(Generic[R]):
@@ -44,3 +44,4 @@ TASKS = Codec(TaskRecord, apart=frozenset({"rank", "due_at"}))
 QUEUES = Codec(QueueRecord)
 WORKERS = Codec(WorkerRecord)
 TOKENS = Codec(TokenRecord)
+RESTS = Codec(RestRecord)

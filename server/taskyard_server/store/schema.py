@@ -85,4 +85,6 @@ _GENERATIONS = """
 CREATE TABLE generations (number INTEGER PRIMARY KEY, copied_at REAL, restored_at REAL, resumed_at REAL);
 """
 
-CONTROL = Schema(application_id=0x5459_4331, migrations=(_FIRST, _ONE_RUN_PER_REQUEST, _GENERATIONS))
+_RESTS = "CREATE TABLE rests (target TEXT PRIMARY KEY NOT NULL, body BLOB NOT NULL);"
+
+CONTROL = Schema(application_id=0x5459_4331, migrations=(_FIRST, _ONE_RUN_PER_REQUEST, _GENERATIONS, _RESTS))

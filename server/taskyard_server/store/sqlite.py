@@ -20,6 +20,7 @@ from taskyard_server.store.base import (
     Generation,
     QueueRecord,
     RecordPage,
+    RestRecord,
     TaskFilter,
     TaskRecord,
     TokenRecord,
@@ -29,7 +30,7 @@ from taskyard_server.store.database import Database
 from taskyard_server.store.events import FirstEvents
 from taskyard_server.store.remembered import Remembered
 from taskyard_server.store.schema import CONTROL
-from taskyard_server.store.tables import answers, entries, generations, queues, tasks, tokens, workers
+from taskyard_server.store.tables import answers, entries, generations, queues, rests, tasks, tokens, workers
 
 _FORCED_AT_ONCE = 500
 _READ_AT_ONCE = 200
@@ -217,6 +218,17 @@ class SqliteStore:
         await self._workers.forgetting(
             self._database.write(lambda connection: workers.delete(connection, name)), name
         )
+
+    # --- hosts that rest
+
+    async def rests(self) -> list[RestRecord]:
+        return await self._database.read(rests.by_target)
+
+    async def save_rest(self, target: str, change: Callable[[RestRecord | None], RestRecord]) -> RestRecord:
+        return await self._database.write(lambda connection: rests.save(connection, target, change))
+
+    async def delete_rest(self, target: str) -> None:
+        await self._database.write(lambda connection: rests.delete(connection, target))
 
     # --- tokens
 

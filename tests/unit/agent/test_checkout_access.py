@@ -153,13 +153,13 @@ def test_ssh_that_is_refused_falls_back_to_https(tmp_path: Path) -> None:
     assert not failed.value.infrastructure
 
 
-def test_a_host_that_cannot_be_reached_is_the_machines_failure(tmp_path: Path) -> None:
+def test_a_host_that_cannot_be_reached_is_waited_for(tmp_path: Path) -> None:
     machine = Machine.at(tmp_path / "agent")
 
     with pytest.raises(RunFailed, match="cannot be reached") as failed:
         machine.prepare(Code(repository="https://localhost:1/team/code.git", commit="a" * 40))
 
-    assert failed.value.infrastructure
+    assert failed.value.target == "localhost:1"
     assert failed.value.reason is Reason.GIT_HOST
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import socket
 import subprocess
 import tarfile
 import threading
@@ -330,7 +331,11 @@ def test_an_archive_of_too_many_files_is_refused(tmp_path: Path) -> None:
     [
         ("fatal: write error: No space left on device", Reason.DISK),
         ("error: unable to create file x: Disk quota exceeded", Reason.DISK),
-        ("fatal: unable to access 'https://h/': Could not resolve host: h", Reason.GIT_HOST),
+        ("fatal: unable to access 'https://h/': Could not resolve host: h.invalid", Reason.CHECKOUT),
+        ("ssh: Could not resolve hostname github-work: Name or service not known", Reason.CHECKOUT),
+        ("ssh: Could not resolve hostname h.invalid: Temporary failure in name resolution", Reason.GIT_HOST),
+        ("fatal: unable to access 'https://h/': SSL certificate problem: self-signed", Reason.CHECKOUT),
+        ("fatal: unable to access 'https://h/': OpenSSL SSL_connect: Connection reset by peer", Reason.GIT_HOST),
         ("ssh: connect to host h port 22: Connection timed out", Reason.GIT_HOST),
         ("fatal: unable to access 'https://h/': The requested URL returned error: 503", Reason.GIT_HOST),
         ("error: RPC failed; curl 28 Operation too slow", Reason.GIT_HOST),
@@ -341,9 +346,10 @@ def test_an_archive_of_too_many_files_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_gits_words_tell_whose_failure_it_is(words: str, reason: Reason) -> None:
-    failed = GitFailed(words).translated("cannot fetch", "do this")
+    failed = GitFailed(words).translated("cannot fetch", "do this", target="h")
 
     assert failed.reason is reason
+    assert failed.target == ("h" if reason is Reason.GIT_HOST else "")
     assert failed.infrastructure is (reason is not Reason.CHECKOUT)
     assert words in str(failed)
 
@@ -381,7 +387,28 @@ def test_a_cancelled_run_ends_a_hanging_git(tmp_path: Path) -> None:
     until(lambda: not Path("/proc", (tmp_path / "pid").read_text().strip()).exists())
 
 
-def test_a_fetch_that_takes_too_long_is_the_machines_failure(tmp_path: Path) -> None:
+def test_a_host_that_takes_the_connection_and_says_nothing_is_given_up_soon(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        machine = Machine.at(tmp_path / "agent", stall_seconds=1)
+        place = f"localhost:{mute.getsockname()[1]}"
+
+        with pytest.raises(RunFailed, match="1 s in which the host said nothing") as failed:
+            machine.prepare(Code(repository=f"https://{place}/x/y.git", commit=GONE))
+
+    assert (failed.value.reason, failed.value.target) == (Reason.GIT_HOST, place)
+    assert "--ship-code" in str(failed.value)
+
+
+@pytest.mark.parametrize("url", ["git@github-work:me/code.git", "https://no-such-host.invalid/me/code.git"])
+def test_a_host_that_does_not_exist_is_the_tasks_failure(tmp_path: Path, url: str) -> None:
+    with pytest.raises(RunFailed, match="knows no host of the repository's name") as failed:
+        Machine.at(tmp_path / "agent").prepare(Code(repository=url, commit=GONE))
+
+    assert (failed.value.reason, failed.value.infrastructure) == (Reason.CHECKOUT, False)
+    assert "--ship-code" in str(failed.value)
+
+
+def test_a_fetch_that_takes_too_long_is_that_of_its_host(tmp_path: Path) -> None:
     program = tmp_path / "ssh"
     program.write_text("#!/bin/sh\nexec sleep 600\n")
     program.chmod(0o755)

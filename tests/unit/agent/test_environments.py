@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 import subprocess
@@ -69,13 +70,35 @@ def test_another_patch_is_taken_where_the_exact_one_is_not_to_be_had(
     assert f"{MINOR}.99 is not on this machine; using {found.version}" in log[-1]
 
 
-def test_mirror_that_does_not_answer_is_the_fault_of_the_machine(tmp_path: Path, installer: Installer) -> None:
+def test_mirror_that_does_not_answer_may_be_the_fault_of_the_machine(tmp_path: Path, installer: Installer) -> None:
     unreachable = settings(tmp_path, python_mirror="http://127.0.0.1:9")
+    quick = dataclasses.replace(
+        installer, operators=frozenset({"127.0.0.1:9"}), variables={**installer.variables, "UV_HTTP_RETRIES": "0"}
+    )
 
     with pytest.raises(RunFailed, match="could not be fetched") as caught:
-        find_interpreter("pypy3.9", unreachable, installer)
+        find_interpreter("3.8", unreachable, quick)
 
-    assert caught.value.infrastructure
+    assert (caught.value.infrastructure, caught.value.target) == (True, "")
+
+
+def test_version_that_does_not_exist_is_never_right(tmp_path: Path, installer: Installer) -> None:
+    with pytest.raises(
+        RunFailed, match=r"No download found(.|\n)*ask for one that exists with --python"
+    ) as caught:
+        find_interpreter("3.99", settings(tmp_path), installer)
+
+    assert (caught.value.reason, caught.value.infrastructure) == (Reason.ENVIRONMENT, False)
+
+
+@pytest.mark.parametrize("program", ["/bin/true", "/bin/false", "/etc/passwd"])
+def test_program_that_is_no_python_is_the_tasks_mistake(
+    tmp_path: Path, installer: Installer, program: str
+) -> None:
+    with pytest.raises(RunFailed) as caught:
+        find_interpreter(program, settings(tmp_path), installer)
+
+    assert not caught.value.infrastructure
 
 
 def test_words_that_are_no_version_are_refused(tmp_path: Path, installer: Installer) -> None:
@@ -162,24 +185,43 @@ def test_credentials_are_masked_in_whatever_is_printed() -> None:
 # --- Running installers ----------------------------------------------------------------------------------
 
 
+SENDING = "error sending request for url"
+
+
 @pytest.mark.parametrize(
-    ("words", "reason", "infrastructure"),
+    ("words", "reason", "infrastructure", "target"),
     [
-        ("error: failed to write file: No space left on device (os error 28)", Reason.DISK, True),
-        ("OSError: [Errno 122] Disk quota exceeded", Reason.DISK, True),
-        ("error: dns error: failed to lookup address information", Reason.PACKAGE_INDEX, True),
-        ("NewConnectionError: Failed to establish a new connection", Reason.PACKAGE_INDEX, True),
-        ("HTTP status server error (503 Service Unavailable) for url", Reason.PACKAGE_INDEX, True),
-        ("No solution found: because alpha was not found", Reason.ENVIRONMENT, False),
+        ("error: failed to write file: No space left on device (os error 28)", Reason.DISK, True, ""),
+        ("OSError: [Errno 122] Disk quota exceeded", Reason.DISK, True, ""),
+        ("error: dns error: failed to lookup", Reason.PACKAGE_INDEX, True, "the package index"),
+        ("Failed to establish a new connection", Reason.PACKAGE_INDEX, True, "the package index"),
+        (f"{SENDING} (https://a.org/s/)\n dns error\n Name or service not known", Reason.PACKAGE_INDEX, False, ""),
+        (f"{SENDING} (https://a.org/s/)\n dns error\n Temporary failure in", Reason.PACKAGE_INDEX, True, "a.org"),
+        (f"{SENDING} (http://a.org:8/s/)\n Connection refused", Reason.PACKAGE_INDEX, True, "a.org:8"),
+        (f"{SENDING} (https://own.org/s/)\n Name or service not known", Reason.PACKAGE_INDEX, True, ""),
+        (f"{SENDING} (https://u:p@own.org/s/)\n operation timed out", Reason.PACKAGE_INDEX, True, ""),
+        ("HTTPSConnectionPool(host='a.org', port=443): Max retries exceeded", Reason.PACKAGE_INDEX, True, "a.org"),
+        ("HTTP status server error (503 Gone) for url (https://a.org/x)", Reason.PACKAGE_INDEX, True, "a.org"),
+        ("invalid peer certificate: UnknownIssuer for url (https://a.org/x)", Reason.PACKAGE_INDEX, False, ""),
+        ("No solution found: because alpha was not found", Reason.ENVIRONMENT, False, ""),
     ],
 )
 def test_last_words_of_an_installer_tell_whose_fault_it_was(
-    words: str, reason: Reason, infrastructure: bool
+    words: str, reason: Reason, infrastructure: bool, target: str
 ) -> None:
-    failure = failure_of("uv", 1, ["Resolving", words])
+    failure = failure_of("uv", 1, ["Resolving", words], frozenset({"own.org"}))
 
-    assert (failure.reason, failure.infrastructure) == (reason, infrastructure)
+    assert (failure.reason, failure.infrastructure, failure.target) == (reason, infrastructure, target)
     assert words in str(failure)
+
+
+def test_pytorchs_index_that_is_out_of_reach_is_named_with_its_flag() -> None:
+    words = f"{SENDING} (https://download.pytorch.org/whl/cpu/torch/)\n dns error\n Name or service not known"
+
+    failure = failure_of("uv", 1, [words])
+
+    assert not failure.infrastructure
+    assert "--torch-backend none" in str(failure)
 
 
 def test_disk_that_is_really_full_is_said_so(installer: Installer, tmp_path: Path) -> None:

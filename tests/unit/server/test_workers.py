@@ -5,9 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
-from taskyard.wire import Capacity, Policy, Resources, TaskState, WorkerCounters, WorkerReport, WorkerState
+from taskyard.wire import (
+    Capacity,
+    Outcome,
+    Policy,
+    Resources,
+    TaskState,
+    WorkerCounters,
+    WorkerReport,
+    WorkerState,
+)
 from taskyard_server import workers
 from taskyard_server.errors import Conflict, Invalid, NotFound
 
@@ -451,3 +461,90 @@ async def test_a_lost_run_counts_as_executed(services: Services) -> None:
     counters = (await services.workers.get(agent.name)).counters
     assert counters is not None
     assert (counters.executing, counters.executed) == (0, 1)
+
+
+# --- Whose failure it is, and how a pause by the server ends
+
+CONFIRMED = replace(DISK_FULL, confirmed=True)
+UNCONFIRMED = replace(DISK_FULL, confirmed=False)
+
+
+async def fail_in_a_row(services: Services, agent: FakeAgent, outcome: Outcome, times: int = 3) -> None:
+    await agent.beat()
+    for _ in range(times):
+        await services.enqueue()
+        await agent.finish_and_forget(await agent.take(), outcome)
+
+
+async def test_a_failure_that_no_probe_confirms_pauses_no_worker(services: Services) -> None:
+    agent = services.agent()
+
+    await fail_in_a_row(services, agent, UNCONFIRMED, times=9)
+
+    worker = await services.workers.get(agent.name)
+    assert (worker.infrastructure_failures, worker.paused_reason) == (0, "")
+
+
+async def test_a_pause_by_the_server_ends_when_the_agents_probe_finds_nothing(services: Services) -> None:
+    agent = services.agent()
+    await fail_in_a_row(services, agent, CONFIRMED)
+    (paused,) = (await agent.beat()).workers
+
+    report = WorkerReport(name=agent.name, state=WorkerState.IDLE, queues=agent.queues, healthy=True)
+    (lifted,) = (await agent.beat(workers=(report,))).workers
+
+    assert (paused.paused, paused.probe) == (True, "disk")
+    assert (lifted.paused, lifted.probe) == (False, "")
+    worker = await services.workers.get(agent.name)
+    assert (worker.state, worker.infrastructure_failures) == (WorkerState.IDLE, 0)
+
+
+async def test_a_pause_by_an_operator_is_never_lifted_by_itself(services: Services) -> None:
+    agent = services.agent()
+    await fail_in_a_row(services, agent, CONFIRMED)
+    await services.workers.pause(agent.name, "being moved", ADA)
+
+    report = WorkerReport(name=agent.name, state=WorkerState.IDLE, queues=agent.queues, healthy=True)
+    (told,) = (await agent.beat(workers=(report,))).workers
+
+    assert (told.paused, told.probe) == (True, "")
+
+
+async def test_a_task_without_another_worker_is_never_tried_three_times_in_a_minute(services: Services) -> None:
+    await services.enqueue()
+    agent, tried_at = services.agent(), []
+    await agent.beat()
+    while len(tried_at) < 6:
+        claim = await agent.claim()
+        if claim.run is not None:
+            tried_at.append(services.clock())
+            await agent.finish_and_forget(claim.run, CONFIRMED)
+            if len(tried_at) % 3 == 0:
+                await services.workers.resume(agent.name, ADA)
+        await services.tick(1)
+
+    waits = [after - before for before, after in pairwise(tried_at)]
+    assert all(after - before > 60 for before, after in zip(tried_at, tried_at[2:], strict=False))
+    assert [round(wait / 5) * 5 for wait in waits] == [5, 60, 120, 120, 120]
+
+
+async def test_while_a_task_avoids_its_only_worker_others_go_first(services: Services) -> None:
+    first, second = await services.enqueue(), await services.enqueue()
+    agent = services.agent()
+    await agent.finish_and_forget(await agent.take(), CONFIRMED)
+
+    assert (await agent.take()).task == second.id
+    assert (await services.task(first.id)).state is TaskState.QUEUED
+
+
+async def test_machines_that_stay_out_of_order_fail_a_task_only_when_it_gives_up(services: Services) -> None:
+    task = await services.enqueue(policy=Policy(give_up_after_seconds=600))
+    agents = [services.agent(f"w{number}") for number in range(9)]
+
+    for agent in agents:
+        await agent.finish_and_forget(await agent.take(), CONFIRMED)
+    assert (await services.task(task.id)).state is TaskState.QUEUED
+    await services.tick(601)
+    await agents[0].finish_and_forget(await agents[0].take(), CONFIRMED)
+
+    assert (await services.task(task.id)).state is TaskState.FAILED

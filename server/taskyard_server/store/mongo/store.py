@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from uuid import uuid4
 
@@ -9,7 +10,7 @@ from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.errors import DuplicateKeyError
 from taskyard.wire import MoveTo, TaskEvent, TaskState
 
-from taskyard_server.errors import Conflict
+from taskyard_server.errors import Conflict, NotFound
 from taskyard_server.mongodb import Database, Document, translating
 from taskyard_server.store.base import (
     PAGE_BYTES,
@@ -20,12 +21,13 @@ from taskyard_server.store.base import (
     Generation,
     QueueRecord,
     RecordPage,
+    RestRecord,
     TaskFilter,
     TaskRecord,
     TokenRecord,
     WorkerRecord,
 )
-from taskyard_server.store.codec import TOKENS, WORKERS
+from taskyard_server.store.codec import RESTS, TOKENS, WORKERS
 from taskyard_server.store.events import FirstEvents
 from taskyard_server.store.mongo import changes, documents
 from taskyard_server.store.mongo.answers import Answers
@@ -68,6 +70,7 @@ class MongoStore:
         self._claims = Claims(self._tasks, self._entries, self._queues)
         self._workers: Records[WorkerRecord] = Records(self.database, "workers", WORKERS, _worker_copies)
         self._tokens: Records[TokenRecord] = Records(self.database, "tokens", TOKENS, _token_copies)
+        self._rests: Records[RestRecord] = Records(self.database, "rests", RESTS, _rest_copies)
         self._answers = Answers(self.database)
         self._generations = Generations(self.database)
 
@@ -233,6 +236,21 @@ class MongoStore:
     async def delete_worker(self, name: str) -> None:
         await self._workers.delete(name)
 
+    # --- hosts that rest
+
+    @translating
+    async def rests(self) -> list[RestRecord]:
+        return await self._rests.all([("_id", ASCENDING)])
+
+    @translating
+    async def save_rest(self, target: str, change: Callable[[RestRecord | None], RestRecord]) -> RestRecord:
+        return await self._rests.save(target, change)
+
+    @translating
+    async def delete_rest(self, target: str) -> None:
+        with contextlib.suppress(NotFound):
+            await self._rests.delete(target)
+
     # --- tokens
 
     @translating
@@ -286,6 +304,10 @@ class MongoStore:
 
 def _worker_copies(record: WorkerRecord) -> Document:
     return {"_id": record.worker.name}
+
+
+def _rest_copies(record: RestRecord) -> Document:
+    return {"_id": record.target}
 
 
 def _token_copies(record: TokenRecord) -> Document:
