@@ -118,7 +118,7 @@ def _compose(config: ServerConfig, stores: Stores) -> tuple[Services, Claims, Sw
         authenticator=authenticator,
         accounts=Accounts(store, authenticator, clock),
         repeats=Repeats(store, clock),
-        tasks=Tasks(store, room, stores.logs, stores.blobs, clock, disk),
+        tasks=Tasks(store, room, run_service.logs, stores.blobs, clock, disk),
         queues=Queues(store, room, clock),
         room=room,
         workers=Workers(store, room, clock),

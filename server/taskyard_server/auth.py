@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from taskyard.wire import TokenKind
 
 from taskyard_server.errors import Forbidden, Unauthorised, Unavailable
+from taskyard_server.recent import Recent
 from taskyard_server.store.base import QueueRecord, Store, TaskRecord, TokenRecord
 
 CACHE_SECONDS = 1.0
@@ -122,14 +123,14 @@ class Authenticator:
         self._clock = clock
         self._monotonic = monotonic
         self._refuse_unconfined = refuse_unconfined
-        self._known: dict[str, tuple[float, Actor]] = {}
+        self._known: Recent[str, tuple[float, Actor]] = Recent(CACHE_SIZE)
 
     async def actor(self, secret: str) -> Actor:
         """Raises Unauthorised when the token is unknown, expired or revoked, or its run has ended."""
         if not 0 < len(secret) <= LONGEST_SECRET or not secret.isascii():
             raise Unauthorised("that is not a token; log in with `taskyard login`")
         hashed = digest(secret)
-        until, actor = self._known.get(hashed, (0.0, None))
+        until, actor = self._known.get(hashed) or (0.0, None)
         if actor is not None and self._monotonic() < until:
             return actor
         return await self._look_up(hashed)
@@ -139,7 +140,7 @@ class Authenticator:
         self._known.clear()
 
     async def _look_up(self, hashed: str) -> Actor:
-        self._known.pop(hashed, None)
+        self._known.pop(hashed)
         token = await self._store.token_by_hash(hashed)
         if token is not None and hmac.compare_digest(token.hash, hashed):
             actor = actor_of(token, self._clock())
@@ -152,8 +153,6 @@ class Authenticator:
             await self._touch(token)
         else:
             actor = _actor_of_run(await self._store.task_of_report_token(hashed), hashed)
-        if len(self._known) >= CACHE_SIZE:
-            self._known.clear()
         self._known[hashed] = (self._monotonic() + CACHE_SECONDS, actor)
         return actor
 

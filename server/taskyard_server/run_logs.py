@@ -16,7 +16,8 @@ from taskyard_server import lifecycle
 from taskyard_server.auth import Actor
 from taskyard_server.config import ServerConfig
 from taskyard_server.disk_space import DiskSpace
-from taskyard_server.errors import Stale
+from taskyard_server.errors import NotFound, Stale
+from taskyard_server.recent import Recent
 from taskyard_server.store.base import LogStore, Store, TaskRecord
 
 LOG_POLL_SECONDS = 2.0
@@ -41,10 +42,13 @@ class LogSlice:
 
 @dataclass(frozen=True, kw_only=True)
 class _Writer:
-    """Who may append to a run's log; this never changes, so it is remembered."""
+    """Who may append to a run's log, and how far; remembered until the run changes, or for a moment."""
 
     control_hash: str
     agent: str
+    end: int | None
+    """The length that was stated at the run's end."""
+    looked_at: float
 
 
 class RunLogs:
@@ -57,37 +61,56 @@ class RunLogs:
         self._cap = config.log_cap_bytes
         self._disk = DiskSpace(config.data, config.min_free_disk_bytes)
         self._news = _News()
-        self._writers: dict[str, _Writer] = {}
+        self._writers: Recent[str, _Writer] = Recent(MAX_KNOWN_WRITERS)
+        self._deleted: Recent[str, bool] = Recent(MAX_KNOWN_WRITERS)
+        """Runs whose log was dropped with their task: what is on its way must not make it again."""
 
     def tell(self, run_id: str) -> None:
         """Wakes those who follow this log: its run has changed."""
+        self._writers.pop(run_id)
         self._news.tell(run_id)
 
     async def append(self, run_id: str, control_token: str, offset: int, data: bytes, actor: Actor) -> LogPosition:
-        """Keeps the bytes and answers what is held. A past run's tail goes on its own log.
+        """Keeps the bytes and answers what is held. A past run's tail goes on its own log, up to its stated end.
 
-        Raises Stale for a token that is not this run's, Unavailable on a low disk, before anything is written.
+        Raises Stale for a token that is not this run's, NotFound for a run whose task was deleted, Unavailable on
+        a low disk, before anything is written.
         """
-        await self._check_writer(run_id, control_token, actor)
+        writer = await self._check_writer(run_id, control_token, actor)
         self._disk.require_room("logs are refused")
-        length = await self._logs.append(run_id, offset, data, cap=self._cap)
+        limit = self._cap if writer.end is None else min(self._cap, writer.end)
+        length = await self._logs.append(run_id, offset, data, cap=limit)
+        if run_id in self._deleted:
+            await self._logs.delete(run_id)
+            raise NotFound(f"the task of run {run_id} was deleted: stop sending its log")
         self._news.tell(run_id)
         if length >= self._cap > offset:
             await self._mark_capped(run_id)
         return LogPosition(offset=length, capped=length >= self._cap)
 
-    async def _check_writer(self, run_id: str, control_token: str, actor: Actor) -> None:
-        writer = self._writers.get(run_id) or await self._find_writer(run_id)
+    async def _check_writer(self, run_id: str, control_token: str, actor: Actor) -> _Writer:
+        writer = self._writers.get(run_id)
+        now = asyncio.get_running_loop().time()
+        if writer is None or now - writer.looked_at > LOG_POLL_SECONDS:
+            writer = await self._find_writer(run_id, now)
         mine = hmac.compare_digest(writer.control_hash, hash_of(control_token))
         if not mine or writer.agent != actor.token:
             raise Stale(f"run {run_id} has another control token or another agent: stop sending its log")
+        return writer
 
-    async def _find_writer(self, run_id: str) -> _Writer:
+    async def _find_writer(self, run_id: str, now: float) -> _Writer:
         entry = lifecycle.require_run(await self._store.task(lifecycle.task_of(run_id)), run_id)
-        if len(self._writers) >= MAX_KNOWN_WRITERS:
-            self._writers.clear()
-        self._writers[run_id] = _Writer(control_hash=entry.control_hash, agent=entry.agent)
-        return self._writers[run_id]
+        end = entry.run.log_bytes if entry.run.outcome is not None else None
+        writer = _Writer(control_hash=entry.control_hash, agent=entry.agent, end=end, looked_at=now)
+        self._writers[run_id] = writer
+        return writer
+
+    async def delete(self, run_id: str) -> None:
+        """Drops the log of a run whose task was deleted."""
+        self._deleted[run_id] = True
+        self._writers.pop(run_id)
+        await self._logs.delete(run_id)
+        self._news.tell(run_id)
 
     async def _mark_capped(self, run_id: str) -> None:
         def marked(record: TaskRecord) -> TaskRecord:

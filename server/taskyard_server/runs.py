@@ -99,7 +99,7 @@ class Runs:
     ) -> None:
         self._store = store
         self._claims = claims
-        self._logs = RunLogs(store, logs, clock, config)
+        self.logs = self._logs = RunLogs(store, logs, clock, config)
         self._samples = samples
         self._clock = clock
         self._timing = timing_of(config)

@@ -6,6 +6,7 @@ are silent together, the fault is taken to lie between them and the server.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import time
@@ -83,18 +84,26 @@ class Sweeper:
         self._held_since: float | None = None
         self._housekeeping = _Housekeeping(store, runs, blobs, config)
         self._cleaned_at = float("-inf")
+        self._cleaning: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Ticks for ever; a failed tick is a gap, which the next one gives back."""
-        while True:
-            try:
-                await self.tick(self._clock())
-            except Unavailable as error:
-                logger.warning("the store is unavailable: %s", error, extra={"action": "tick_unavailable"})
-            except Exception:
-                # The edge of the loop: without it one bad record would stop all leases.
-                logger.exception("a tick failed", extra={"action": "tick_failed"})
-            await anyio.sleep(TICK_SECONDS)
+        try:
+            while True:
+                await self._tick_safely()
+                await anyio.sleep(TICK_SECONDS)
+        finally:
+            if self._cleaning is not None:
+                self._cleaning.cancel()
+
+    async def _tick_safely(self) -> None:
+        try:
+            await self.tick(self._clock())
+        except Unavailable as error:
+            logger.warning("the store is unavailable: %s", error, extra={"action": "tick_unavailable"})
+        except Exception:
+            # The edge of the loop: without it one bad record would stop all leases.
+            logger.exception("a tick failed", extra={"action": "tick_failed"})
 
     async def tick(self, now: float) -> None:
         """One round of everything that is due at `now`. Raises Unavailable."""
@@ -109,7 +118,26 @@ class Sweeper:
             await self._mark_silent(known, now)
         if now - self._cleaned_at >= HOUSEKEEPING_SECONDS or now < self._cleaned_at:
             self._cleaned_at = now
+            self._begin_housekeeping(now)
+
+    def _begin_housekeeping(self, now: float) -> None:
+        """Beside the ticks: however long a round takes, leases are looked at every second."""
+        if self._cleaning is None or self._cleaning.done():
+            self._cleaning = asyncio.ensure_future(self._clean(now))
+
+    async def _clean(self, now: float) -> None:
+        try:
             await self._housekeeping.round(now)
+        except Unavailable as error:
+            logger.warning("the store is unavailable: %s", error, extra={"action": "housekeeping_unavailable"})
+        except Exception:
+            # The edge of the task: the next round begins all the same.
+            logger.exception("housekeeping failed", extra={"action": "housekeeping_failed"})
+
+    async def finish_housekeeping(self) -> None:
+        """Waits for the round that is under way."""
+        if self._cleaning is not None:
+            await self._cleaning
 
     # --- Gaps
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from typing import Protocol
 
 from taskyard.wire import (
     CloneRequest,
@@ -35,7 +36,7 @@ from taskyard_server.errors import Conflict, Forbidden, Invalid, NotFound, TooLa
 from taskyard_server.names import checked_id, is_id, normalised
 from taskyard_server.pace import Pace
 from taskyard_server.queue_names import find_queue, queue_names
-from taskyard_server.store.base import BlobStore, LogStore, QueueRecord, Store, TaskFilter, TaskRecord
+from taskyard_server.store.base import BlobStore, QueueRecord, Store, TaskFilter, TaskRecord
 from taskyard_server.variety import Variety
 from taskyard_server.views import entry_view, task_view
 
@@ -56,6 +57,13 @@ class _Template:
     secret_values: Mapping[str, str]
 
 
+class DeletesLogs(Protocol):
+    """What drops the log of a run whose task is deleted."""
+
+    async def delete(self, run_id: str) -> None:
+        """Nothing happens when there is none."""
+
+
 class Tasks:
     """The verbs of tasks. A run's token reads, creates, enqueues and stops, inside its task's project alone."""
 
@@ -63,7 +71,7 @@ class Tasks:
         self,
         store: Store,
         claims: Claims,
-        logs: LogStore,
+        logs: DeletesLogs,
         blobs: BlobStore,
         clock: Callable[[], float],
         disk: DiskSpace | None = None,

@@ -101,3 +101,21 @@ async def test_old_samples_are_forgotten(samples: SampleStore) -> None:
 
     (series,) = await samples.series(SUBJECT, start=0.0, end=3.0, points=3)
     assert [point.mean for point in series.points] == [2.0]
+
+
+async def test_series_are_forgotten_a_part_at_a_time(
+    samples: SampleStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskyard_server.series.sqlite._LOOKED_AT_IN_A_ROUND", 2)
+    names = [f"n{number}" for number in range(5)]
+    await samples.add([sample(at, 1.0, name=name) for name in names for at in (1.0, 100.0)])
+
+    for _ in range(3):
+        await samples.forget(50.0)
+
+    assert await samples.series(SUBJECT, start=0.0, end=50.0, points=1) == []
+    assert [series.name for series in await samples.series(SUBJECT, start=0.0, end=200.0, points=1)] == names
+    await samples.forget(150.0)
+    for _ in range(3):
+        await samples.forget(150.0)
+    assert await samples.series(SUBJECT, start=0.0, end=200.0, points=1) == []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -209,3 +211,15 @@ def test_repeat_by_another_address_of_the_server_is_given_the_first_answer(serve
 
     assert again.status_code == 200
     assert again.json()["id"] == first.json()["id"]
+
+
+def test_upload_that_its_client_gives_up_is_one_line_in_the_log(server: ServerProcess) -> None:
+    head = f"PUT /api/v1/blobs/{'0' * 64} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {server.admin_token}\r\n"
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(head.encode() + b"Content-Length: 900\r\n\r\n" + b"x" * 500)
+
+    deadline = time.monotonic() + 30
+    while "request_aborted" not in server.log:
+        assert time.monotonic() < deadline, server.log
+        time.sleep(0.02)
+    assert "Traceback" not in server.log

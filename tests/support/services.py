@@ -125,6 +125,7 @@ class Services:
             seconds -= step
             await self.sweeper.tick(self.clock())
         await self.sweeper.tick(self.clock())
+        await self.sweeper.finish_housekeeping()
 
     def agent(self, name: str = "host:cpu:0", **fields: Any) -> FakeAgent:
         return FakeAgent(self, name, **fields)
@@ -262,7 +263,7 @@ async def open_services(data: Path, clock: Clock | None = None, **settings: Any)
             config=config,
             stores=stores,
             claims=claims,
-            tasks=Tasks(stores.store, claims, stores.logs, stores.blobs, clock),
+            tasks=Tasks(stores.store, claims, runs.logs, stores.blobs, clock),
             queues=Queues(stores.store, claims, clock),
             workers=Workers(stores.store, claims, clock),
             runs=runs,
@@ -271,5 +272,6 @@ async def open_services(data: Path, clock: Clock | None = None, **settings: Any)
         await services.queues.ensure_defaults()
         yield services
         claims.close()
+        await services.sweeper.finish_housekeeping()
     finally:
         await stores.close()

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from taskyard.wire import Problem
 
 from taskyard_server.errors import ServerError, TooLarge, TooMany, Unauthorised, Unavailable
@@ -39,6 +40,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ServerError, _refused)
     app.add_exception_handler(HTTPException, _unroutable)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(ClientDisconnect, _hung_up)
     app.add_exception_handler(Exception, _crashed)
 
 
@@ -65,6 +67,13 @@ async def _unroutable(request: Request, raised: Exception) -> Response:
 
 async def _invalid(_: Request, raised: Exception) -> Response:
     return problem(422, "invalid", in_words(cast(RequestValidationError, raised).errors()))
+
+
+async def _hung_up(request: Request, _: Exception) -> Response:
+    """The client ended the connection before its body was whole; the answer reaches no one."""
+    extra = {"action": "request_aborted"}
+    logger.info("%s %s was given up by its client", request.method, request.url.path, extra=extra)
+    return problem(400, "malformed", "the body ended before it was whole")
 
 
 async def _crashed(request: Request, error: Exception) -> Response:

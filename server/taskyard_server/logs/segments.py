@@ -10,6 +10,7 @@ from pathlib import Path
 from taskyard_server.errors import Invalid
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}\.[0-9]{1,9}")
+_REWRITTEN_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,17 @@ class Segments:
             touched |= {self._path(index), self.folder} if position == 0 else {self._path(index)}
             held, rest = held + len(piece), rest[len(piece) :]
         return touched
+
+    def rewrite(self) -> None:
+        """Writes what can be read once more, so that a flush has something to write."""
+        for path in self.paths():
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                size = os.fstat(descriptor).st_size
+                for position in range(0, size, _REWRITTEN_AT_ONCE):
+                    os.pwrite(descriptor, os.pread(descriptor, _REWRITTEN_AT_ONCE, position), position)
+            finally:
+                os.close(descriptor)
 
     def truncate(self, length: int) -> None:
         """Forgets what stands beyond `length`."""

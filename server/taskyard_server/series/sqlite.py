@@ -29,6 +29,7 @@ CREATE TABLE samples (
 """
 SAMPLES = Schema(application_id=0x5459_5331, migrations=(_FIRST,), synchronous="NORMAL")
 _FORGOTTEN_AT_ONCE = 100
+_LOOKED_AT_IN_A_ROUND = 10_000
 
 
 class SqliteSamples:
@@ -36,6 +37,8 @@ class SqliteSamples:
 
     def __init__(self, path: Path) -> None:
         self._database = Database(path, SAMPLES)
+        self._looked_at = 0
+        """The series up to which `forget` has gone; the next one goes on from there."""
 
     async def open(self) -> None:
         await self._database.open()
@@ -55,7 +58,8 @@ class SqliteSamples:
         return await self._database.read(lambda connection: _series(connection, subject, buckets, names))
 
     async def forget(self, before: float) -> None:
-        keys = await self._database.read(lambda connection: connection.execute("SELECT id FROM series").fetchall())
+        keys = await self._database.read(partial(_next_series, after=self._looked_at))
+        self._looked_at = keys[-1][0] if len(keys) == _LOOKED_AT_IN_A_ROUND else 0
         for first in range(0, len(keys), _FORGOTTEN_AT_ONCE):
             portion = [(key, before) for (key,) in keys[first : first + _FORGOTTEN_AT_ONCE]]
             await self._database.write(partial(_forget, portion=portion))
@@ -107,6 +111,11 @@ def _points(connection: sqlite3.Connection, key: int, buckets: _Buckets) -> tupl
         SeriesPoint(at=buckets.start + (bucket + 0.5) * buckets.width, minimum=minimum, mean=mean, maximum=maximum)
         for bucket, minimum, mean, maximum in rows
     )
+
+
+def _next_series(connection: sqlite3.Connection, after: int) -> list[tuple[int]]:
+    query = "SELECT id FROM series WHERE id > ? ORDER BY id LIMIT ?"
+    return connection.execute(query, (after, _LOOKED_AT_IN_A_ROUND)).fetchall()
 
 
 def _forget(connection: sqlite3.Connection, portion: Sequence[tuple[int, float]]) -> None:

@@ -550,7 +550,7 @@ class SampleStore(Protocol):
         are left out. `at` is the middle of a bucket."""
 
     async def forget(self, before: float) -> None:
-        """Drops samples older than `before`."""
+        """Drops samples older than `before`. Of very many series a call looks at some, the next one at others."""
 
 
 LIVE_WORKER_STATES = (

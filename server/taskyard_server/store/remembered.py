@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
+from taskyard_server.recent import Recent
+
 R = TypeVar("R")
 T = TypeVar("T")
 
@@ -16,13 +18,11 @@ class Remembered(Generic[R]):
     """What was last looked up by name; None stands for `there is none`. Used in the event loop's thread alone."""
 
     def __init__(self) -> None:
-        self._known: dict[str, R | None] = {}
+        self._known: Recent[str, R | None] = Recent(_MOST)
 
     def get(self, name: str, look_up: Callable[[], R | None]) -> R | None:
         """Returns what is known of `name`, else what `look_up` finds."""
         if name not in self._known:
-            if len(self._known) >= _MOST:
-                self._known.clear()
             self._known[name] = look_up()
         return self._known[name]
 
@@ -37,4 +37,4 @@ class Remembered(Generic[R]):
             if name is None:
                 self._known.clear()
             else:
-                self._known.pop(name, None)
+                self._known.pop(name)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from taskyard_server.blobs.folder import FolderBlobs
 from taskyard_server.errors import Invalid, Unavailable
 from taskyard_server.logs.files import FileLogs
+from taskyard_server.logs.segments import Segments
 
 from tests.support.full_disk import full_beyond
 
@@ -99,3 +102,76 @@ async def test_what_was_left_behind_a_short_segment_never_reappears(logs: FileLo
 
     assert end == 105
     assert await logs.read(RUN, 0, 500) == CONTENT[:60] + b"x" * 45
+
+
+class Disk:
+    """What a power cut would leave, by Linux's rule: pages whose flush failed count as clean from then on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.failing = False
+        self._dirty: set[str] = set()
+        self._kept: dict[str, bytes] = {}
+        write = os.pwrite
+
+        def pwrite(descriptor: int, data: bytes, position: int) -> int:
+            self._dirty.add(os.readlink(f"/proc/self/fd/{descriptor}"))
+            return write(descriptor, data, position)
+
+        monkeypatch.setattr(os, "pwrite", pwrite)
+        monkeypatch.setattr("taskyard_server.logs.files.flush", self._flush)
+
+    def _flush(self, path: Path) -> None:
+        written = str(path) in self._dirty
+        self._dirty.discard(str(path))
+        if written and self.failing:
+            raise OSError(errno.EIO, "Input/output error")
+        if path.is_file():
+            kept = path.read_bytes() if written else self._kept.get(str(path), b"")
+            self._kept[str(path)] = kept[: path.stat().st_size]
+
+    def content(self, path: Path) -> bytes:
+        return self._kept.get(str(path), b"")
+
+
+async def test_what_an_earlier_process_left_is_not_taken_for_durable_after_a_failed_flush(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, file = Disk(monkeypatch), tmp_path / "logs" / "ab" / f"{RUN}.0000"
+    file.parent.mkdir(parents=True)
+    with file.open("wb", buffering=0) as left:
+        os.pwrite(left.fileno(), b"left ", 0)
+    logs = FileLogs(tmp_path / "logs")
+    await logs.open()
+
+    disk.failing = True
+    with pytest.raises(Unavailable):
+        await logs.append(RUN, 5, b"more", cap=CAP)
+    disk.failing = False
+    end = await logs.append(RUN, 5, b"more", cap=CAP)
+    await logs.close()
+
+    assert end == 9
+    assert disk.content(file) == b"left more"
+
+
+async def test_bytes_that_cannot_be_taken_back_after_a_failed_flush_are_never_acknowledged(
+    logs: FileLogs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, file = Disk(monkeypatch), tmp_path / "logs" / "ab" / f"{RUN}.0000"
+    await logs.append(RUN, 0, b"first ", cap=CAP)
+    truncate = Segments.truncate
+
+    def broken(segments: Segments, length: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Segments, "truncate", broken)
+    disk.failing = True
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await logs.append(RUN, 6, b"lost", cap=CAP)
+    monkeypatch.setattr(Segments, "truncate", truncate)
+    disk.failing = False
+    end = await logs.append(RUN, 6, b"second", cap=CAP)
+
+    assert end == 12
+    assert disk.content(file) == b"first second" == await logs.read(RUN, 0, CAP)

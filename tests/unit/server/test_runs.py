@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from taskyard.wire import (
@@ -733,3 +734,50 @@ async def test_an_agent_measures_its_own_runs_alone(services: Services) -> None:
 
     subject, now = forged.subject, services.clock()
     assert await services.stores.samples.series(subject, start=now - 60, end=now + 60, points=10) == []
+
+
+async def test_log_ends_where_its_run_said(services: Services) -> None:
+    await services.enqueue()
+    agent = services.agent()
+    run = await agent.take_and_start()
+    await agent.log(run, 0, b"first ")
+    await agent.finish(run, log_bytes=11)
+
+    whole = await agent.log(run, 6, b"last words that were never said")
+
+    assert whole.offset == 11
+    assert (await services.runs.read_log(run.id, 0, 100)).data == b"first last "
+
+
+async def test_log_of_a_deleted_task_is_not_made_again(services: Services) -> None:
+    task = await services.enqueue()
+    agent = services.agent()
+    run = await agent.take_and_start()
+    await agent.log(run, 0, b"text")
+    await agent.finish(run, log_bytes=100)
+    await services.tasks.delete(task.id, ADA)
+
+    with pytest.raises(NotFound):
+        await agent.log(run, 0, b"text")
+
+    assert await services.stores.logs.length(run.id) == 0
+
+
+async def test_log_that_is_written_while_its_task_is_deleted_is_dropped(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = await services.enqueue()
+    agent = services.agent()
+    run = await agent.take_and_start()
+    await agent.finish(run, log_bytes=100)
+    append = services.stores.logs.append
+
+    async def overtaken(*args: Any, **options: Any) -> int:
+        await services.tasks.delete(task.id, ADA)
+        return await append(*args, **options)
+
+    monkeypatch.setattr(services.stores.logs, "append", overtaken)
+    with pytest.raises(NotFound):
+        await agent.log(run, 0, b"text")
+
+    assert await services.stores.logs.length(run.id) == 0

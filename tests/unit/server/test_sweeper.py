@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator
@@ -60,7 +61,7 @@ async def test_leases_do_not_age_while_the_store_is_away(services: Services) -> 
     for _ in range(10):
         services.clock.move(60)
         with pytest.raises(Unavailable):
-            await services.sweeper.tick(services.clock())
+            await services.tick()
     services.stores.store.sign_of_life = sign_of_life  # type: ignore[method-assign]
 
     await services.tick(5)
@@ -99,7 +100,7 @@ async def test_of_two_servers_one_that_lives_keeps_the_leases_aging(services: Se
     for _ in range(20):
         services.clock.move(4)
         await services.stores.store.sign_of_life("the other server", services.clock())
-    await services.sweeper.tick(services.clock())
+    await services.tick()
 
     active = await services.stores.store.active()
     assert active[0].runs[-1].run.unresponsive
@@ -208,10 +209,10 @@ async def test_ended_tasks_are_forgotten_with_their_logs_when_their_time_is_over
         await agent.finish(run, log_bytes=1)
 
         services.clock.move(6 * DAY)
-        await services.sweeper.tick(services.clock())
+        await services.tick()
         without_log = await services.stores.logs.length(run.id), (await services.task(task.id)).state
         services.clock.move(5 * DAY)
-        await services.sweeper.tick(services.clock())
+        await services.tick()
 
         assert without_log == (0, TaskState.COMPLETED)
         with pytest.raises(NotFound):
@@ -225,7 +226,7 @@ async def test_tasks_that_wait_or_run_are_never_forgotten(tmp_path: Path) -> Non
         await services.agent().take_and_start()
 
         services.clock.move(100 * DAY)
-        await services.sweeper.tick(services.clock())
+        await services.tick()
 
         assert len(await services.stores.store.tasks(TaskFilter())) == 2
 
@@ -279,3 +280,23 @@ async def test_workers_that_are_gone_for_a_week_are_forgotten(services: Services
     await services.tick()
 
     assert [worker.name for worker in await services.workers.list()] == ["here"]
+
+
+async def test_housekeeping_that_takes_long_delays_no_lease(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgotten = asyncio.Event()
+
+    async def slow(before: float) -> None:
+        await forgotten.wait()
+
+    monkeypatch.setattr(services.stores.samples, "forget", slow)
+    task = await services.enqueue()
+    await services.agent().claim()
+    for _ in range(10):
+        services.clock.move(4.0)
+        await asyncio.wait_for(services.sweeper.tick(services.clock()), 30)
+
+    assert (await services.task(task.id)).state is TaskState.QUEUED  # the claim was never confirmed
+    forgotten.set()
+    await services.sweeper.finish_housekeeping()

@@ -195,7 +195,7 @@ async def test_silence_while_the_server_was_away_gives_no_name_away(services: Se
     await first.beat()
 
     services.clock.move(120)
-    await services.sweeper.tick(services.clock())
+    await services.tick()
 
     assert (await second.beat()).workers[0].paused
 
@@ -210,7 +210,7 @@ async def test_how_long_a_name_stays_taken_may_grow_but_when_its_agent_was_heard
     (before,) = (await second.beat()).workers
 
     services.clock.move(60)
-    await services.sweeper.tick(services.clock())
+    await services.tick()
     (after_a_gap,) = (await second.beat()).workers
     await first.beat()
     (heard_again,) = (await second.beat()).workers

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from taskyard.wire import MoveTo, TaskState
 
 from taskyard_server.errors import Conflict
+from taskyard_server.recent import Recent
 from taskyard_server.store.base import Candidate, Change, Choose, Front, TaskRecord
 from taskyard_server.store.ranks import key_after, key_between
 from taskyard_server.store.tables import tasks
@@ -21,13 +22,11 @@ class Shapes:
     """What the tasks of each shape require; remembered, because it never changes."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Candidate] = {}
+        self._known: Recent[str, Candidate] = Recent(_KNOWN_SHAPES)
 
     def candidate(self, connection: sqlite3.Connection, shape: str, rowid: int) -> Candidate:
         """Returns the candidate of a shape, read from the task in row `rowid` if need be."""
         if shape not in self._known:
-            if len(self._known) >= _KNOWN_SHAPES:
-                self._known.clear()
             (record,) = tasks.select(connection, "WHERE rowid = ?", (rowid,))
             self._known[shape] = record.candidate
         return self._known[shape]
