@@ -10,6 +10,8 @@ from pathlib import Path
 
 from taskyard.requirements.search_path import additions
 
+_MACHINE = frozenset({"os.name", "platform.machine", "platform.system", "sys.platform", "sys.version_info"})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Imports:
@@ -18,7 +20,7 @@ class Imports:
     needed: Mapping[str, str] = field(default_factory=dict)
     """Modules that lie in none of the places: dotted name → the line that imports it first, `train.py:3`."""
     optional: Mapping[str, str] = field(default_factory=dict)
-    """Those that are imported only where an ImportError is caught."""
+    """Those that are imported only where an ImportError is caught, or on some machines."""
     found: Mapping[str, Path] = field(default_factory=dict)
     """Top-level name of each module that was found → the place that has it."""
     lines: Mapping[str, str] = field(default_factory=dict)
@@ -150,6 +152,8 @@ def _imported(node: ast.AST, *, optional: bool) -> Iterator[_Statement]:
         yield from (_from(node, alias.name, optional) for alias in node.names)
     elif isinstance(node, ast.If) and _is_type_checking(node.test):
         yield from _all_imported(node.orelse, optional=optional)
+    elif isinstance(node, ast.If) and _asks_the_machine(node.test):
+        yield from _all_imported([*node.body, *node.orelse], optional=True)
     elif isinstance(node, ast.Try):
         forgiving = optional or any(_catches_import_error(handler) for handler in node.handlers)
         yield from _all_imported([*node.body, *node.handlers], optional=forgiving)
@@ -174,6 +178,12 @@ def _catches_import_error(handler: ast.ExceptHandler) -> bool:
         return True
     names = {name.id for name in ast.walk(handler.type) if isinstance(name, ast.Name)}
     return bool(names & {"ImportError", "ModuleNotFoundError", "Exception"})
+
+
+def _asks_the_machine(test: ast.expr) -> bool:
+    """Whether a condition is of the system or of Python's version: one branch alone is for this machine."""
+    read = (node for node in ast.walk(test) if isinstance(node, ast.Attribute))
+    return any(f"{getattr(node.value, 'id', '')}.{node.attr}" in _MACHINE for node in read)
 
 
 def _is_type_checking(test: ast.expr) -> bool:

@@ -114,6 +114,18 @@ def test_import_that_no_table_knows_is_a_question_and_installs_nothing(root: Pat
     assert f"--package PyYAML PACKAGE-OF-{module}" in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "condition",
+    ["sys.platform == 'win32'", "os.name == 'nt'", "platform.system() == 'Windows'", "sys.version_info < (3, 8)"],
+)
+def test_import_for_other_machines_is_needed_where_it_is_installed(root: Path, site: Path, condition: str) -> None:
+    install(site, "alpha", "1.0", files=["alpha.py"])
+
+    found = plan(root, f"import os, platform, sys\nif {condition}:\n    import odd\nelse:\n    import alpha\n")
+
+    assert found.packages == ("alpha==1.0",)
+
+
 def test_question_names_the_interpreter_and_a_flag_answers_it(root: Path, site: Path) -> None:
     install(site, "PyYAML", "6.0", files=["yaml/__init__.py"])
 
