@@ -195,6 +195,7 @@ def test_packages_are_imported_from_where_their_project_keeps_them(
 
 # --- Built -----------------------------------------------------------------------------------------------
 
+WORKSPACE_OF = '[tool.uv.workspace]\nmembers = ["@"]\n[tool.uv.sources]\nnear = { workspace = true }\n'
 BACKEND = """
 import zipfile
 from pathlib import Path
@@ -257,6 +258,41 @@ def test_link_out_of_a_project_that_must_be_built_is_refused(bench: Bench) -> No
         provide(tree, "requirements.txt")
 
 
+def test_what_a_build_made_goes_nowhere_but_into_the_project(bench: Bench) -> None:
+    outside = bench.tree.parent / "outside"
+    outside.mkdir()
+    tree = shipped(bench, "tree", {k: v for k, v in GENERATING.items() if not k.startswith("near/")})
+    (tree.tree / "near").symlink_to(outside)
+    backend = BACKEND.replace('Path("near/__init__.py").read_text()', repr(GENERATING["near/__init__.py"]))
+    (tree.tree / "backend.py").write_text(backend)
+
+    with pytest.raises(RunFailed, match="near is a link to a file outside the project"):
+        provide(tree, "pyproject.toml")
+
+    assert list(outside.iterdir()) == []
+
+
+@pytest.mark.parametrize("pattern", ["../*", "/*", "linked"])
+def test_no_member_of_a_workspace_lies_outside_the_code(bench: Bench, pattern: str) -> None:
+    tree = shipped(bench, "tree", {"pyproject.toml": ROOT + WORKSPACE_OF.replace("@", pattern)})
+    beside = shipped(bench, "beside", {"pyproject.toml": NEAR})
+    (tree.tree / "linked").symlink_to(beside.tree)
+
+    with pytest.raises(RunFailed, match="takes near from the workspace, but no workspace in the task's code"):
+        provide(tree, "pyproject.toml")
+
+
+@pytest.mark.parametrize("name", ["setup.py", "setup.cfg"])
+def test_setup_file_that_is_a_link_out_of_the_code_is_refused(bench: Bench, name: str) -> None:
+    tree = shipped(bench, "tree", {"requirements.txt": "./near\n", "near/near.py": ""})
+    (tree.tree / "near" / "setup.py").touch()
+    (tree.tree / "near" / name).unlink(missing_ok=True)
+    (tree.tree / "near" / name).symlink_to("/etc/passwd")
+
+    with pytest.raises(RunFailed, match=f"near: {name} is a link to a file outside the project"):
+        provide(tree, "requirements.txt")
+
+
 def test_setup_py_whose_needs_are_computed_is_asked_by_a_build_of_a_copy(
     bench: Bench, index: PackageIndex
 ) -> None:
@@ -295,6 +331,31 @@ def test_index_of_a_source_gives_that_package_alone(bench: Bench, tmp_path: Path
         )
 
     assert ready.packages == ("beta==2.0", "gamma==7.0")
+
+
+def test_source_of_poetry_gives_that_package_alone(bench: Bench, tmp_path: Path, index: PackageIndex) -> None:
+    with package_index(tmp_path / "apart") as apart:
+        apart.add("beta", "1.5")
+        apart.add("gamma", "7.0")
+        index.add("gamma", "1.0")
+        bench.settings = dataclasses.replace(bench.settings, allowed_indexes=(apart.url,))
+        text = POETRY.replace(
+            'near = { path = "near" }', 'gamma = { version = "*", source = "apart" }\nbeta = "*"'
+        )
+        text += f'[[tool.poetry.source]]\nname = "apart"\nurl = "{apart.url}"\npriority = "explicit"\n'
+
+        ready = provide(
+            shipped(bench, "tree", {"pyproject.toml": text.replace('alpha = "*"\n', "")}), "pyproject.toml"
+        )
+
+    assert ready.packages == ("beta==2.0", "gamma==7.0")
+
+
+@pytest.mark.parametrize("line", ["./near", "-e ./near"])
+def test_project_of_the_tree_may_be_listed_among_packages(bench: Bench, line: str) -> None:
+    tree = shipped(bench, "tree", {"near/pyproject.toml": NEAR, "near/near.py": "code = 'listed'\n"})
+
+    assert imported(tree.provision(line, "alpha")) == "listed"
 
 
 def test_index_that_no_table_describes_is_refused_by_name(bench: Bench) -> None:

@@ -310,7 +310,7 @@ def _pip(source: random.Random, universe: Universe) -> Drawn:
         lines.append("-r more.txt")
         files[f"{folder}more.txt"] = "pd\n"
     if source.random() < 0.25:
-        egg = source.choice(["-e git+{}#egg=pg&subdirectory=pkg", "pg @ git+{}#subdirectory=pkg"])
+        egg = source.choice(["-e git+{}#egg=pg&subdirectory=pkg", "git+{}#subdirectory=pkg&egg=pg"])
         lines.append(egg.format(universe.repository))
     if source.random() < 0.3:
         lines.append("pf")

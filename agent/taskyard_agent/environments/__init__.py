@@ -14,7 +14,7 @@ from taskyard_agent.environments import conda, inherit, pip, poetry, uv
 from taskyard_agent.environments.base import Manager, Recipe
 from taskyard_agent.environments.building import build_environment
 from taskyard_agent.environments.cache import PREFIX, Built, Held, Limits, cache_of, limits_of
-from taskyard_agent.environments.compiled_projects import place_compiled
+from taskyard_agent.environments.compiled_projects import SOURCES, place_compiled
 from taskyard_agent.environments.downloads import downloads_of, of_image, used_by
 from taskyard_agent.environments.downloads import prune as prune_downloads
 from taskyard_agent.environments.git_requirements import pin_repositories
@@ -152,7 +152,11 @@ def _hold(manager: Manager, recipe: Recipe, settings: EnvironmentSettings, insta
         prefix = folder / PREFIX
         if installer.place is not None:
             prefix.mkdir()
-        here = installer.building(folder, prefix, lock)
+        requirements = recipe.requirements
+        copies = [folder / SOURCES] if requirements.dynamic or requirements.compiled else []
+        for copy in copies:
+            copy.mkdir()
+        here = installer.building(folder, prefix, lock, *copies)
         here = dataclasses.replace(here, reads=(*here.reads, *local_folders(recipe.indexes)))
         return build_environment(manager, recipe, folder, here, cache)
 

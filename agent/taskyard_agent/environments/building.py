@@ -9,7 +9,7 @@ from pathlib import Path
 from taskyard_agent.environments.base import Manager, Recipe
 from taskyard_agent.environments.bytecode import compile_modules, copy_compiled
 from taskyard_agent.environments.cache import PREFIX, Built, Cache
-from taskyard_agent.environments.compiled_projects import remove_copies, require_apart
+from taskyard_agent.environments.compiled_projects import copy_projects, remove_copies, require_apart
 from taskyard_agent.environments.git_requirements import with_repositories
 from taskyard_agent.environments.image_python import with_lent
 from taskyard_agent.environments.installer import Installer
@@ -26,6 +26,7 @@ def build_environment(manager: Manager, recipe: Recipe, folder: Path, installer:
     installer.log(f"building an environment: {recipe.manager}, Python {recipe.interpreter.version}")
     with with_repositories(recipe, installer) as here:
         try:
+            copy_projects(recipe, folder)
             manager.install(recipe, prefix, here)
         finally:
             remove_copies(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -25,23 +26,33 @@ _PRETENDED = ("SETUPTOOLS_SCM_PRETEND_VERSION", "PDM_BUILD_SCM_VERSION", "POETRY
 """A copy has no history that could tell its version."""
 
 
-def copy_project(project: Project, folder: Path) -> Path:
-    """Returns a copy of a project in `folder`, made at the first call. Raises RunFailed for a link out of it."""
-    target = folder / SOURCES / project.digest[:16] / project.folder.name
-    if target.exists():
-        return target
-    copy_of(project.folder, target)
-    for path in target.rglob("*"):
-        if path.is_symlink() and not path.resolve().is_relative_to(target.resolve()):
-            where = path.relative_to(target)
-            raise failed(f"{project.name} must be built, and its {where} is a link to a file outside the project")
-    return target
+def copy_projects(recipe: Recipe, folder: Path) -> None:
+    """Copies what is to be built, before any program runs that could put links there.
+
+    Raises RunFailed for a link out of a project: no hash over its files would see what it leads to change.
+    """
+    requirements = recipe.requirements
+    for project in {one.folder: one for one in (*requirements.dynamic, *requirements.compiled)}.values():
+        target = copied(project, folder)
+        copy_of(project.folder, target)
+        for path in target.rglob("*"):
+            if path.is_symlink() and not path.resolve().is_relative_to(target.resolve()):
+                where = path.relative_to(target)
+                raise failed(
+                    f"{project.name} must be built, and its {where} is a link to a file outside the project"
+                )
+
+
+def copied(project: Project, folder: Path) -> Path:
+    """Returns where the copy of a project is."""
+    place = hashlib.sha256(str(project.folder).encode()).hexdigest()[:16]
+    return folder / SOURCES / place / project.folder.name
 
 
 def install_compiled(recipe: Recipe, prefix: Path, installer: Installer, variables: dict[str, str]) -> None:
     """Builds and installs the recipe's projects that must be built. Raises RunFailed naming the project."""
     for project in recipe.requirements.compiled:
-        copy = copy_project(project, prefix.parent)
+        copy = copied(project, prefix.parent)
         installer.log(f"building {project.name} of the task's code: {project.compiled}")
         argv: list[str | Path] = [
             installer.uv,

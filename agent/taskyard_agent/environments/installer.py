@@ -88,12 +88,12 @@ class Installer:
     operators: frozenset[str] = frozenset()
     """Hosts of the operator's own indexes and mirrors: only the machine can be to blame for those."""
 
-    def building(self, folder: Path, prefix: Path, lock: int) -> Installer:
-        """Returns this installer for a build in `folder`, of which its programs write `prefix` alone.
+    def building(self, folder: Path, prefix: Path, lock: int, *more: Path) -> Installer:
+        """Returns this installer for a build in `folder`, of which its programs write `prefix` and `more` alone.
 
         They inherit one more descriptor, of the build's lock.
         """
-        reads, writes = (*self.reads, folder), (*self.writes, prefix)
+        reads, writes = (*self.reads, folder), (*self.writes, prefix, *more)
         return replace(self, held_fds=(*self.held_fds, lock), reads=reads, writes=writes)
 
     def run(

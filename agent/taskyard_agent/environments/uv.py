@@ -16,7 +16,7 @@ from taskyard.wire import RequirementsKind
 
 from taskyard_agent.environments.addresses import check_url
 from taskyard_agent.environments.base import Recipe
-from taskyard_agent.environments.compiled_projects import copy_project, install_compiled
+from taskyard_agent.environments.compiled_projects import copied, install_compiled
 from taskyard_agent.environments.image_python import lent_to
 from taskyard_agent.environments.indexes import Indexes, IndexPolicy, configured_indexes, without_credentials
 from taskyard_agent.environments.installer import Installer
@@ -287,7 +287,7 @@ def _write_pinned(requirements: Requirements, folder: Path) -> list[str]:
 
 def _descriptions(requirements: Requirements, folder: Path) -> Iterator[Path]:
     for project in requirements.dynamic:
-        yield copy_project(project, folder) / project.description.name
+        yield copied(project, folder) / project.description.name
 
 
 def _variables(recipe: Recipe, installer: Installer) -> dict[str, str]:
