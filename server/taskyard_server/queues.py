@@ -36,6 +36,8 @@ from taskyard_server.workers import SERVING_STATES
 
 logger = logging.getLogger(__name__)
 
+MOST_ACTIVE = 20_000
+"""Running tasks whose times are looked at for an estimate."""
 RECENT_RUNS = 20
 """How many ended runs of a queue an estimate is made from."""
 WOKEN_AT_ONCE = 500
@@ -193,7 +195,8 @@ class Queues:
     async def _described(self, records: Sequence[QueueRecord]) -> builtins.list[Queue]:
         counts = await self._store.counts()
         workers = [record.worker for record in await self._store.workers()]
-        started = _started(await self._store.active())
+        active = TaskFilter(states=(TaskState.PREPARING, TaskState.RUNNING))
+        started = {run.id: run.claimed_at for run in await self._store.latest_runs(active, limit=MOST_ACTIVE)}
         return [await self._with_load(record, counts.get(record.id, {}), workers, started) for record in records]
 
     async def _with_load(
@@ -222,7 +225,7 @@ class Queues:
 
     async def _recent_run_seconds(self, queue_id: str) -> builtins.list[float]:
         ended = TaskFilter(queue=queue_id, states=(TaskState.COMPLETED, TaskState.FAILED))
-        runs = [record.runs[-1].run for record in await self._store.tasks(ended, limit=RECENT_RUNS) if record.runs]
+        runs = await self._store.latest_runs(ended, limit=RECENT_RUNS)
         return [run.ended_at - run.claimed_at for run in runs if run.ended_at is not None and run.started_at]
 
 
@@ -310,8 +313,3 @@ def _view(record: QueueRecord) -> Queue:
 def _is_personal(actor: Actor) -> bool:
     """Whether a queue that it creates is its account's, so that agents of that account may serve it."""
     return actor.kind is TokenKind.USER or actor.own_queues
-
-
-def _started(active: Iterable[TaskRecord]) -> dict[str, float]:
-    """Run id → when it was claimed."""
-    return {record.runs[-1].run.id: record.runs[-1].run.claimed_at for record in active}

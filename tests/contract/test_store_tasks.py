@@ -345,3 +345,16 @@ async def test_update_of_many_sees_what_it_changed_itself(store: Store, queue: Q
 
     assert [record.updated_at for record in stored] == [2.0, 2.0, 3.0]
     assert [record.id for record in await store.entries(queue.id)] == [one.id, other.id]
+
+
+async def test_times_of_the_latest_runs_are_read(store: Store, queue: QueueRecord) -> None:
+    await store.add_tasks([draft(), queued(queue.id)])
+    claimed = await store.claim([queue.id], any_fits, prepare())
+    assert claimed is not None
+
+    active = await store.latest_runs(TaskFilter(states=(TaskState.PREPARING,)), limit=10)
+    drafts = await store.latest_runs(TaskFilter(states=(TaskState.DRAFT,)), limit=10)
+
+    run = claimed.runs[-1].run
+    assert [(found.id, found.claimed_at, found.ended_at) for found in active] == [(run.id, run.claimed_at, None)]
+    assert drafts == []

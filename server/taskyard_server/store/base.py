@@ -29,6 +29,7 @@ from taskyard.wire import (
 )
 from taskyard.wire import Worker as WireWorker
 
+from taskyard_server.store.run_times import RunTimes
 from taskyard_server.targets import targets_of
 
 
@@ -343,6 +344,9 @@ class Store(Protocol):
     ) -> RecordPage:
         """As `tasks`, ending early where the records would take more than `most_bytes` as they are kept; there is
         always one."""
+
+    async def latest_runs(self, wanted: TaskFilter, *, limit: int) -> list[RunTimes]:
+        """Of the tasks that `tasks` would list, those that ever ran: the times of their latest runs."""
 
     async def events(
         self, *, since: float, kind: str | None = None, project: str | None = None, limit: int = 1000

@@ -29,6 +29,7 @@ from taskyard_server.store.base import (
 from taskyard_server.store.database import Database
 from taskyard_server.store.events import FirstEvents
 from taskyard_server.store.remembered import Remembered
+from taskyard_server.store.run_times import RunTimes
 from taskyard_server.store.schema import CONTROL
 from taskyard_server.store.tables import answers, entries, generations, queues, rests, tasks, tokens, workers
 
@@ -97,6 +98,9 @@ class SqliteStore:
         return await self._database.read(
             lambda connection: tasks.page(connection, wanted, before=before, limit=limit, most_bytes=most_bytes)
         )
+
+    async def latest_runs(self, wanted: TaskFilter, *, limit: int) -> list[RunTimes]:
+        return await self._database.read(lambda connection: tasks.latest_runs(connection, wanted, limit=limit))
 
     async def events(
         self, *, since: float, kind: str | None = None, project: str | None = None, limit: int = 1000

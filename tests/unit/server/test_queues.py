@@ -22,6 +22,7 @@ from taskyard.wire import (
 )
 from taskyard_server.errors import Conflict, Invalid, NotFound
 from taskyard_server.queues import estimated_wait
+from taskyard_server.store.codec import TASKS
 
 from tests.support.services import ADA, FAILED, FakeAgent, Services
 
@@ -297,3 +298,24 @@ def test_an_estimate_gives_each_waiting_task_to_the_next_free_worker(
     estimate = estimated_wait(waiting=waiting, idle_workers=idle, busy_seconds=busy, run_seconds=usual)
 
     assert estimate == (None if expected is None else pytest.approx(expected))
+
+
+async def test_queues_are_described_without_decoding_tasks(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = services.agent()
+    for _ in range(2):
+        await services.enqueue()
+    await agent.finish_and_forget(await agent.take_and_start())
+    await agent.take_and_start()
+    await agent.beat()
+
+    def refused(body: bytes, **apart: object) -> None:
+        raise AssertionError("a task was decoded")
+
+    before = await services.queues.list("default")
+    monkeypatch.setattr(TASKS, "decode", refused)
+
+    assert await services.queues.list("default") == before
+    assert before[0].running == 1
+    assert before[0].estimated_wait_seconds is not None

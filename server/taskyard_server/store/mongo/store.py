@@ -38,6 +38,7 @@ from taskyard_server.store.mongo.generations import Generations
 from taskyard_server.store.mongo.queues import Queues
 from taskyard_server.store.mongo.records import Records
 from taskyard_server.store.mongo.tasks import Tasks
+from taskyard_server.store.run_times import RunTimes
 
 _FORCED_AT_ONCE = 10_000
 _NEWEST = [("created_at", DESCENDING), ("_id", DESCENDING)]
@@ -112,6 +113,10 @@ class MongoStore:
         self, wanted: TaskFilter, *, before: str | None = None, limit: int = 100, most_bytes: int = PAGE_BYTES
     ) -> RecordPage:
         return await self._tasks.page(wanted, before=before, limit=limit, most_bytes=most_bytes)
+
+    @translating
+    async def latest_runs(self, wanted: TaskFilter, *, limit: int) -> list[RunTimes]:
+        return await self._tasks.latest_runs(wanted, limit=limit)
 
     @translating
     async def events(
