@@ -42,6 +42,7 @@ from .part_settings import (
 )
 from .pressure import floor_of, on_this_machine
 from .queues import ServedQueue, order_from_server
+from .restored import Restored
 from .run_as import UMASK, Account, account_of, check_reach
 from .run_services import RunServices
 from .spare_keeper import SpareKeeper
@@ -228,7 +229,10 @@ def _assemble(
     def problem(part: str) -> str | None:
         return checks.problem(part, worker.idle_devices)
 
-    lease = Lease(identity, worker, client=client, clock=clock, samples=measure, problem=problem)
+    restored = Restored(kept=journal.kept_runs, on_restore=shipper.start_over)
+    lease = Lease(
+        identity, worker, client=client, clock=clock, samples=measure, problem=problem, restored=restored
+    )
     services = RunServices(
         client=client,
         journal=journal,

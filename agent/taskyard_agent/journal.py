@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from taskyard.wire import Claim, Outcome, PhaseTime, Run, Task, from_json, to_json
+from taskyard.wire import Claim, KeptRun, Outcome, PhaseTime, Run, Task, from_json, to_json
 
 from taskyard_agent.allotment import Share
 from taskyard_agent.errors import SettingsError
@@ -26,6 +26,8 @@ from taskyard_agent.keeper.processes import boot_id
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+MOST_ENDED = 500
+"""Ended runs that are remembered for a server that is restored from a copy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,6 +244,38 @@ class Journal:
         (directory.path / "run.json").unlink(missing_ok=True)  # first: half a folder is no run
         shutil.rmtree(directory.path, ignore_errors=True)
 
+    # --- What a restored server may have to be told
+
+    def remember_end(self, run_id: str, ended_at: float | None) -> None:
+        """Keeps what is known of a run whose end the server acknowledged: it may be restored from an older copy.
+
+        The newest MOST_ENDED are kept. Raises OSError.
+        """
+        run = self._run(self._directory(run_id))
+        if run is not None:
+            self._ended.mkdir(mode=0o700, exist_ok=True)
+            path = self._ended / f"{folder_name(run_id)}.json"
+            _write(path, _kept(run, ended_at=ended_at if ended_at is not None else run.run.claimed_at))
+            self._forget_oldest_ends()
+
+    def kept_runs(self, since: float) -> list[KeptRun]:
+        """Runs that are not closed, and those whose end was acknowledged at `since` or later."""
+        living = [_kept(run, ended_at=None) for run in self.runs()]
+        there = {run.run.id for run in living}
+        ended = (_read(path, KeptRun) for path in sorted(self._ended.glob("*.json")))
+        return living + [
+            run for run in ended if run and run.run.id not in there and (run.ended_at or 0.0) >= since
+        ]
+
+    @property
+    def _ended(self) -> Path:
+        return self.folder / "ended"
+
+    def _forget_oldest_ends(self) -> None:
+        there = sorted(self._ended.glob("*.json"), key=lambda path: path.stat().st_mtime)
+        for path in there[:-MOST_ENDED]:
+            path.unlink(missing_ok=True)
+
     def _remove_half_folders(self) -> None:
         """Those of runs that a killed daemon had begun to close, or had not yet saved: their claims are open."""
         for folder in self._runs.iterdir():
@@ -256,6 +290,21 @@ class Journal:
 
     def _directory(self, run_id: str) -> RunDirectory:
         return RunDirectory(self._runs / folder_name(run_id))
+
+
+def _kept(run: JournalledRun, *, ended_at: float | None) -> KeptRun:
+    return KeptRun(
+        run=run.run,
+        task=run.task,
+        control_token=run.tokens.control_token,
+        report_hash=run.tokens.report_hash,
+        boot_id=run.boot_id,
+        started=run.progress.started,
+        gpus=run.progress.gpus,
+        phases=run.progress.phases,
+        outcome=run.progress.outcome,
+        ended_at=ended_at,
+    )
 
 
 def folder_name(name: str) -> str:

@@ -16,6 +16,7 @@ from taskyard.wire import Beat, BeatAnswer, RunReport, Sample, WorkerDirective, 
 from .clock import ServerClock
 from .held import boot_clock
 from .probes import Recovery
+from .restored import Restored
 from .run import RunJob
 from .worker import SERVER, AgentIdentity, Worker
 
@@ -49,6 +50,7 @@ class Lease:
         clock: ServerClock,
         samples: Callable[[], Sequence[Sample]],
         problem: Callable[[str], str | None] = lambda _: None,
+        restored: Restored,
     ) -> None:
         """`problem` probes the part of the machine for which the server has paused the worker."""
         self._identity = identity
@@ -57,6 +59,7 @@ class Lease:
         self._clock = clock
         self._samples = samples
         self._recovery = Recovery(problem, self.poke)
+        self._restored = restored
         self._on_drain: Callable[[str], object] = _go_on
         self._turned_at = time.monotonic()
         self.acknowledged_at: float | None = None
@@ -121,6 +124,8 @@ class Lease:
         sent_at = time.time()
         answer = self._client.beat(beat, patience_seconds=patience_seconds)
         self._clock.learn(answer.server_time, sent_at, time.time())
+        if self._restored.learn(answer):
+            self.poke()  # its operator waits for what this agent knows
         del self._unsent[: len(beat.samples)]
         self._places = {report.name: report for report in beat.workers if report.parent and report.runs}
         self.acknowledged_at = time.monotonic()
@@ -178,6 +183,7 @@ class Lease:
             workers=(*reports, *self._left_places(reports)),
             runs=tuple(runs),
             samples=tuple(self._unsent[:SAMPLES_PER_BEAT]),
+            kept=self._restored.portion(),
         )
 
     def _obey(self, answer: BeatAnswer, jobs: Sequence[RunJob], sent_boottime: float) -> None:

@@ -136,6 +136,13 @@ class LogShipper:
             self._changed.notify_all()
         self.wake()
 
+    def start_over(self) -> None:
+        """Asks the server again how much it holds of each log: it was restored from an older copy."""
+        with self._changed:
+            for followed in self._followed.values():
+                followed.asks = True
+        self.wake()
+
     def position(self, run_id: str) -> int:
         """How many bytes the server is known to hold; 0 before its first answer."""
         with self._changed:
@@ -176,9 +183,11 @@ class LogShipper:
     def _advance(self, followed: _Followed) -> None:
         """Sends the next chunk of one spool, if there is one, and sees to the answer."""
         try:
-            data = followed.next_chunk()
-            if data:
-                position = self._append(followed.run_id, followed.control_token, followed.offset, data)
+            data = b"" if followed.asks else followed.next_chunk()
+            if data or followed.asks:
+                offset = 0 if followed.asks else followed.offset
+                position = self._append(followed.run_id, followed.control_token, offset, data)
+                followed.asks = False
                 self._note(followed, position)
             followed.free()
             if followed.complete():
@@ -231,6 +240,8 @@ class _Followed:
         self.offset = self._space.freed
         self.final_length: int | None = None
         self.closed = False
+        self.asks = False
+        """Whether the server is to be asked how much it holds, by an append of nothing."""
         self._path = path
         self._pipe = fifo(str(path.parent / "grown"))
         self._capped = False
@@ -260,7 +271,7 @@ class _Followed:
 
     def complete(self) -> bool:
         """Whether the spool has ended and the server has all of it."""
-        return self.final_length is not None and self.holds(self.size())
+        return self.final_length is not None and not self.asks and self.holds(self.size())
 
     def next_chunk(self) -> bytes:
         """The bytes that follow what the server has."""

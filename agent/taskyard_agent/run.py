@@ -331,7 +331,7 @@ class RunJob:
             notes=self._last_notes,
         )
         try:
-            self._repeat(lambda: self._services.client.finish_run(self.id, request), stop=None)
+            run = self._repeat(lambda: self._services.client.finish_run(self.id, request), stop=None)
         except (Stale, Refused) as error:
             logger.warning(
                 "run %s ended as %s, but it is not this agent's any more: %s",
@@ -341,11 +341,18 @@ class RunJob:
                 extra={"action": "finish_refused", "run": self.id},
             )
             return False
+        self._remember_end(run)
         logger.info(
             "run %s: %s%s", self.id, outcome.kind, f" ({outcome.message})" if outcome.message else "",
             extra={"action": "run_finished", "run": self.id, "outcome": outcome.kind.value},
         )  # fmt: skip
         return True
+
+    def _remember_end(self, run: Run) -> None:
+        try:
+            self._services.journal.remember_end(self.id, run.ended_at)
+        except OSError as error:
+            logger.warning("the end of %s is not kept: %s", self.id, error, extra={"action": "end_not_kept"})
 
     def _repeat(self, call: Callable[[], Run], *, stop: threading.Event | None) -> Run:
         for wait in _waits():

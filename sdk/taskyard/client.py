@@ -40,11 +40,13 @@ from taskyard.wire import (
     PauseRequest,
     Queue,
     QueueChanges,
+    RecoveryChoice,
     Run,
     Series,
     ServerInfo,
     StartRequest,
     StopRequest,
+    StoreStatus,
     Story,
     Task,
     TaskChanges,
@@ -156,6 +158,24 @@ class Client:
     def revoke_token(self, token_id: str) -> Token:
         """Ends a token's rights at once."""
         return self._send(Token, "POST", f"/tokens/{_part(token_id)}/revoke")
+
+    # --- after a restore
+
+    def recovery(self) -> StoreStatus:
+        """Which copy of itself the store is, and what it does not know since a restore."""
+        return self._get(StoreStatus, "/recovery")
+
+    def adopt_runs(self, runs: Iterable[str], *, every: bool = False) -> StoreStatus:
+        """Makes runs that agents report runs of their tasks; `every`: all that are undecided."""
+        return self._send(StoreStatus, "POST", "/recovery/adopt", RecoveryChoice(runs=tuple(runs), all=every))
+
+    def give_up_runs(self, runs: Iterable[str], *, every: bool = False) -> StoreStatus:
+        """Lets agents end such runs; `every`: all that are undecided."""
+        return self._send(StoreStatus, "POST", "/recovery/give-up", RecoveryChoice(runs=tuple(runs), all=every))
+
+    def resume_store(self) -> StoreStatus:
+        """Hands tasks out again; refused while a run is undecided."""
+        return self._send(StoreStatus, "POST", "/recovery/resume")
 
     # --- blobs
 

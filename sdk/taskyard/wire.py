@@ -33,6 +33,8 @@ LARGEST_ARGUMENT_BYTES = (128 << 10) - 1
 """Linux refuses to start a program with a longer argument, or a longer `NAME=value` in its environment."""
 LARGEST_START_BYTES = 1 << 20
 """Arguments, variables and secrets of a task together: half of what Linux allows, the agent adds its own."""
+GENERATION_HEADER = "Taskyard-Store-Generation"
+"""Of every answer: see `ServerInfo.generation`."""
 
 _WORD = re.compile(r"[a-z][a-z0-9_]{0,39}", re.ASCII)
 
@@ -812,6 +814,26 @@ class RunReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KeptRun:
+    """A run as its agent's journal holds it, or held it until its end was acknowledged. Sent in beats while the
+    server recovers from a restore, because the restored copy may not know it."""
+
+    run: Run
+    task: Task
+    control_token: str
+    report_hash: str
+    boot_id: str
+    started: bool = False
+    """Whether user code was allowed to start."""
+    gpus: tuple[str, ...] = ()
+    phases: tuple[PhaseTime, ...] = ()
+    outcome: Outcome | None = None
+    """How it ended; None while it lives."""
+    ended_at: float | None = None
+    """When its end was acknowledged; None while it is still to be reported."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sample:
     """One measured value. Names are `cpu_percent memory_bytes memory_percent disk_percent
     disk_read_bytes_per_second disk_write_bytes_per_second network_receive_bytes_per_second
@@ -837,6 +859,8 @@ class Beat:
     workers: tuple[WorkerReport, ...] = ()
     runs: tuple[RunReport, ...] = ()
     samples: tuple[Sample, ...] = ()
+    kept: tuple[KeptRun, ...] = ()
+    """A portion of what the journal holds, where the last answer had `copied_at`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -877,6 +901,10 @@ class BeatAnswer:
     lease_seconds: float
     runs: tuple[RunDirective, ...] = ()
     workers: tuple[WorkerDirective, ...] = ()
+    generation: int = 0
+    """Changes when the store was restored from a copy: then the server may lack what it acknowledged before."""
+    copied_at: float | None = None
+    """While the server recovers from a restore: the time of the copy. Runs that ended later are to be reported."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -1056,6 +1084,78 @@ class ServerInfo:
     api: str = API_VERSION
     store: str = ""
     time: float = 0.0
+    generation: int = 1
+    """Higher with each restore of the store from a copy; every answer has it in `Taskyard-Store-Generation`."""
+    recovering: bool = False
+    """Whether nothing is handed out until an operator types `taskyard server resume`."""
+
+
+class UnknownKind(Word):
+    """What is unknown of a run after a restore."""
+
+    RUNNING = "running"  # an agent runs it, and the copy does not know it
+    ENDED = "ended"  # an agent says how it ended, and the copy does not know it
+    SILENT = "silent"  # the copy has it running, and no agent has reported it since the restore
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnknownRun:
+    """A run of which agents and the restored copy know different things."""
+
+    run: str
+    task: str
+    kind: UnknownKind
+    name: str = ""
+    """The task's name."""
+    state: str = ""
+    """The task's state in the copy; empty where the copy does not know the task."""
+    worker: str = ""
+    agent: str = ""
+    """Name of the token of the agent that reports it."""
+    outcome: Outcome | None = None
+    heard_at: float | None = None
+    given_up: bool = False
+    """Whether the operator gave it up: its agent ends it, its task goes on as the copy has it."""
+    adoptable: bool = True
+    """Whether it can be adopted; not where the copy lacks the task and its agent does not send it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnknownToken:
+    """A token that was presented since the restore and that the copy does not know."""
+
+    kind: str
+    """As the token itself says: administrator, user, agent."""
+    address: str
+    """Where it was presented from."""
+    seen_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreStatus:
+    """Answer to `GET /recovery`: which copy of itself the store is, and what is unknown since a restore."""
+
+    version: str
+    store: str
+    generation: int
+    recovering: bool
+    copied_at: float | None = None
+    restored_at: float | None = None
+    resumed_at: float | None = None
+    runs: tuple[UnknownRun, ...] = ()
+    tokens: tuple[UnknownToken, ...] = ()
+    silent_workers: tuple[str, ...] = ()
+    """Workers of the copy that had not stopped and were not heard since the restore."""
+    valid_tokens: tuple[str, ...] = ()
+    """Names of the tokens that are valid: one that was revoked after the copy is among them again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecoveryChoice:
+    """Body of `POST /recovery/adopt` and `/recovery/give-up`: these runs, or all that are undecided."""
+
+    runs: tuple[str, ...] = ()
+    all: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import replace
@@ -13,7 +14,20 @@ from fastapi import FastAPI
 from taskyard.wire import API_PREFIX
 
 from taskyard_server.accounts import Accounts
-from taskyard_server.api import blobs, claims, openapi, problems, queues, runs, server, tasks, tokens, workers
+from taskyard_server.adoption import Adoption
+from taskyard_server.api import (
+    blobs,
+    claims,
+    openapi,
+    problems,
+    queues,
+    recovery,
+    runs,
+    server,
+    tasks,
+    tokens,
+    workers,
+)
 from taskyard_server.api.guard import Guard
 from taskyard_server.api.log_feeds import LogFeeds
 from taskyard_server.api.rates import Places, RateLimit
@@ -26,14 +40,17 @@ from taskyard_server.disk_space import DiskSpace
 from taskyard_server.idempotency import Repeats
 from taskyard_server.metrics import Metrics
 from taskyard_server.queues import Queues
-from taskyard_server.runs import Runs
+from taskyard_server.recovery import Recovery
+from taskyard_server.runs import Runs, timing_of
 from taskyard_server.store import Stores, control_file, open_store
 from taskyard_server.store.emptiness import refuse_empty_beside_data
 from taskyard_server.sweeper import Sweeper
 from taskyard_server.tasks import Tasks
 from taskyard_server.workers import Workers
 
-ROUTERS = (claims, runs, tasks, queues, workers, blobs, tokens, server)
+logger = logging.getLogger(__name__)
+
+ROUTERS = (claims, runs, tasks, queues, workers, blobs, tokens, server, recovery)
 """In the order in which they are looked through: the busiest first."""
 
 MOST_PARKED_CLAIMS = 5000
@@ -94,6 +111,8 @@ async def running(config: ServerConfig) -> AsyncIterator[Services]:
     await stores.open()
     try:
         services, room, sweeper = _compose(config, stores)
+        await services.recovery.refresh()
+        _warn_of_recovery(services)
         await services.queues.ensure_defaults()
         created = await services.accounts.ensure_administrator(
             config.admin_token_file, anew=config.new_administrator
@@ -104,12 +123,22 @@ async def running(config: ServerConfig) -> AsyncIterator[Services]:
         await stores.close()
 
 
+def _warn_of_recovery(services: Services) -> None:
+    if services.recovery.recovering:
+        logger.warning(
+            "the store was restored from a copy: nothing is handed out; see `taskyard server status`, then type"
+            " `taskyard server resume`",
+            extra={"action": "store_recovering", "generation": services.recovery.generation.number},
+        )
+
+
 def _compose(config: ServerConfig, stores: Stores) -> tuple[Services, Claims, Sweeper]:
     clock, store = time.time, stores.store
     authenticator = Authenticator(store, clock, refuse_unconfined=config.end_old_agent_tokens)
     room = Claims(store, clock)
     disk = DiskSpace(config.data, config.min_free_disk_bytes)
-    run_service = Runs(store, room, stores.logs, stores.samples, clock, config)
+    recovered = Recovery(store, clock)
+    run_service = Runs(store, room, stores.logs, stores.samples, clock, config, recovered)
     services = Services(
         config=config,
         store=store,
@@ -121,6 +150,8 @@ def _compose(config: ServerConfig, stores: Stores) -> tuple[Services, Claims, Sw
         tasks=Tasks(store, room, run_service.logs, stores.blobs, clock, disk),
         queues=Queues(store, room, clock),
         room=room,
+        recovery=recovered,
+        adoption=Adoption(store, recovered, run_service, room, clock, timing_of(config)),
         workers=Workers(store, room, clock),
         runs=run_service,
         metrics=Metrics(stores.samples, clock),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from taskyard.wire import TokenKind
 
-from taskyard_server.errors import Forbidden, Unauthorised, Unavailable
+from taskyard_server.errors import Forbidden, Unauthorised, Unavailable, UnknownToken
 from taskyard_server.recent import Recent
 from taskyard_server.store.base import QueueRecord, Store, TaskRecord, TokenRecord
 
@@ -66,6 +66,7 @@ class Right(enum.Enum):
     REPORT = "report on runs: that is for agents"
     INVITE = "invite anybody"
     MANAGE_TOKENS = "manage tokens"
+    RECOVER = "recover the store: that is for administrators"
 
 
 _A, _U, _G, _R = TokenKind.ADMINISTRATOR, TokenKind.USER, TokenKind.AGENT, TokenKind.RUN
@@ -84,6 +85,7 @@ RIGHTS: dict[Right, frozenset[TokenKind]] = {
     Right.REPORT: frozenset({_G}),
     Right.INVITE: frozenset({_A, _U}),
     Right.MANAGE_TOKENS: frozenset({_A, _U}),
+    Right.RECOVER: frozenset({_A}),
 }
 """The whole table. The services narrow it further: a run to its project, a user to its own tokens, an
 agent to what waits in its queues."""
@@ -188,7 +190,7 @@ def actor_of(token: TokenRecord, now: float) -> Actor:
 def _actor_of_run(record: TaskRecord | None, hashed: str) -> Actor:
     """The actor of a run's report token, good while the run lives."""
     if record is None:
-        raise Unauthorised("this server does not know the token; log in with `taskyard login`")
+        raise UnknownToken("this server does not know the token; log in with `taskyard login`")
     current = record.runs[-1] if record.runs else None
     if current is None or not hmac.compare_digest(current.report_hash, hashed):
         raise Unauthorised("the run of this token has ended")

@@ -213,6 +213,11 @@ class Claims:
             if waiter.offer.worker == worker and waiter.offer.free != free:
                 waiter.end()
 
+    def look_again(self) -> None:
+        """Answers every parked claim empty, so that its agent claims again."""
+        for waiter in self._all:
+            waiter.end()
+
     def close(self) -> None:
         """Answers every parked claim empty, and those that still come: the server is stopping."""
         self._closed = True

@@ -6,6 +6,7 @@ ServerError
 ├── Conflict        409  not now: the state does not allow it
 │   └── Stale       409  the run is not the caller's any more: stop it (error word `stale`)
 ├── Unauthorised    401  no token, or one that is not valid
+│   └── UnknownToken     it was never issued here
 ├── Forbidden       403  the token does not give this right
 ├── TooLarge        413  over a limit
 ├── TooMany         429  slow down, or the queue is full
@@ -56,6 +57,10 @@ class Unauthorised(ServerError):
 
     status = 401
     word = "unauthorised"
+
+
+class UnknownToken(Unauthorised):
+    """A token that was never issued here, or since the copy that the store was restored from."""
 
 
 class Forbidden(ServerError):

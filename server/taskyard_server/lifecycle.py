@@ -395,6 +395,55 @@ def _with_log_end(record: TaskRecord, run_id: str, log_bytes: int) -> TaskRecord
     return replace(record, runs=runs)
 
 
+def adopt(
+    record: TaskRecord, entry: RunRecord, *, started: bool, by: str, now: float, timing: Timing
+) -> TaskRecord:
+    """Takes up a run that a restored copy does not know and its agent reports; a repeat changes nothing.
+
+    What the copy says of the task is the past: the run was claimed legally, so no table of moves is asked. A run
+    that the copy believes alive was followed by this one. Raises Conflict where the copy knows a later run.
+    """
+    if find_run(record, entry.run.id) is not None:
+        return record
+    if record.runs and record.runs[-1].run.number >= entry.run.number:
+        raise Conflict(f"task {record.id} had a later run than {entry.run.id}: give this one up")
+    if record.state.active:
+        record = _with_lost_end(record, now)
+    adopted = replace(
+        record,
+        state=TaskState.RUNNING if started else TaskState.PREPARING,
+        runs=(*record.runs, entry),
+        due_at=now + timing.lease_seconds,
+        reserved_for=None,
+    )
+    detail = f"its agent on {entry.run.worker} reports it, the restored copy does not know it"
+    return _tell(matching.shaped(adopted), "adopted", now, run=entry.run.number, by=by, detail=detail)
+
+
+def _with_lost_end(record: TaskRecord, now: float) -> TaskRecord:
+    run = record.runs[-1].run
+    outcome = Outcome(
+        kind=OutcomeKind.LOST, reason=Reason.LEASE, phase=run.phase, message="its end is not in the restored copy"
+    )
+    ended = replace(run, outcome=outcome, ended_at=now, unresponsive=False)
+    return _tell(_with_run(record, ended), outcome.kind.value, now, run=run.number, detail=_summary(outcome))
+
+
+def give_up(record: TaskRecord, run_id: str, *, by: str, now: float) -> TaskRecord:
+    """Ends a run of which a restored store hears nothing, as if its lease had run out."""
+    if not record.state.active or record.runs[-1].run.id != run_id:
+        return record
+    return _lose(record, Reason.LEASE, f"given up by {by} after a restore", now)
+
+
+def granted(record: TaskRecord, *, now: float, timing: Timing) -> TaskRecord:
+    """A fresh lease: a recovery, in which none ages, has ended."""
+    if not record.state.active:
+        return record
+    confirmed = record.runs[-1].run.confirmed_at is not None
+    return replace(record, due_at=now + (timing.lease_seconds if confirmed else timing.confirm_seconds))
+
+
 def reboot(record: TaskRecord, run_id: str, *, now: float) -> TaskRecord:
     """Gives a run up for good: its machine restarted, so nothing of it is left."""
     if not record.state.active or record.runs[-1].run.id != run_id:

@@ -88,6 +88,10 @@ class RunLogs:
             await self._mark_capped(run_id)
         return LogPosition(offset=length, capped=length >= self._cap)
 
+    async def length(self, run_id: str) -> int:
+        """Bytes that are kept of the run's log."""
+        return await self._logs.length(run_id)
+
     async def _check_writer(self, run_id: str, control_token: str, actor: Actor) -> _Writer:
         writer = self._writers.get(run_id)
         now = asyncio.get_running_loop().time()

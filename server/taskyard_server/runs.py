@@ -17,6 +17,7 @@ from taskyard.wire import (
     ClaimRequest,
     FinishRequest,
     GpuRange,
+    KeptRun,
     LogPosition,
     Outcome,
     QueueKind,
@@ -37,15 +38,17 @@ from taskyard_server import lifecycle, matching, workers
 from taskyard_server.auth import Actor
 from taskyard_server.claims import Claims, Waiter
 from taskyard_server.config import ServerConfig
-from taskyard_server.errors import Conflict, Forbidden, Invalid, NotFound, Stale
+from taskyard_server.errors import Conflict, Forbidden, Invalid, NotFound, Stale, Unavailable
 from taskyard_server.matching import Offer
 from taskyard_server.queue_names import by_queue_id, known_queues, named, queue_names, report_by_ids
 from taskyard_server.queues import update_task
+from taskyard_server.recovery import Recovery, Report, report_of
 from taskyard_server.reservations import LOOK_AGAIN_SECONDS, Reservations, Taken
 from taskyard_server.rests import FIRST_SECONDS, Rests
 from taskyard_server.run_logs import LogSlice, RunLogs, hash_of
 from taskyard_server.store.base import (
     LIVE_WORKER_STATES,
+    Change,
     LogStore,
     QueueRecord,
     RestRecord,
@@ -96,8 +99,10 @@ class Runs:
         samples: SampleStore,
         clock: Callable[[], float],
         config: ServerConfig,
+        recovery: Recovery | None = None,
     ) -> None:
         self._store = store
+        self.recovery = recovery or Recovery(store, clock)
         self._claims = claims
         self.logs = self._logs = RunLogs(store, logs, clock, config)
         self._samples = samples
@@ -161,6 +166,8 @@ class Runs:
                 f"this agent's token is for {await self._queues_of(actor)}, not for {', '.join(refused)}; an"
                 " administrator can issue another: taskyard invite agent --queue QUEUE"
             )
+        if self.recovery.recovering:
+            return {}  # the claim waits, and is answered when the store goes on
         return queues if worker is None or workers.may_take(worker) else {}
 
     async def _queues_of(self, actor: Actor) -> str:
@@ -237,6 +244,11 @@ class Runs:
             earlier = await self._claimed_before(seeker)
             if earlier is not None:
                 return earlier
+            if self.recovery.recovering:
+                raise Unavailable(
+                    "the server was restored from a copy: nothing is handed out until its operator types"
+                    " `taskyard server resume`"
+                )
             await self._require_allowed_queue(task_id, seeker.actor)
             record = await self._store.update(task_id, lambda record: self._given_by_name(record, seeker))
         return self._handed_out(record, record.runs[-1], await self._queue_of(record))
@@ -315,8 +327,12 @@ class Runs:
         """
         for report in beat.workers:
             workers.check_name(report.name)
-        await self._give_up_after_reboot(beat, actor)
-        directives = await asyncio.gather(*(self._beat_of(report, actor) for report in beat.runs))
+        if not self.recovery.recovering:  # then what the machine ran before is not what the copy says
+            await self._give_up_after_reboot(beat, actor)
+        if self.recovery.recovering:
+            for kept in beat.kept:
+                await self._hear_kept(kept, actor)
+        directives = await asyncio.gather(*(self._beat_of(report, beat, actor) for report in beat.runs))
         told = await asyncio.gather(*(self._save_worker(report, beat, actor) for report in beat.workers))
         to_tell = tuple(directive for directive in directives if directive is not None)
         foreign = {f"run:{one.run}" for one in to_tell if one.stale}
@@ -327,9 +343,11 @@ class Runs:
             lease_seconds=self._timing.lease_seconds,
             runs=to_tell,
             workers=tuple(told),
+            generation=self.recovery.generation.number,
+            copied_at=self.recovery.generation.copied_at if self.recovery.recovering else None,
         )
 
-    async def _beat_of(self, report: RunReport, actor: Actor) -> RunDirective | None:
+    async def _beat_of(self, report: RunReport, beat: Beat, actor: Actor) -> RunDirective | None:
         def renewed(record: TaskRecord) -> TaskRecord:
             control_hash = _own(record, report.id, report.control_token, actor)
             return lifecycle.beat(
@@ -339,8 +357,12 @@ class Runs:
         try:
             record = await self._store.update(lifecycle.task_of(report.id), renewed)
         except (Stale, NotFound, Forbidden) as error:
+            if await self._is_unknown(report.id):
+                self.recovery.note_beat(report, beat, hash_of(report.control_token), actor)
+                return RunDirective(run=report.id, stale=True) if self.recovery.given_up(report.id) else None
             logger.info("%s", error, extra={"action": "run_stale", "run": report.id})
             return RunDirective(run=report.id, stale=True)
+        self.recovery.hear(report.id)
         entry = lifecycle.require_run(record, report.id)
         if entry.run.outcome is None and entry.run.cancel_requested_at is not None:
             return RunDirective(run=report.id, cancel=True)
@@ -438,7 +460,12 @@ class Runs:
                 record, run_id, request, control_hash=control_hash, now=self._clock(), timing=self._timing
             )
 
-        record = await self._store.update(lifecycle.task_of(run_id), started)
+        try:
+            record = await self._store.update(lifecycle.task_of(run_id), started)
+        except (Stale, NotFound):
+            if await self._is_unknown(run_id):
+                self.recovery.require_decided(run_id)
+            raise
         run = lifecycle.require_run(record, run_id).run
         await self._reached(record, run)
         return run
@@ -447,11 +474,8 @@ class Runs:
         """Ends the run; a repeat is answered with the first end. Raises Stale, NotFound, Forbidden, Invalid."""
         if request.log_bytes < 0:
             raise Invalid("log_bytes is a length: 0 or more")
-        before: list[TaskRecord] = []
-        rest = await self._rest_after(run_id, request, actor)
 
         def finished(record: TaskRecord) -> TaskRecord:
-            before[:] = [record]
             control_hash = _own(record, run_id, request.control_token, actor)
             return lifecycle.finish(
                 record,
@@ -463,7 +487,26 @@ class Runs:
                 rest=rest,
             )
 
-        record = await update_task(self._store, lifecycle.task_of(run_id), finished)
+        try:
+            rest = await self._rest_after(run_id, request, actor)
+            run = await self._end(run_id, finished)
+        except (Stale, NotFound):
+            if await self._is_unknown(run_id):
+                self.recovery.note_end(run_id, request.outcome, hash_of(request.control_token), actor)
+                self.recovery.require_decided(run_id)
+            raise
+        self.recovery.hear(run_id)
+        return run
+
+    async def _end(self, run_id: str, finished: Change) -> Run:
+        """Writes the end, counts it where it is news, and lets all know."""
+        before: list[TaskRecord] = []
+
+        def noted(record: TaskRecord) -> TaskRecord:
+            before[:] = [record]
+            return finished(record)
+
+        record = await update_task(self._store, lifecycle.task_of(run_id), noted)
         run = lifecycle.require_run(record, run_id).run
         if run.outcome is not None and lifecycle.require_run(before[0], run_id).run.outcome != run.outcome:
             await self._count(run, run.outcome)
@@ -531,6 +574,50 @@ class Runs:
             self._logs.tell(entry.run.id)
         self._claims.announce(record)
 
+    # --- After a restore
+
+    async def _is_unknown(self, run_id: str) -> bool:
+        """Whether the store was restored, and the run is younger than the copy."""
+        if not self.recovery.recovering:
+            return False
+        try:
+            return lifecycle.find_run(await self._store.task(lifecycle.task_of(run_id)), run_id) is None
+        except NotFound:
+            return True
+
+    async def _hear_kept(self, kept: KeptRun, actor: Actor) -> None:
+        """What an agent's journal holds of a run: notes it where the copy lacks it, ends it where the copy lacks
+        its end."""
+        if await self._is_unknown(kept.run.id):
+            self.recovery.note(report_of(kept, hash_of(kept.control_token), actor, now=self._clock()))
+            return
+        self.recovery.hear(kept.run.id)
+        with contextlib.suppress(Stale, NotFound, Forbidden, Conflict):
+            await self.end_as_kept(report_of(kept, hash_of(kept.control_token), actor, now=self._clock()))
+
+    async def end_as_kept(self, report: Report) -> None:
+        """Ends a run whose end the lost store had acknowledged; of its log there is what the copy has.
+
+        Nothing for one that lives, or whose agent reports the end by itself. Raises Stale, Forbidden.
+        """
+        outcome, run_id = report.outcome, report.run.id
+        if outcome is None or report.ended_at is None:
+            return
+        kept = await self._logs.length(run_id)
+        note = f"it ended after the copy that the server was restored from, which has {kept} bytes of its log"
+        request = FinishRequest(
+            control_token="", outcome=outcome, log_bytes=kept, phases=report.phases, notes=(note,)
+        )
+
+        def finished(record: TaskRecord) -> TaskRecord:
+            if lifecycle.own_run(record, run_id, report.control_hash).agent != report.agent:
+                raise Forbidden(f"run {run_id} was claimed by another agent")
+            return lifecycle.finish(
+                record, run_id, request, control_hash=report.control_hash, now=self._clock(), timing=self._timing
+            )
+
+        await self._end(run_id, finished)
+
     async def get(self, run_id: str) -> Run:
         """Raises NotFound."""
         return lifecycle.require_run(await self._store.task(lifecycle.task_of(run_id)), run_id).run
@@ -541,7 +628,12 @@ class Runs:
         self, run_id: str, control_token: str, offset: int, data: bytes, actor: Actor
     ) -> LogPosition:
         """See `RunLogs.append`."""
-        return await self._logs.append(run_id, control_token, offset, data, actor)
+        try:
+            return await self._logs.append(run_id, control_token, offset, data, actor)
+        except NotFound:
+            if await self._is_unknown(run_id):
+                self.recovery.require_decided(run_id)
+            raise
 
     async def read_log(self, run_id: str, offset: int, limit: int) -> LogSlice:
         """See `RunLogs.read`."""

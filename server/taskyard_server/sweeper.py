@@ -111,12 +111,15 @@ class Sweeper:
         known = await self._store.workers()
         if self._store.kind != "sqlite":  # of which there is one server
             self._claims.hear_workers(known)
+            if await self._runs.recovery.refresh():
+                self._claims.look_again()
         await self._runs.look_at_rests()
-        holding = self._holds_breath([record.worker for record in known], now)
+        recovering = self._runs.recovery.recovering
+        holding = self._holds_breath([record.worker for record in known], now) or recovering
         await self._do_what_is_due(now, known, holding=holding)
         if not holding:
             await self._mark_silent(known, now)
-        if now - self._cleaned_at >= HOUSEKEEPING_SECONDS or now < self._cleaned_at:
+        if not recovering and (now - self._cleaned_at >= HOUSEKEEPING_SECONDS or now < self._cleaned_at):
             self._cleaned_at = now
             self._begin_housekeeping(now)
 

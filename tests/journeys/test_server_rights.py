@@ -67,6 +67,10 @@ ALLOWED = {
     "read_run": "AUGR",
     "read_log": "AUGR",
     "stream_log": "AUGR",
+    "read_recovery": "A",
+    "adopt_runs": "A",
+    "give_up_runs": "A",
+    "resume_store": "A",
 }
 ROUTES = [route for route in create_app(ServerConfig()).routes if isinstance(route, Route)]
 

@@ -34,11 +34,13 @@ from taskyard.wire import (
     WorkerReport,
     WorkerState,
 )
+from taskyard_server.adoption import Adoption
 from taskyard_server.auth import Actor
 from taskyard_server.claims import Claims
 from taskyard_server.config import ServerConfig
 from taskyard_server.queues import Queues
-from taskyard_server.runs import Runs
+from taskyard_server.recovery import Recovery
+from taskyard_server.runs import Runs, timing_of
 from taskyard_server.store import Stores, open_store
 from taskyard_server.sweeper import Sweeper
 from taskyard_server.tasks import Tasks
@@ -110,6 +112,8 @@ class Services:
     workers: Workers
     runs: Runs
     sweeper: Sweeper
+    recovery: Recovery
+    adoption: Adoption
 
     async def enqueue(self, queue: str = "default", actor: Actor = ADA, **fields: Any) -> Task:
         return await self.tasks.create(NewTask(spec=spec(**fields), queue=queue), actor)
@@ -257,7 +261,8 @@ async def open_services(data: Path, clock: Clock | None = None, **settings: Any)
     await stores.open()
     try:
         claims = Claims(stores.store, clock)
-        runs = Runs(stores.store, claims, stores.logs, stores.samples, clock, config)
+        recovery = Recovery(stores.store, clock)
+        runs = Runs(stores.store, claims, stores.logs, stores.samples, clock, config, recovery)
         services = Services(
             clock=clock,
             config=config,
@@ -268,8 +273,11 @@ async def open_services(data: Path, clock: Clock | None = None, **settings: Any)
             workers=Workers(stores.store, claims, clock),
             runs=runs,
             sweeper=Sweeper(stores.store, claims, runs, stores.blobs, clock, config, clock.monotonic),
+            recovery=recovery,
+            adoption=Adoption(stores.store, recovery, runs, claims, clock, timing_of(config)),
         )
         await services.queues.ensure_defaults()
+        await recovery.refresh()
         yield services
         claims.close()
         await services.sweeper.finish_housekeeping()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from taskyard.cli import backup, certificate, output
+from taskyard.cli import backup, certificate, output, recovery
 from taskyard.config import CA_FILE, Credentials, Setting, add_settings, is_loopback, resolve, user_file
 
 
@@ -26,6 +26,7 @@ def add_parser(subparsers: Any) -> None:
     add_settings(parser, (*settings, CA_FILE))
     parser.set_defaults(handler=serve)
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", dest="verb", prog="taskyard server")
+    recovery.add_parsers(verbs)
     backup.add_parsers(verbs, [setting for setting in settings if setting.name in ("data", "store")])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from taskyard.wire import GENERATION_HEADER
 
 from taskyard_server.api.problems import problem
 
@@ -17,6 +18,7 @@ _HEADERS = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"cache-control", b"no-store"),
 )
+_GENERATION = GENERATION_HEADER.lower().encode()
 _TLS_HEADER = (b"strict-transport-security", b"max-age=31536000")
 
 
@@ -35,7 +37,8 @@ class Guard:
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 present = {name for name, _ in message["headers"]}
-                message["headers"] = [*message["headers"], *(h for h in self._headers if h[0] not in present)]
+                own = (*self._headers, *_generation(scope))
+                message["headers"] = [*message["headers"], *(h for h in own if h[0] not in present)]
             await send(message)
 
         if _STRANGE.search(scope.get("raw_path") or b"") or b"%00" in scope["query_string"]:
@@ -43,3 +46,9 @@ class Guard:
             await answer(scope, receive, send_guarded)
             return
         await self._app(scope, receive, send_guarded)
+
+
+def _generation(scope: Scope) -> list[tuple[bytes, bytes]]:
+    """Which restored copy of itself the store is, once it is open."""
+    services = getattr(scope["app"].state, "services", None)
+    return [] if services is None else [(_GENERATION, b"%d" % services.recovery.generation.number)]

@@ -20,7 +20,7 @@ from taskyard_server.api import body, bulk
 from taskyard_server.api.services import Call, Services, services_of
 from taskyard_server.auth import Right, require
 from taskyard_server.connections import SCOPE_KEY
-from taskyard_server.errors import Unauthorised
+from taskyard_server.errors import Unauthorised, UnknownToken
 
 KIB, MIB = 1 << 10, 1 << 20
 MUTATING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
@@ -208,7 +208,11 @@ async def _admit(request: Request, services: Services, access: Access) -> Call |
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         raise Unauthorised("this route needs the header Authorization: Bearer …; log in with `taskyard login`")
-    actor = await services.authenticator.actor(secret.strip())
+    try:
+        actor = await services.authenticator.actor(secret.strip())
+    except UnknownToken:
+        services.recovery.note_token(secret.strip(), request.client.host if request.client else "")
+        raise
     connection = request.scope.pop(SCOPE_KEY, None)
     if connection is not None:
         connection.prove()

@@ -27,7 +27,13 @@ class Health:
 @allow(None)
 async def read_info(services: InServices) -> ServerInfo:
     """Version, store and clock."""
-    return ServerInfo(version=VERSION, store=services.store.kind, time=time.time())
+    return ServerInfo(
+        version=VERSION,
+        store=services.store.kind,
+        time=time.time(),
+        generation=services.recovery.generation.number,
+        recovering=services.recovery.recovering,
+    )
 
 
 @router.get("/health")

@@ -9,6 +9,7 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from taskyard_server.accounts import Accounts
+from taskyard_server.adoption import Adoption
 from taskyard_server.api.log_feeds import LogFeeds
 from taskyard_server.auth import Actor, Authenticator
 from taskyard_server.claims import Claims
@@ -17,6 +18,7 @@ from taskyard_server.disk_space import DiskSpace
 from taskyard_server.idempotency import Repeats
 from taskyard_server.metrics import Metrics
 from taskyard_server.queues import Queues
+from taskyard_server.recovery import Recovery
 from taskyard_server.runs import Runs
 from taskyard_server.store.base import BlobStore, Store
 from taskyard_server.tasks import Tasks
@@ -37,6 +39,8 @@ class Services:
     tasks: Tasks
     queues: Queues
     room: Claims
+    recovery: Recovery
+    adoption: Adoption
     workers: Workers
     runs: Runs
     metrics: Metrics
