@@ -456,7 +456,7 @@ SETTINGS = pytest.mark.parametrize(
 
 
 @SETTINGS
-@pytest.mark.parametrize("script", [False, True])
+@pytest.mark.parametrize("script", [False, pytest.param(True, marks=pytest.mark.thorough)])
 def test_settings_of_uv_decide_what_is_installed(
     bench: Bench, index: PackageIndex, settings: str, packages: tuple[str, ...], script: bool
 ) -> None:
@@ -533,7 +533,10 @@ def test_pip_refuses_what_only_uv_follows(tmp_path: Path, index: PackageIndex) -
 # --- Lines and locks that name places --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("line", ["-e ./near", "./near", "-e near", "near/"])
+@pytest.mark.parametrize(
+    "line",
+    ["-e near", *(pytest.param(line, marks=pytest.mark.thorough) for line in ("-e ./near", "./near", "near/"))],
+)
 @pytest.mark.parametrize("place", ["", "jobs", "requirements"])
 def test_paths_in_a_requirements_file_are_looked_for_as_pip_does(bench: Bench, line: str, place: str) -> None:
     files = {f"{place}/near/pyproject.toml".lstrip("/"): NEAR, "requirements/run.txt": f"{line}\n", "jobs/x": ""}

@@ -441,6 +441,8 @@ class Tools:
             "--no-build-isolation",
             "--report",
             str(report),
+            "--src",
+            str(self.scratch / "src"),
         ]
         variables = {"PIP_INDEX_URL": self.universe.index.url, "PYTHONPATH": str(self.universe.backends)}
         done = _run(
