@@ -39,6 +39,7 @@ def checkout_settings(settings: AgentSettings) -> CheckoutSettings:
     return CheckoutSettings(
         folder=settings.local_dir / "git",
         allow_file=settings.allow_file_repositories,
+        apart=settings.docker is not None or settings.run_as is not None,
         allow_filters=settings.allow_git_filters,
         submodule_hosts=settings.submodule_hosts,
         tokens=settings.git_tokens,

@@ -225,8 +225,8 @@ class Preparation:
         for folder in (tree.root, self._overlay_of(tree)):
             if folder.exists():
                 account.give(folder)
-        for mirror in tree.reads:
-            let_read(mirror)
+        for objects in tree.reads:
+            let_read(objects.parent)
         return LaunchUser(uid=account.uid, gid=account.gid, groups=account.groups)
 
     def _overlay_of(self, tree: Tree) -> Path:

@@ -186,19 +186,18 @@ def _obtain(order: _Order, address: Address | None) -> tuple[Mirror, str]:
     code, pack = order.code, order.code.pack
     commit = pack.commit if pack else code.commit
     mirror = _mirror_in_use(order, address, commit or "")
-    if commit is not None and mirror.has(commit):
-        return mirror, commit
+    holder = mirror.uploads if pack else mirror
+    if commit is not None and holder.has(commit):
+        return holder, commit
     order.stack.callback(make_room, order.settings)
     with mirror.changing(commit or "") as held:
         if commit is None:
             return mirror, held.tip(_known(address), code.branch)
-        if held.has(commit):
-            return mirror, commit
         if pack is None or pack.needs:
             held.fetch_commits(_known(address), pack.needs if pack else (commit,), code.branch)
-        if pack is not None:
-            held.add_pack(pack, code.commit, order.fetch_blob)
-    return mirror, commit
+        if pack is not None and not (uploads := held.ready_uploads(commit)).has(commit):
+            uploads.add_pack(pack, code.commit, order.fetch_blob)
+    return holder, commit
 
 
 def _fill(order: _Order, slot: Slot, mirror: Mirror, commit: str, address: Address | None) -> Tree:
@@ -214,10 +213,11 @@ def _fill(order: _Order, slot: Slot, mirror: Mirror, commit: str, address: Addre
     if code.patch:
         top.apply(code.patch)
     head = code.commit if code.commit and (code.commit == commit or mirror.has(code.commit)) else commit
-    top.give_to_task(Head(commit=head, branch=code.branch, origin=address.url if address else None))
+    own = Head(commit=head, branch=code.branch, origin=address.url if address else None)
+    top.give_to_task(own, uploaded=(commit, *(f"^{need}" for need in code.pack.needs)) if code.pack else ())
     slot.record(TreeState(commit=commit, submodules=tuple(path for path, _ in modules)))
     order.log(f"checked out {head[:12]}{'' if head == commit and not code.patch else ' with uncommitted changes'}")
-    reads = dict.fromkeys([mirror.path, *(module.path for _, module in modules)])
+    reads = dict.fromkeys(folder for lent in (mirror, *(module for _, module in modules)) for folder in lent.reads)
     return Tree(slot, working_folder(slot.tree, code), tuple(reads), order.settings.spare_trees)
 
 

@@ -24,12 +24,13 @@ class Head:
     """URL of its remote, for tools that record it."""
 
 
-def write(path: Path, head: Head, *, objects: Path, shallow: Path | None = None, tags: bytes = b"") -> None:
+def write(path: Path, head: Head, *, objects: Path | None, shallow: Path | None = None, tags: bytes = b"") -> None:
     """Writes a git directory that borrows `objects`. Raises FileExistsError where something stands there."""
     path.mkdir()
     for folder in ("objects/info", "objects/pack", "refs/heads", "refs/tags", "info"):
         (path / folder).mkdir(parents=True)
-    (path / "objects/info/alternates").write_bytes(os.fsencode(objects) + b"\n")
+    if objects is not None:
+        borrow(path, objects)
     (path / "config").write_text(_config(head))
     if tags:
         (path / "packed-refs").write_bytes(tags)
@@ -40,6 +41,29 @@ def write(path: Path, head: Head, *, objects: Path, shallow: Path | None = None,
         branch.parent.mkdir(parents=True, exist_ok=True)
         branch.write_text(f"{head.commit}\n")
     (path / "HEAD").write_text(f"ref: refs/heads/{head.branch}\n" if head.branch else f"{head.commit}\n")
+
+
+def borrow(path: Path, objects: Path) -> None:
+    """Has a git directory borrow these objects and no others."""
+    (path / "objects/info/alternates").write_bytes(os.fsencode(objects) + b"\n")
+
+
+def borrowed(path: Path) -> bytes:
+    """Returns the folder of objects that it borrows; empty for none."""
+    try:
+        return (path / "objects/info/alternates").read_bytes().removesuffix(b"\n")
+    except OSError:
+        return b""
+
+
+def cut(path: Path, commit: str) -> None:
+    """Leaves of the commits without parents this one, if it is one: the others are not this task's."""
+    shallow = path / "shallow"
+    if shallow.exists():
+        lines = [line for line in shallow.read_text().split() if line == commit]
+        shallow.write_text("".join(f"{line}\n" for line in lines))
+        if not lines:
+            shallow.unlink()
 
 
 def remove(path: Path) -> None:

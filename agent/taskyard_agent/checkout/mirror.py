@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from taskyard.asking import size_in_words
@@ -74,6 +74,10 @@ class Mirror:
     git: Git
     """Git on the mirror."""
     log: Log
+    base: Mirror | None = None
+    """The repository's, where this one holds what was uploaded on top of it."""
+    uploaded: bool = False
+    """Whether this one holds uploaded code, which no task but its own may read."""
 
     @property
     def path(self) -> Path:
@@ -85,6 +89,12 @@ class Mirror:
         """What trees borrow from."""
         return self.path / "objects"
 
+    @property
+    def reads(self) -> tuple[Path, ...]:
+        """What a task's own `.git` borrows from, where it may."""
+        own = () if self.uploaded and self.settings.apart else (self.objects,)
+        return own if self.base is None else (*own, self.base.objects)
+
     def has(self, commit: str) -> bool:
         """Whether the commit is here. Packs appear whole, so everything that it needs is here too."""
         return self.path.is_dir() and self.git.ask("cat-file", "-e", f"{commit}^{{commit}}")
@@ -95,18 +105,38 @@ class Mirror:
         lock = use_lock(self.path)
         with locked(lock, self.git.cancelled, fcntl.LOCK_SH):
             os.utime(lock)
+            if self.uploaded and self.path.is_dir():
+                self.path.chmod(0o700)  # earlier versions let every user of the machine read it
             yield
 
     @contextlib.contextmanager
     def changing(self, commit: str) -> Iterator[Mirror]:
         """Waits for the mirror's one lock and yields the mirror to add to. `commit` tells the object format."""
         with locked(change_lock(self.path), self.git.cancelled) as descriptor:
-            held = Mirror(key=self.key, settings=self.settings, git=self._git_with(descriptor), log=self.log)
-            if self.path.is_dir():
-                held._remove_leftovers()
-            else:
-                held._create("sha256" if len(commit) == 64 else "sha1")
+            held = replace(self, git=self._git_with(descriptor))
+            held._make_ready(commit)
             yield held
+
+    @property
+    def uploads(self) -> Mirror:
+        """The mirror of what was uploaded for this repository; under this one's locks."""
+        if self.uploaded:
+            return self
+        git = self.git.at(self.settings.uploads / self.key)
+        return replace(self, git=git, base=self, uploaded=True)
+
+    def ready_uploads(self, commit: str) -> Mirror:
+        """Returns the same, made if need be: for the one who holds the lock of `changing`."""
+        uploads = self.uploads
+        if uploads is not self:
+            uploads._make_ready(commit)
+        return uploads
+
+    def _make_ready(self, commit: str) -> None:
+        if self.path.is_dir():
+            self._remove_leftovers()
+        else:
+            self._create("sha256" if len(commit) == 64 else "sha1")
 
     def tip(self, address: Address, branch: str | None) -> str:
         """Fetches a branch (None: the remote's own head) and returns the commit that it names now."""
@@ -229,6 +259,8 @@ class Mirror:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=".new-", dir=self.path.parent))
         self.git.at(building).run("init", "-q", "--bare", "--template=", f"--object-format={object_format}")
+        if self.base is not None:
+            (building / "objects/info/alternates").write_bytes(os.fsencode(self.base.objects) + b"\n")
         building.rename(self.path)
 
     def _remove_leftovers(self) -> None:
@@ -250,14 +282,15 @@ class Mirror:
     def _gather(self) -> None:
         """Joins small packs into larger ones: each pack makes every look-up slower."""
         if len(list(self.objects.glob("pack/*.pack"))) > MANY_PACKS:
-            self.git.run("repack", "--geometric=2", "-d", "-q")
+            self.git.run("repack", "--geometric=2", "-d", "-l", "-q")
 
 
 def mirror_of(address: Address | None, commit: str, settings: CheckoutSettings, git: Git, log: Log) -> Mirror:
     """The mirror of a repository; None: the one for code that was shipped whole."""
     key = address.key if address else "shipped"
     key = f"{key}-sha256" if len(commit) == 64 else key
-    return Mirror(key=key, settings=settings, git=git.at(settings.mirrors / key), log=log)
+    git = git.at(settings.mirrors / key)
+    return Mirror(key=key, settings=settings, git=git, log=log, uploaded=address is None)
 
 
 def _noted(note: Path) -> TreeSize | None:

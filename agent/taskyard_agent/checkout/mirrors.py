@@ -48,8 +48,9 @@ def prune_mirrors(settings: CheckoutSettings, *, everything: bool = False) -> tu
 
     One whose tree a run has, or that is being used or added to, stays. Returns those that went.
     """
-    for half_removed in settings.mirrors.glob(f"{REMOVED}*"):
-        shutil.rmtree(half_removed, ignore_errors=True)
+    for folder in (settings.mirrors, settings.uploads):
+        for half_removed in folder.glob(f"{REMOVED}*"):
+            shutil.rmtree(half_removed, ignore_errors=True)
     kept = _described(settings)
     removed = []
     for mirror in tuple(kept):
@@ -88,7 +89,7 @@ def _describe(path: Path, settings: CheckoutSettings) -> CachedMirror:
     used = use_lock(path) if use_lock(path).exists() else path
     return CachedMirror(
         key=path.name,
-        size_bytes=_size(path),
+        size_bytes=_size(path) + _size(settings.uploads / path.name),
         trees=len(list(_borrowers(path, settings))),
         used_at=used.stat().st_mtime,
     )
@@ -105,9 +106,11 @@ def _remove(path: Path, settings: CheckoutSettings) -> bool:
             return False
         for tree in _borrowers(path, settings):
             gitdir.remove(tree)
-        removed = path.with_name(f"{REMOVED}{path.name}")
-        path.rename(removed)  # at once: no half of a mirror is ever used
-        shutil.rmtree(removed)
+        for part in (settings.uploads / path.name, path):  # what borrows first
+            if part.is_dir():
+                removed = part.with_name(f"{REMOVED}{part.name}")
+                part.rename(removed)  # at once: no half of a mirror is ever used
+                shutil.rmtree(removed)
     return True
 
 
@@ -136,18 +139,10 @@ def _take(lock: Path, stack: contextlib.ExitStack) -> bool:
 
 def _borrowers(path: Path, settings: CheckoutSettings) -> Iterator[Path]:
     """Places in the pool whose tree, or a submodule's, borrows objects from the mirror."""
-    wanted = os.fsencode(path / "objects") + b"\n"
+    wanted = {os.fsencode(part / "objects") for part in (path, settings.uploads / path.name)}
     for place in settings.trees.glob("*/*/"):
-        lists = (place / "git/objects/info/alternates", *place.glob("modules/*/objects/info/alternates"))
-        if any(_read(file) == wanted for file in lists):
+        if any(gitdir.borrowed(folder) in wanted for folder in (place / "git", *place.glob("modules/*"))):
             yield place
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError:
-        return b""
 
 
 def _size(path: Path) -> int:

@@ -22,6 +22,8 @@ class CheckoutSettings:
     ssh_command: tuple[str, ...] = ("ssh",)
     allow_file: bool = False
     """Whether a task may name a repository by a path of this machine."""
+    apart: bool = False
+    """Whether a task's own `.git` lets it read nothing that others uploaded: containers, and `--run-as`."""
     allow_filters: bool = False
     """Whether git LFS may fetch and write files during the checkout."""
     submodule_hosts: tuple[str, ...] = ()
@@ -57,6 +59,11 @@ class CheckoutSettings:
     def mirrors(self) -> Path:
         """One bare repository for each that tasks come from."""
         return self.folder / "mirrors"
+
+    @property
+    def uploads(self) -> Path:
+        """Beside each mirror what was uploaded for tasks of that repository; for no task to read."""
+        return self.folder / "uploads"
 
     @property
     def trees(self) -> Path:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,18 +62,28 @@ class Filling:
         """Applies a diff that was given through the API. Raises RunFailed naming the file and the line."""
         apply_patch(self.git, patch, "--index")
 
-    def give_to_task(self, head: Head) -> None:
-        """Writes the `.git` that is the task's own; what it does there is thrown away."""
+    def give_to_task(self, head: Head, uploaded: Sequence[str] = ()) -> None:
+        """Writes the `.git` that is the task's own; what it does there is thrown away.
+
+        `uploaded` names the objects of an upload, as `git rev-list` takes them: where tasks are kept apart, they
+        are copied, because what lies beside them is others'.
+        """
         target = self.tree / ".git"
-        gitdir.write(
-            target, head, objects=self.mirror.objects, shallow=self.mirror.path / "shallow", tags=self._tags()
-        )
+        lent = self.mirror.reads[:1]
+        shallow = self.mirror.path / "shallow"
+        gitdir.write(target, head, objects=lent[0] if lent else None, shallow=shallow, tags=self._tags())
+        if self.mirror.uploaded and self.settings.apart:
+            wanted = "".join(f"{name}\n" for name in (head.commit, *uploaded)).encode()
+            pack = str(target / "objects/pack/pack")
+            self.mirror.git.run("pack-objects", "--revs", "--window=0", "-q", pack, stdin=wanted)
+            gitdir.cut(target, head.commit)
         shutil.copyfile(self.git_dir / "index", target / "index")
 
     def _open(self) -> None:
         gitdir.remove(self.tree / ".git")
         self.tree.mkdir(exist_ok=True)
-        if self.git_dir.is_dir() and _borrows(self.git_dir, self.mirror.objects):
+        if self.git_dir.is_dir() and _borrows_within(self.git_dir, self.mirror):
+            gitdir.borrow(self.git_dir, self.mirror.objects)
             (self.git_dir / "index.lock").unlink(missing_ok=True)
             return
         gitdir.remove(self.git_dir)
@@ -93,10 +103,11 @@ class Filling:
             yield git.with_access({**OFFLINE, **git.env}, config, git.secrets)
 
     def _tags(self) -> bytes:
-        if not ((self.mirror.path / "packed-refs").exists() or any((self.mirror.path / "refs/tags").glob("*"))):
+        mirror = self.mirror.base or self.mirror
+        if not ((mirror.path / "packed-refs").exists() or any((mirror.path / "refs/tags").glob("*"))):
             return b""
         count = f"--count={MOST_TAGS}"
-        return self.mirror.git.run("for-each-ref", count, "--format=%(objectname) %(refname)", "refs/tags")
+        return mirror.git.run("for-each-ref", count, "--format=%(objectname) %(refname)", "refs/tags")
 
 
 def _restore_what_git_overlooks(folder: Path, *, plain: int) -> None:
@@ -156,11 +167,10 @@ def _outside(code: Code) -> RunFailed:
     return refused(f"the working folder {code.working_dir!r} lies outside the code", "name one inside it")
 
 
-def _borrows(git_dir: Path, objects: Path) -> bool:
-    try:
-        return (git_dir / "objects/info/alternates").read_bytes() == os.fsencode(objects) + b"\n"
-    except OSError:
-        return False
+def _borrows_within(git_dir: Path, mirror: Mirror) -> bool:
+    """Whether it borrows from the repository's mirror or from its uploads: its index holds for both."""
+    there = (mirror.objects, mirror.uploads.objects, *((mirror.base.objects,) if mirror.base else ()))
+    return gitdir.borrowed(git_dir) in {os.fsencode(objects) for objects in there}
 
 
 def _digits(mirror: Mirror) -> int:
