@@ -87,6 +87,22 @@ def described(uuids: Sequence[str], known: Sequence[Gpu]) -> tuple[Gpu, ...]:
     return tuple(there.get(uuid) or Gpu(index=-1, uuid=uuid) for uuid in uuids)
 
 
+def visible(value: str | None, there: Sequence[Gpu]) -> tuple[Gpu, ...]:
+    """Return the GPUs that `CUDA_VISIBLE_DEVICES` shows to this process; all where it is not set.
+
+    As CUDA reads it: what follows the first word that names no GPU is not shown. Indices are in PCI order.
+    """
+    if value is None:
+        return tuple(there)
+    shown: list[Gpu] = []
+    for word in value.split(","):
+        found = _named(word.strip(), there)
+        if len(found) != 1 or found[0] in shown:
+            break
+        shown += found
+    return tuple(shown)
+
+
 def parse_selection(selection: str, available: Sequence[Gpu]) -> tuple[Gpu, ...]:
     """Picks GPUs by `0,1` or `0-3`, by `GPU-uuid,…` or `all`. Raises SettingsError for one that is not there."""
     if not available:
@@ -113,15 +129,18 @@ def _spelled_out(word: str) -> Sequence[str]:
 
 def _pick(word: str, available: Sequence[Gpu]) -> Gpu:
     """By index or by UUID, which may be shortened as far as it stays the only one."""
-    if word.isdigit():
-        found = [gpu for gpu in available if gpu.index == int(word)]
-    else:
-        found = [gpu for gpu in available if gpu.uuid.lower().startswith(word.lower())]
+    found = _named(word, available)
     if len(found) != 1:
         there = ", ".join(f"{gpu.index} ({gpu.name}, {gpu.uuid})" for gpu in available)
         problem = "names more than one GPU" if found else "is not a GPU of this machine"
         raise SettingsError(f"{word} {problem}: there are {there}")
     return found[0]
+
+
+def _named(word: str, available: Sequence[Gpu]) -> list[Gpu]:
+    if word.isdigit():
+        return [gpu for gpu in available if gpu.index == int(word)]
+    return [gpu for gpu in available if word and gpu.uuid.lower().startswith(word.lower())]
 
 
 def variables(gpus: Sequence[Gpu]) -> dict[str, str]:

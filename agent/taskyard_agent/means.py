@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import psutil
 from taskyard.wire import CONTAINER_LABEL, Gpu
@@ -17,6 +18,9 @@ from .errors import RunFailed, SettingsError
 from .gpus import GpuLock
 from .queues import ServedQueue
 
+logger = logging.getLogger(__name__)
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 SHARERS_PER_GPU = 8
 """Slots for each GPU that may be shared: what limits them is its memory, this only keeps the machine alive."""
 
@@ -25,11 +29,27 @@ def choose_gpus(settings: AgentSettings) -> tuple[Gpu, ...]:
     """The GPUs that the agent is to use. Raises SettingsError for one that is not there."""
     if settings.cpu_only or settings.services_mode:
         return ()
-    there = gpus.devices()
+    there = _shown(gpus.devices(), settings.environ)
     chosen = tuple(there) if settings.gpus is None else gpus.parse_selection(settings.gpus, there)
     if settings.dynamic_gpus and not chosen:
         raise SettingsError("--dynamic-gpus: this machine has no NVIDIA GPU: `nvidia-smi` says more")
     return chosen
+
+
+def _shown(there: Sequence[Gpu], environ: Mapping[str, str]) -> tuple[Gpu, ...]:
+    """What a batch system, or the one who started the agent, left it of the machine's GPUs."""
+    value = environ.get(VISIBLE)
+    shown = gpus.visible(value, there)
+    if len(shown) < len(there):
+        logger.info(
+            "%s=%s leaves this agent %s of the machine's %d GPUs",
+            VISIBLE,
+            value,
+            ", ".join(str(gpu.index) for gpu in shown) or "none",
+            len(there),
+            extra={"action": "gpus_limited"},
+        )
+    return shown
 
 
 def hold_gpus(devices: tuple[Gpu, ...], name: str) -> GpuLock:

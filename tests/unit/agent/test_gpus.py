@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import json
 import os
 import stat
@@ -12,7 +14,8 @@ from pathlib import Path
 
 import pytest
 from taskyard.wire import Gpu
-from taskyard_agent import gpus
+from taskyard_agent import gpus, means
+from taskyard_agent.config import DAEMON_SETTINGS, read_settings
 from taskyard_agent.errors import RunFailed, SettingsError
 
 from tests.support import nvml
@@ -234,3 +237,35 @@ def test_where_tasks_run_as_another_user_the_locks_are_roots_alone():
                 ["sh", "-c", script], user="nobody", extra_groups=[], capture_output=True, check=False
             )
             assert b"ermission denied" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, [0, 1, 2, 3]),
+        ("2,0", [2, 0]),
+        (f"{nvml.uuid(3)},1", [3, 1]),
+        ("1,9,2", [1]),
+        ("1,1,2", [1]),
+        ("", []),
+        ("-1", []),
+        ("NoDevFiles", []),
+    ],
+)
+def test_the_agents_own_visible_devices_are_read_as_cuda_reads_them(value, shown):
+    assert [gpu.index for gpu in gpus.visible(value, FOUR)] == shown
+
+
+def test_the_agents_own_visible_devices_limit_what_it_takes_and_a_line_says_so(monkeypatch, caplog):
+    monkeypatch.setattr(gpus, "devices", lambda: list(FOUR))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    namespace = argparse.Namespace(server="http://127.0.0.1:9", token="t", gpus=None)
+    settings = read_settings(namespace, DAEMON_SETTINGS)
+
+    with caplog.at_level("INFO"):
+        chosen = means.choose_gpus(settings)
+
+    assert [gpu.index for gpu in chosen] == [2, 3]
+    assert "CUDA_VISIBLE_DEVICES=2,3 leaves this agent 2, 3 of the machine's 4 GPUs" in caplog.text
+    with pytest.raises(SettingsError, match="is not a GPU of this machine"):
+        means.choose_gpus(dataclasses.replace(settings, gpus="0"))
