@@ -29,6 +29,8 @@ from tests.support.agents import AgentProcess, wait_until
 from tests.support.servers import ServerProcess
 
 INHERIT = Environment(manager=Manager.INHERIT)
+NOTICE = "taskyard: this run wrote "
+"""Begins the lines at the end of a log that name files of the run which are removed."""
 
 
 class Yard:
@@ -124,8 +126,8 @@ class Yard:
         return b"".join(pieces)
 
     def text(self, task: Task) -> str:
-        """What the latest run's command wrote."""
-        return self.output(self.run(task)).decode()
+        """What the latest run's command wrote, without what the log says of its files."""
+        return self.output(self.run(task)).decode().partition(NOTICE)[0]
 
     def wait_for_output(self, task: Task, text: str, *, seconds: float = 30.0) -> None:
         """Waits until the command has written `text`."""
