@@ -16,8 +16,11 @@ from taskyard_agent.environments.request import EnvironmentSettings
 ANSWER_SECONDS = 5.0
 KEPT_SECONDS = 600.0
 """How long it is remembered that an index has no PyTorch; that it has one is remembered for good."""
+SILENT_SECONDS = 60.0
+"""How long one that does not answer is not asked again: no run waits for it while it is away."""
 _lock = threading.Lock()
-_has_torch: dict[str, tuple[bool, float]] = {}
+_has_torch: dict[str, tuple[bool | None, float]] = {}
+"""Address → what is known (None: it has never answered), and when it is asked again."""
 
 
 def unreachable_index(settings: EnvironmentSettings) -> str | None:
@@ -47,14 +50,14 @@ def _holds_torch(address: str, indexes: Indexes) -> bool:
         flat = folder.is_dir() and any(folder.glob("torch-*"))
         return flat or (address not in indexes.find_links and (folder / "torch").is_dir())
     with _lock:
-        known, at = _has_torch.get(address, (False, float("-inf")))
-        if not known and time.monotonic() - at > KEPT_SECONDS:
+        known, ask_at = _has_torch.get(address, (None, float("-inf")))
+        if not known and time.monotonic() >= ask_at:
             try:
-                known = _page_holds_torch(address, indexes)
+                known, kept = _page_holds_torch(address, indexes), KEPT_SECONDS
             except _Silent:
-                return True
-            _has_torch[address] = (known, time.monotonic())
-    return known
+                kept = SILENT_SECONDS
+            _has_torch[address] = (known, time.monotonic() + kept)
+    return known is not False
 
 
 def _page_holds_torch(address: str, indexes: Indexes) -> bool:

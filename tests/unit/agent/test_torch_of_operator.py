@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from taskyard.wire import Environment, RequirementsKind
+from taskyard_agent.environments import reach
 from taskyard_agent.environments.indexes import configured_indexes
 from taskyard_agent.environments.reach import unreachable_index
 from taskyard_agent.environments.request import EnvironmentRequest, EnvironmentSettings
@@ -61,6 +62,18 @@ def test_an_index_is_asked_whether_it_has_pytorch(tmp_path: Path) -> None:
         assert holding.requests == ["/simple/torch/"]
 
     assert backend(tmp_path, PIP_INDEX_URL="http://127.0.0.1:9/simple") is None  # it may hold it
+
+
+def test_an_index_that_says_nothing_is_not_asked_by_every_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reach, "ANSWER_SECONDS", 0.2)
+    with package_index(tmp_path / "wheels") as index:
+        index.stuck.set()
+
+        assert [backend(tmp_path, PIP_INDEX_URL=index.url) for _ in range(5)] == [None] * 5
+
+        assert index.requests == ["/simple/torch/"]
 
 
 def test_operators_build_is_for_tasks_that_name_none(tmp_path: Path, wheels: Path) -> None:
