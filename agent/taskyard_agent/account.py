@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import logging
-import random
 import re
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,12 +15,10 @@ from taskyard.config import SERVER, Connection, Credentials, resolve, user_file,
 from taskyard.errors import NotLoggedIn, Refused, TaskyardError, Unavailable, UsageError
 from taskyard.wire import LoginRequest, NewToken, TokenKind
 
+from .answers import until_answered
 from .config import TOKEN_FILE, AgentSettings
 from .errors import SettingsError
 
-logger = logging.getLogger(__name__)
-
-RETRY_SECONDS = 2.0
 WHOLE_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -49,16 +44,8 @@ def await_server(settings: AgentSettings) -> None:
     link = settings.connection
     if link.token is None and not holds_token(settings):
         raise SettingsError(_missing(link.server, settings))
-    level = logging.WARNING
     with Client.of(dataclasses.replace(link, token=None)) as client:
-        while True:
-            try:
-                client.info(patience_seconds=0.0)
-                return
-            except Unavailable as error:
-                logger.log(level, "%s; trying until it answers", error, extra={"action": "server_awaited"})
-            level = logging.DEBUG  # once is enough for whoever watches
-            time.sleep(RETRY_SECONDS * random.uniform(0.5, 1.5))
+        until_answered(lambda: client.info(patience_seconds=0.0))
 
 
 def connect(settings: AgentSettings) -> Client:
@@ -69,7 +56,7 @@ def connect(settings: AgentSettings) -> Client:
     """
     link = settings.connection
     token = _token_of(settings) or _enrolled(settings)
-    client = Client.of(dataclasses.replace(link, token=token))
+    client = Client.of(dataclasses.replace(link, token=token), renewed_token=lambda: _token_if_readable(settings))
     cure = f"run `taskyard agent join {link.server}` here"
     try:
         kind = client.whoami().kind
@@ -151,6 +138,14 @@ def _token_of(settings: AgentSettings) -> str | None:
     return _held_token(settings)
 
 
+def _token_if_readable(settings: AgentSettings) -> str | None:
+    """The token that is kept now: an operator may have joined again while the agent runs."""
+    try:
+        return _token_of(settings)
+    except (SettingsError, TaskyardError, OSError):
+        return None  # half written, or gone: it is asked for again
+
+
 def _held_token(settings: AgentSettings) -> str | None:
     """The token that TASKYARD_TOKEN or an earlier `agent join` gives for this server."""
     from_variables = settings.environ.get("TASKYARD_TOKEN") and settings.connection.token
@@ -184,7 +179,7 @@ def _enrol(settings: AgentSettings) -> str:
         person = Client.of(link)
         invitation = person.invite(NewToken(kind=TokenKind.AGENT, name=settings.host, create_queues=True))
         token = person.login(LoginRequest(code=invitation.code, name=settings.host)).secret
-    except UsageError:
+    except (UsageError, Unavailable):
         raise
     except NotLoggedIn as error:
         raise NotLoggedIn(f"{error}, or `taskyard agent join {link.server}` for this machine") from error

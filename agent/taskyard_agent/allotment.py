@@ -93,9 +93,9 @@ class Allotment:
             self._shares[run_id] = share
 
     def give_back(self, run_id: str) -> None:
-        """Frees what a run occupied. Raises KeyError when it occupies nothing."""
+        """Frees what a run occupied, if it still occupies anything."""
         with self._lock:
-            del self._shares[run_id]
+            self._shares.pop(run_id, None)
 
     # --- What is free
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from taskyard import __version__
 from taskyard.client import Client
-from taskyard.errors import Refused, Unavailable
+from taskyard.errors import TaskyardError
 from taskyard.wire import (
     Claim,
     ClaimRequest,
@@ -20,11 +21,12 @@ from taskyard.wire import (
 )
 
 from . import gpus, means, probes
+from .answers import Act, Conversation, Route, Troubles, until_answered
 from .clock import ServerClock
 from .config import AgentSettings
 from .containers import Containers
 from .environments import unreachable_index
-from .errors import AgentNotStarted, RunStopped
+from .errors import AgentNotStarted, RunGone
 from .hooks import Hook, HookFailed, Hooks
 from .idle_gpus import IdleGpus
 from .journal import Journal, JournalledRun
@@ -101,7 +103,7 @@ class AgentParts:
         return bool(self.worker.jobs)
 
     def secrets_of(self, run: JournalledRun) -> Mapping[str, str]:
-        """Asks the server for a run's secrets again, by repeating its claim. Raises RunStopped when it is gone."""
+        """Asks the server for a run's secrets again, by repeating its claim. Raises RunGone when it is gone."""
         request = ClaimRequest(
             agent=self.identity.name,
             worker=run.run.worker,
@@ -114,17 +116,18 @@ class AgentParts:
         )
         claim = self._repeat_claim(request)
         if claim.run is None or claim.run.id != run.run.id:
-            raise RunStopped("the run was given back while no agent carried it")
+            raise RunGone("the run was given back while no agent carried it")
         return claim.secrets
 
     def _repeat_claim(self, request: ClaimRequest) -> Claim:
+        conversation = Conversation(Route.CLAIM, request.agent)
         while True:
             try:
-                return self.client.claim(request)
-            except Unavailable as error:
-                logger.warning("cannot ask for the run again: %s", error, extra={"action": "claim_unavailable"})
-            except Refused as error:
-                raise RunStopped(str(error)) from error
+                return self.client.claim(request, patience_seconds=0.0)
+            except TaskyardError as error:
+                if conversation.heed(error) is Act.DRAW_AGAIN:
+                    raise RunGone(str(error)) from error
+                time.sleep(conversation.pause)
 
 
 @contextlib.contextmanager
@@ -142,7 +145,7 @@ def open_agent(
     if account is not None and devices:
         gpus.guard()
     name = settings.name or means.default_name(settings, devices)
-    served = order_from_server(client, settings)
+    served = until_answered(lambda: order_from_server(client, settings))
     worker = Worker(
         name,
         means.of(settings, devices, served),
@@ -215,6 +218,7 @@ def _assemble(
                 return
         journal.close_run(run_id)
 
+    troubles = Troubles()
     shipper = LogShipper(append, on_stale=log_refused, on_complete=journal.close_run)
     environments = environment_settings(settings)
     containers = Containers(settings=container_settings(settings, journal.folder))
@@ -231,7 +235,14 @@ def _assemble(
 
     restored = Restored(kept=journal.kept_runs, on_restore=shipper.start_over)
     lease = Lease(
-        identity, worker, client=client, clock=clock, samples=measure, problem=problem, restored=restored
+        identity,
+        worker,
+        client=client,
+        clock=clock,
+        samples=measure,
+        problem=problem,
+        restored=restored,
+        troubles=troubles,
     )
     services = RunServices(
         client=client,
@@ -249,6 +260,7 @@ def _assemble(
         send_beat=lease.poke,
         probes=checks,
         keepers=SpareKeeper(),
+        troubles=troubles,
         hooks=Hooks(
             folder=settings.hooks,
             timeout_seconds=settings.hook_timeout,

@@ -22,6 +22,7 @@ from taskyard.config import CONNECTION_SETTINGS, Connection, add_settings, conne
 from taskyard.wire import Gpu, to_json
 
 from . import abandoned, account, doctor, means, scaffold
+from .answers import until_answered
 from .build import build, exit_code
 from .checkout import CachedMirror, list_mirrors, prune_mirrors
 from .config import CACHE_SETTINGS, DAEMON_SETTINGS, EXECUTE_SETTINGS, AgentSettings, add_groups, read_settings
@@ -124,6 +125,9 @@ def _show_agents(namespace: argparse.Namespace) -> int:
     else:
         cells = [(row["name"], row["pid"], row["server"], _since(row), " ".join(row["runs"])) for row in shown]
         output.print_table(("name", "pid", "server", "since", "runs"), cells, empty="no agent runs here")
+        for row in shown:
+            if row["trouble"]:
+                print(f"{row['name']}: {row['trouble']}")
     return 0 if shown else 1
 
 
@@ -136,7 +140,7 @@ def _live(settings: AgentSettings, devices: tuple[Gpu, ...]) -> int:
     if settings.workers:
         return _keep_pool(settings, devices)
     account.await_server(settings)
-    client = account.connect(settings)
+    client = until_answered(lambda: account.connect(settings))
     daemon = Daemon(settings, client, clearing=abandoned.giving_back(settings, client))
     code = daemon.run()
     if daemon.begins_anew:

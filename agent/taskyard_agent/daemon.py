@@ -72,7 +72,9 @@ class Daemon:
                 self._say_hello(parts)
                 parts.services.keepers.prepare()
                 with life:
-                    if Introduction(parts.lease, parts.leftovers.reports()).made(self._told):
+                    parts.services.troubles.listen(life.note)
+                    introduction = Introduction(parts.lease, parts.leftovers.reports(), parts.services.troubles)
+                    if introduction.made(self._told):
                         self._work(parts, claimer, life)
             self.begins_anew = life.begins_anew and self._end is End.DRAIN
         return 0

@@ -28,6 +28,7 @@ from .containers.engine import Engine, engine_name, engine_of, find_socket
 from .environments import conda
 from .errors import AgentError, SettingsError
 from .hooks import HookFailed, Hooks
+from .life.running import on_this_machine
 from .part_settings import checkout_settings, environment_settings
 from .run_as import account_of, check_reach
 
@@ -65,6 +66,7 @@ def examine(settings: AgentSettings, *, repository: str | None = None) -> Iterat
     yield _folder(settings.local_dir)
     yield _disk(settings)
     yield from _server(settings)
+    yield from _agents(settings)
     yield _gpus(settings)
     yield from _containers(settings)
     yield from _conda(settings)
@@ -160,6 +162,14 @@ def _token(settings: AgentSettings) -> Finding:
         return Finding(name="token", ok=False, detail=str(error), cure=cure)
     queues = " ".join(token.queues) or "any queue"
     return Finding(name="token", ok=True, detail=f"{token.name}, for {queues}")
+
+
+def _agents(settings: AgentSettings) -> Iterator[Finding]:
+    """The agents that run here and cannot do what they should."""
+    for agent in on_this_machine(settings.local_dir).values():
+        if agent.trouble:
+            cure = f"taskyard agent join {agent.server}; it goes on by itself once it is let in"
+            yield Finding(name=f"agent {agent.name}", ok=False, detail=agent.trouble, cure=cure)
 
 
 def _gpus(settings: AgentSettings) -> Finding:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import re
 import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from taskyard.wire import Outcome, OutcomeKind, Phase, Reason
+from taskyard.wire import FinishRequest, Outcome, OutcomeKind, Phase, Reason
 
 from .containers import Ended
 from .held import Cause, ExitRecord
@@ -141,6 +142,36 @@ def beyond_capacity(message: str) -> Outcome:
         message=f"its worker has no room for it: {message}",
         infrastructure=True,
     )
+
+
+OF_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Errors of the operating system that no task can be blamed for."""
+
+
+def failed_inside(error: Exception, phase: Phase) -> Outcome:
+    """The outcome of a run on whose way the agent itself failed. Only what no task can cause is the machine's."""
+    return Outcome(
+        kind=OutcomeKind.FAILED,
+        reason=Reason.INTERNAL,
+        phase=phase,
+        message=f"the agent failed, please report it: {type(error).__name__}: {error}",
+        infrastructure=isinstance(error, OSError) and error.errno in OF_MACHINE,
+    )
+
+
+def shorter_and_shorter(request: FinishRequest) -> tuple[FinishRequest, ...]:
+    """The report of an end, then without its texts, then with kind, reason and exit code alone."""
+    outcome = dataclasses.replace(request.outcome, message="")
+    bare = Outcome(
+        kind=outcome.kind,
+        reason=outcome.reason,
+        phase=outcome.phase,
+        exit_code=outcome.exit_code,
+        infrastructure=outcome.infrastructure,
+        confirmed=outcome.confirmed,
+    )
+    without_texts = dataclasses.replace(request, outcome=outcome, notes=())
+    return (request, without_texts, dataclasses.replace(without_texts, outcome=bare, phases=()))
 
 
 def lost_with_machine() -> Outcome:

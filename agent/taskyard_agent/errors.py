@@ -5,6 +5,7 @@ AgentError
 ├── AgentNotStarted   the machine's fault: one line, exit code 1
 ├── RunFailed       this run ends as failed; it becomes the run's outcome
 └── RunStopped      somebody asked for the end of this run while it was prepared
+    └── RunGone     it is not this agent's any more: nothing is reported
 """
 
 from __future__ import annotations
@@ -56,3 +57,7 @@ class RunFailed(AgentError):
 
 class RunStopped(AgentError):
     """The run was cancelled, or is not ours any more, before its process was started."""
+
+
+class RunGone(RunStopped):
+    """The server says that the run is not this agent's any more."""

@@ -6,9 +6,10 @@ import logging
 import threading
 from collections.abc import Sequence
 
-from taskyard.errors import Unavailable
+from taskyard.errors import TaskyardError
 from taskyard.wire import RunReport, WorkerDirective
 
+from .answers import Act, Conversation, Route, Troubles
 from .errors import SettingsError
 from .lease import Lease
 
@@ -24,8 +25,9 @@ class Introduction:
     the server's to say, and may become longer, since time in which it could not hear proves nothing.
     """
 
-    def __init__(self, lease: Lease, left: Sequence[RunReport]) -> None:
+    def __init__(self, lease: Lease, left: Sequence[RunReport], troubles: Troubles | None = None) -> None:
         """`left` are the runs that an earlier daemon of this agent left."""
+        self._conversation = Conversation(Route.REGISTER, troubles=troubles)
         self._lease = lease
         self._left = left
         self._other_heard_at: float | None = None
@@ -34,20 +36,23 @@ class Introduction:
     def made(self, told: threading.Event) -> bool:
         """Waits until the server knows the agent; False when `told` was set before.
 
-        Raises SettingsError when another agent of this name is heard while this one waits, Refused, NotLoggedIn.
+        Raises SettingsError when another agent of this name is heard while this one waits, Refused for a name that
+        the server does not take.
         """
         while not told.is_set():
             if self._is_known():
                 return True
-            told.wait(RETRY_SECONDS)
+            told.wait(max(RETRY_SECONDS, self._conversation.pause))
         return False
 
     def _is_known(self) -> bool:
         try:
             directive = self._lease.introduce(self._left)
-        except Unavailable as error:
-            logger.warning("the beat was not taken: %s", error, extra={"action": "beat_failed"})
+        except TaskyardError as error:
+            if self._conversation.heed(error) is Act.GIVE_UP:
+                raise
             return False
+        self._conversation.answered()
         if directive.taken_seconds is None:
             return True
         self._note_other(directive, directive.taken_seconds)

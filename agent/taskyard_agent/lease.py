@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +12,8 @@ from taskyard.client import Client
 from taskyard.errors import TaskyardError
 from taskyard.wire import Beat, BeatAnswer, RunReport, Sample, WorkerDirective, WorkerReport, WorkerState
 
+from . import texts
+from .answers import Act, Conversation, Route, Troubles
 from .clock import ServerClock
 from .held import boot_clock
 from .probes import Recovery
@@ -27,6 +28,7 @@ BEATS_PER_LEASE = 6
 MEASURE_SECONDS = 2.0
 """Shortest time between two measurements: a beat that was poked for measures too, so short runs are seen."""
 RETRY_SECONDS = 2.0
+"""Longest pause before a beat that was not taken is sent again, where the agent is let in at all."""
 STUCK_SECONDS = 120.0
 """No turn of the loop takes half as long, whatever the server does."""
 SAMPLES_PER_BEAT = 5000
@@ -51,6 +53,7 @@ class Lease:
         samples: Callable[[], Sequence[Sample]],
         problem: Callable[[str], str | None] = lambda _: None,
         restored: Restored,
+        troubles: Troubles | None = None,
     ) -> None:
         """`problem` probes the part of the machine for which the server has paused the worker."""
         self._identity = identity
@@ -60,6 +63,9 @@ class Lease:
         self._samples = samples
         self._recovery = Recovery(problem, self.poke)
         self._restored = restored
+        self._conversation = Conversation(Route.BEAT, troubles=troubles)
+        self._most_samples = SAMPLES_PER_BEAT
+        self._bare = False
         self._on_drain: Callable[[str], object] = _go_on
         self._turned_at = time.monotonic()
         self.acknowledged_at: float | None = None
@@ -129,6 +135,8 @@ class Lease:
         del self._unsent[: len(beat.samples)]
         self._places = {report.name: report for report in beat.workers if report.parent and report.runs}
         self.acknowledged_at = time.monotonic()
+        self._most_samples, self._bare = min(2 * self._most_samples, SAMPLES_PER_BEAT), False
+        self._conversation.answered()
         return answer
 
     def _loop(self) -> None:
@@ -139,13 +147,35 @@ class Lease:
                 self._measure()
                 pause = min(self._rest(), self.send().lease_seconds / BEATS_PER_LEASE)
             except TaskyardError as error:
-                logger.warning("the beat was not taken: %s", error, extra={"action": "beat_failed"})
-                pause = RETRY_SECONDS * random.uniform(0.5, 1.5)
+                pause = self._pause_after(error)
             except Exception:
                 # The edge of the loop: without beats every run of this agent would be given up.
                 logger.exception("a beat failed", extra={"action": "beat_failed_inside"})
             self._poked.wait(pause)
             self._poked.clear()
+
+    def _pause_after(self, error: TaskyardError) -> float:
+        act = self._conversation.heed(error)
+        if act is Act.SHRINK and self._shrink():
+            return 0.0
+        pause = self._conversation.pause
+        return pause if act is Act.ASK_EACH_MINUTE else min(pause, RETRY_SECONDS)
+
+    def _shrink(self) -> bool:
+        """Makes the next beat say less: leases matter more than measurements, and those more than notes.
+
+        The one measurement that is refused alone is dropped. False when there is nothing left to leave out.
+        """
+        count = min(len(self._unsent), self._most_samples)
+        if count == 1:
+            del self._unsent[0]
+        elif count > 1:
+            self._most_samples = count // 2
+        elif not self._bare:
+            self._bare = True
+        else:
+            return False
+        return True
 
     @property
     def turns(self) -> bool:
@@ -161,7 +191,7 @@ class Lease:
     def _measure(self) -> None:
         if time.monotonic() - self._measured_at >= MEASURE_SECONDS:
             self._measured_at = time.monotonic()
-            samples = self._samples()
+            samples = texts.finite(self._samples())
             self.measured = tuple(samples)
             self._unsent = [*self._unsent, *samples][-UNSENT_SAMPLES:]
 
@@ -174,15 +204,18 @@ class Lease:
     def _beat(self, runs: Sequence[RunReport]) -> Beat:
         self._worker.healthy = self._recovery.healthy
         reports = self._worker.reports()
+        if self._bare:
+            runs = [dataclasses.replace(run, notes=()) for run in runs]
+            reports = [dataclasses.replace(report, paused_reason="", labels={}) for report in reports]
         return Beat(
             agent=self._identity.name,
             host=self._identity.host,
             boot_id=self._identity.boot_id,
             instance=self._identity.instance,
             version=self._identity.version,
-            workers=(*reports, *self._left_places(reports)),
-            runs=tuple(runs),
-            samples=tuple(self._unsent[:SAMPLES_PER_BEAT]),
+            workers=texts.cleaned((*reports, *self._left_places(reports))),
+            runs=texts.cleaned(tuple(runs)),
+            samples=tuple(self._unsent[: self._most_samples]),
             kept=self._restored.portion(),
         )
 

@@ -12,15 +12,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from taskyard.errors import NotFound, Stale, TaskyardError, Unavailable
+from taskyard.errors import TaskyardError
 from taskyard.wire import LogPosition
 
+from taskyard_agent.answers import Act, Conversation, Route
 from taskyard_agent.keeper.durable import fifo
 from taskyard_agent.spool_space import SpoolSpace, missing
 
 logger = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1 << 20
+SMALLEST_CHUNK_BYTES = 16 << 10
+"""Chunks that are refused are halved down to this."""
 SPACING_SECONDS = 0.02
 """Between two requests for one run, so that a chatty command does not become a request per line."""
 LOOK_SECONDS = (0.1, 1.0)
@@ -30,7 +33,7 @@ BACKOFF_SECONDS = (0.2, 15.0)
 
 
 class Append(Protocol):
-    """Sends bytes of a run's log. Raises taskyard.errors.Unavailable (retry) or Stale (give up)."""
+    """Sends bytes of a run's log. Raises taskyard.errors.TaskyardError; `answers.TABLE` says what follows."""
 
     def __call__(self, run_id: str, control_token: str, offset: int, data: bytes) -> LogPosition: ...
 
@@ -193,18 +196,15 @@ class LogShipper:
             if followed.complete():
                 self._on_complete(followed.run_id)
                 self.forget(followed.run_id)
-        except (Stale, NotFound) as error:
-            self._give_up(followed, error)
-        except Unavailable as error:
-            followed.fall_back()
-            logger.info("log of %s waits: %s", followed.run_id, error, extra={"action": "log_waits"})
-        except (TaskyardError, OSError) as error:
+        except TaskyardError as error:
+            self._heed(followed, error)
+        except OSError as error:
             followed.fall_back()
             logger.error(
-                "log of %s cannot be sent, and is kept: %s",
+                "log of %s cannot be read, and is kept: %s",
                 followed.run_id,
                 error,
-                extra={"action": "log_refused", "run": followed.run_id},
+                extra={"action": "log_unreadable", "run": followed.run_id},
             )
         except Exception:
             # The edge of the loop: one run's surprise must not end the logs of all.
@@ -216,15 +216,22 @@ class LogShipper:
             followed.take(position)
             self._changed.notify_all()
 
-    def _give_up(self, followed: _Followed, error: TaskyardError) -> None:
-        logger.warning(
-            "log of %s is not wanted any more: %s",
-            followed.run_id,
-            error,
-            extra={"action": "log_stale", "run": followed.run_id},
-        )
-        self.forget(followed.run_id)
-        self._on_stale(followed.run_id)
+    def _heed(self, followed: _Followed, error: TaskyardError) -> None:
+        act = followed.conversation.heed(error)
+        if act in (Act.DISCARD, Act.STOP_SHIPPING):
+            self._give_up(followed, stale=act is Act.DISCARD)
+        elif act is not Act.SHRINK or not followed.halve():
+            followed.fall_back(followed.conversation.pause if act is Act.ASK_EACH_MINUTE else 0.0)
+
+    def _give_up(self, followed: _Followed, *, stale: bool) -> None:
+        """Where the run has ended nothing else of it is left to do; else its end is still to come."""
+        with self._changed:
+            ended = followed.final_length is not None
+            self.forget(followed.run_id)
+        if ended:
+            self._on_complete(followed.run_id)
+        elif stale:
+            self._on_stale(followed.run_id)
 
 
 class _Followed:
@@ -242,6 +249,8 @@ class _Followed:
         self.closed = False
         self.asks = False
         """Whether the server is to be asked how much it holds, by an append of nothing."""
+        self.conversation = Conversation(Route.LOGS, run_id)
+        self._chunk_bytes = CHUNK_BYTES
         self._path = path
         self._pipe = fifo(str(path.parent / "grown"))
         self._capped = False
@@ -275,7 +284,7 @@ class _Followed:
 
     def next_chunk(self) -> bytes:
         """The bytes that follow what the server has."""
-        count = min(CHUNK_BYTES, self.size() - self.offset)
+        count = min(self._chunk_bytes, self.size() - self.offset)
         if self._capped or count <= 0:
             return b""
         if self.offset < self._space.freed:  # the server has less than it said: nothing is left to send there
@@ -296,16 +305,24 @@ class _Followed:
         self.offset = position.offset
         self._capped = position.capped
         self._failures = 0
+        self.conversation.answered()
         self._grew_at = time.monotonic()
-        full = self.size() - self.offset >= CHUNK_BYTES
+        full = self.size() - self.offset >= self._chunk_bytes
         self._not_before = 0.0 if full else self._grew_at + SPACING_SECONDS
 
-    def fall_back(self) -> None:
+    def halve(self) -> bool:
+        """Makes the next chunk half as long; whether that goes."""
+        if self._chunk_bytes <= SMALLEST_CHUNK_BYTES:
+            return False
+        self._chunk_bytes //= 2
+        return True
+
+    def fall_back(self, at_least_seconds: float = 0.0) -> None:
         """Waits a while, longer each time, and never in step with other agents."""
         shortest, longest = BACKOFF_SECONDS
         delay = min(longest, shortest * 2 ** min(self._failures, 16))
         self._failures += 1
-        self._not_before = time.monotonic() + delay * random.uniform(0.5, 1.0)
+        self._not_before = time.monotonic() + max(at_least_seconds, delay * random.uniform(0.5, 1.0))
 
     def due(self) -> bool:
         """Whether it may send now."""

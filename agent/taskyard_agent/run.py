@@ -7,11 +7,11 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from taskyard.errors import Refused, Stale, Unavailable
+from taskyard.errors import TaskyardError, Unavailable
 from taskyard.wire import (
     FinishRequest,
     Gpu,
@@ -26,8 +26,9 @@ from taskyard.wire import (
     StartRequest,
 )
 
-from . import containers, endings
-from .errors import RunFailed, RunStopped
+from . import containers, endings, texts
+from .answers import Act, Conversation, Route
+from .errors import RunFailed, RunGone, RunStopped
 from .held import Cause, HeldRun, KeeperRefused, Launch, WarmKeeper, boot_clock
 from .hooks import Hook, HookFailed, HookStopped
 from .journal import JournalledRun
@@ -38,9 +39,6 @@ from .preparation import Preparation, Prepared
 from .run_services import RunServices
 
 logger = logging.getLogger(__name__)
-
-RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""Waits between attempts to reach the server; the last one is repeated for as long as it takes."""
 
 
 class RunJob:
@@ -55,10 +53,12 @@ class RunJob:
         *,
         shares_gpus: bool = False,
         memory_limit_bytes: int | None = None,
+        free: Callable[[], None] = lambda: None,
     ) -> None:
         """`secrets` answers the task's secret values; after a crash it asks the server for them again.
 
-        `shares_gpus`: its devices may be other runs' too. `memory_limit_bytes`: the most it may hold.
+        `shares_gpus`: its devices may be other runs' too. `memory_limit_bytes`: the most it may hold. `free` is
+        called once its process has ended: what it occupied may be another run's while its end is reported.
         """
         self._journalled = journalled
         self._services = services
@@ -66,18 +66,20 @@ class RunJob:
         self._ask_for_secrets = secrets
         self._shares_gpus = shares_gpus
         self._memory_limit_bytes = memory_limit_bytes
+        self._free = free
         self._secrets: Mapping[str, str] = {}
         self._progress = journalled.progress
         self._tokens = journalled.tokens
         self._spool = journalled.directory.spool
         self._spec = journalled.task.spec
         self._phases = PhaseLog(services.clock, self._progress.phases or _claimed(journalled))
-        self.reporting = False
+        self.reporting_since: float | None = None
+        """When its end was first reported, on the monotonic clock."""
         self.ended = threading.Event()
         """Set by the worker once it is free again."""
         self._cancelled = threading.Event()
         self._cause: Cause | None = None
-        self._stale = False
+        self._stale = threading.Event()
         self._held: HeldRun | None = None
         self._container_pid: int | None = None
         self._last_notes: tuple[str, ...] = ()
@@ -130,7 +132,7 @@ class RunJob:
     def obey(self, directive: RunDirective) -> None:
         """Does what the server wants of this run; repeating it is harmless."""
         if directive.stale:
-            self._stale = True
+            self._stale.set()
         if directive.stale or directive.cancel:
             self.stop(Cause.CANCELLED)
 
@@ -166,7 +168,7 @@ class RunJob:
         """Carries the run to its end and reports it. Returns None when the run was not ours any more."""
         self._services.shipper.follow(self.id, self._tokens.control_token, self._spool)
         outcome = self._progress.outcome or self._followed_by_hook(self._reach_outcome())
-        reported = not self._stale and self._finish(outcome)
+        reported = self._finish(outcome)
         containers.conclude(self._journalled.directory.path, self.id)  # takes 50 ms, for which nobody waits
         if not self._services.shipper.end(self.id, self._log_bytes()):
             self._services.journal.close_run(self.id)
@@ -189,8 +191,27 @@ class RunJob:
         except RunFailed as failure:
             self._say(f"taskyard: {failure}")
             return self._probed(failure.outcome)
+        except RunGone as error:
+            logger.warning("run %s: %s", self.id, error, extra={"action": "run_gone", "run": self.id})
+            self._stale.set()
+            return endings.stopped(Cause.AGENT_STOPPED, self._phases.current)
         except RunStopped:
             return endings.stopped(self._cause or Cause.CANCELLED, self._phases.current)
+        except Exception as error:
+            # Whatever it is: a run whose end is never reported is handed out again, up to three times.
+            logger.exception(
+                "run %s failed inside", self.id, extra={"action": "run_failed_inside", "run": self.id}
+            )
+            self._say(f"taskyard: {type(error).__name__}: {error}")
+            self._end_all()
+            return self._probed(endings.failed_inside(error, self._phases.current))
+
+    def _end_all(self) -> None:
+        """Nothing of the run may go on behind an end that is reported without its keeper."""
+        if self._held is not None:
+            self._held.sweep()
+        sweep(self.id)
+        containers.conclude(self._journalled.directory.path, self.id)
 
     def _probed(self, outcome: Outcome) -> Outcome:
         """Says of a failure that may be the machine's whether a probe finds it so: only then it counts."""
@@ -290,29 +311,40 @@ class RunJob:
             control_token=self._tokens.control_token,
             phases=self._phases.times,
             gpus=tuple(gpu.uuid for gpu in self._devices),
-            command_line=prepared.argv,
+            command_line=tuple(map(texts.storable, prepared.argv)),
             parameters=self._spec.parameters,
-            python=ready.version,
-            packages=ready.packages,
+            python=texts.cleaned(ready.version),
+            packages=texts.cleaned(ready.packages),
             environment_key=ready.key,
             environment_reused=ready.reused,
             image_digest=box.digest if box else None,
             output_offset=self._log_bytes(),
         )
-        self._lease_at = boot_clock()
-        try:
-            run = self._repeat(lambda: self._services.client.start_run(self.id, request), stop=self._cancelled)
-        except Stale as error:
-            self._stale = True
-            raise RunStopped(str(error)) from error
-        except Refused as error:
-            raise RunFailed(
-                Phase.ENVIRONMENT, Reason.INTERNAL, f"the server refused the start: {error}"
-            ) from error
+        run = self._ask_to_start(request)
         if run.cancel_requested_at is not None:
             raise RunStopped("cancelled just before its process was started")
         self._phases.enter(Phase.RUNNING)
         self._save(phases=self._phases.times, gpus=request.gpus, output_offset=request.output_offset, started=True)
+
+    def _ask_to_start(self, request: StartRequest) -> Run:
+        """Asks until the server answers. Raises RunStopped, RunGone, RunFailed where it refuses the request."""
+        conversation = Conversation(Route.START, self.id)
+        while True:
+            self._lease_at = boot_clock()
+            try:
+                return self._services.client.start_run(self.id, request, patience_seconds=0.0)
+            except TaskyardError as error:
+                act = conversation.heed(error)
+                if act is Act.DISCARD:
+                    raise RunGone(str(error)) from error
+                if act is Act.SHRINK and request.packages:
+                    request = dataclasses.replace(request, packages=())
+                    continue
+                if act is Act.SHRINK and not isinstance(error, Unavailable):
+                    message = f"the server refused the start: {error}"
+                    raise RunFailed(Phase.ENVIRONMENT, Reason.INTERNAL, message) from error
+            if self._cancelled.wait(conversation.pause):
+                raise RunStopped("stopped before the server allowed its start")
 
     def _secret_values(self) -> tuple[str, ...]:
         return (*self._secrets.values(), self._tokens.report_token)
@@ -321,25 +353,23 @@ class RunJob:
 
     def _finish(self, outcome: Outcome) -> bool:
         """Reports the outcome for as long as it takes; journalled first, for a killed agent."""
+        outcome = texts.cleaned(outcome)
         self._save(outcome=outcome, log_bytes=self._log_bytes(), phases=self._phases.times)
-        self.reporting = True
+        self.reporting_since = time.monotonic()
+        self._free()
         request = FinishRequest(
             control_token=self._tokens.control_token,
             outcome=outcome,
             log_bytes=self._log_bytes(),
             phases=self._phases.close(),
-            notes=self._last_notes,
+            notes=texts.cleaned(self._last_notes),
         )
-        try:
-            run = self._repeat(lambda: self._services.client.finish_run(self.id, request), stop=None)
-        except (Stale, Refused) as error:
+        run = self._report(request)
+        if run is None:
             logger.warning(
-                "run %s ended as %s, but it is not this agent's any more: %s",
-                self.id,
-                outcome.kind,
-                error,
+                "run %s ended as %s, but it is not this agent's any more", self.id, outcome.kind,
                 extra={"action": "finish_refused", "run": self.id},
-            )
+            )  # fmt: skip
             return False
         self._remember_end(run)
         logger.info(
@@ -354,17 +384,22 @@ class RunJob:
         except OSError as error:
             logger.warning("the end of %s is not kept: %s", self.id, error, extra={"action": "end_not_kept"})
 
-    def _repeat(self, call: Callable[[], Run], *, stop: threading.Event | None) -> Run:
-        for wait in _waits():
+    def _report(self, request: FinishRequest) -> Run | None:
+        """Sends the end until the server has taken it; None once it is known to want it from somebody else."""
+        conversation = Conversation(Route.FINISH, self.id)
+        forms = endings.shorter_and_shorter(request)
+        while not self._stale.is_set():
             try:
-                return call()
-            except Unavailable as error:
-                logger.warning("the server cannot be reached: %s", error, extra={"action": "server_unavailable"})
-            if stop is not None and stop.wait(wait):
-                raise RunStopped("stopped while the server could not be reached")
-            if stop is None:
-                time.sleep(wait)
-        raise AssertionError("the waits never end")
+                return self._services.client.finish_run(self.id, forms[0], patience_seconds=0.0)
+            except TaskyardError as error:
+                act = conversation.heed(error)
+            if act is Act.DISCARD:
+                return None
+            if act is Act.SHRINK and len(forms) > 1:
+                forms = forms[1:]
+            else:
+                self._stale.wait(conversation.pause)
+        return None
 
     def _save(self, **changes: Any) -> None:
         self._progress = dataclasses.replace(self._progress, **changes)
@@ -386,9 +421,3 @@ class RunJob:
 
 def _claimed(journalled: JournalledRun) -> tuple[PhaseTime, ...]:
     return (PhaseTime(phase=Phase.CLAIMED, started_at=journalled.run.claimed_at),)
-
-
-def _waits() -> Iterator[float]:
-    yield from RETRY_SECONDS
-    while True:
-        yield RETRY_SECONDS[-1]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from taskyard.client import Client
 
+from .answers import Troubles
 from .checkout import CheckoutSettings
 from .clock import ServerClock
 from .containers import Containers
@@ -47,3 +48,4 @@ class RunServices:
     hooks: Hooks
     tally: Tally = field(default_factory=Tally)
     probes: Probes = field(default_factory=Probes)
+    troubles: Troubles = field(default_factory=Troubles)

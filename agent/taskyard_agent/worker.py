@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from taskyard.client import Client
-from taskyard.errors import Refused, TaskyardError, Unavailable
+from taskyard.errors import TaskyardError
 from taskyard.wire import (
     Capacity,
     Claim,
@@ -27,6 +26,7 @@ from taskyard.wire import (
 
 from . import endings, gpus
 from .allotment import Allotment, DoesNotFit, Means
+from .answers import Act, Conversation, Route
 from .journal import ClaimTokens, Journal, JournalledRun, RunProgress
 from .run import RunJob
 from .run_services import RunServices
@@ -38,8 +38,8 @@ WAIT_SECONDS = 25.0
 LISTEN_SECONDS = 5.0
 """While something runs: its end ends the wait too, unless another server process heard of it."""
 ENDING_SECONDS = 0.5
-BACKOFF_SECONDS = (0.1, 15.0)
-DISK_RETRY_SECONDS = 5.0
+RETRY_SECONDS = 5.0
+"""After a claim that cannot be journalled, or failed inside."""
 REFUSED_SECONDS = 5.0
 LISTEN_AGAIN_SECONDS = 1.0
 STUCK_SECONDS = 120.0
@@ -183,6 +183,7 @@ class Worker:
             secrets,
             shares_gpus=share.gpu_memory_bytes is not None,
             memory_limit_bytes=share.memory_limit_bytes,
+            free=functools.partial(self.allotment.give_back, run.run.id),
         )
         with self._changing:
             self._jobs = {**self._jobs, job.id: job}
@@ -272,6 +273,7 @@ class Claimer:
         self._client = client
         self._journal = journal
         self._services = services
+        self._conversation = Conversation(Route.CLAIM, troubles=services.troubles)
         self._stopping = threading.Event()
         self._turned_at = time.monotonic()
         self._thread = threading.Thread(target=self._loop, name="claims", daemon=True)
@@ -298,11 +300,11 @@ class Claimer:
 
     def _loop(self) -> None:
         for tokens in self._journal.open_claims():
-            self._unless_disk_fails(functools.partial(self._claim_again, tokens))
+            self._unless_it_fails(functools.partial(self._claim_again, tokens))
         while not self._stopping.is_set():
-            self._unless_disk_fails(self._claim_once)
+            self._unless_it_fails(self._claim_once)
 
-    def _unless_disk_fails(self, claim: Callable[[], None]) -> None:
+    def _unless_it_fails(self, claim: Callable[[], None]) -> None:
         try:
             claim()
         except OSError as error:
@@ -311,7 +313,11 @@ class Claimer:
                 error,
                 extra={"action": "claim_not_journalled"},
             )
-            self._stopping.wait(DISK_RETRY_SECONDS)
+            self._stopping.wait(RETRY_SECONDS)
+        except Exception:
+            # The edge of the loop: one claim's surprise must not end the agent's claiming.
+            logger.exception("a claim failed", extra={"action": "claim_failed_inside"})
+            self._stopping.wait(RETRY_SECONDS)
 
     def _claim_again(self, tokens: ClaimTokens) -> None:
         """What it may have taken is carried out, though the worker may take nothing more by now."""
@@ -329,35 +335,30 @@ class Claimer:
         return self._worker if self._worker.offer.slots else None
 
     def _await_endings(self) -> None:
-        """A run that is just being reported frees its share before a claim without it is worth its while."""
+        """A run whose end is just being reported is gone in a moment; one that waits for the server is not."""
         for job in self._worker.jobs:
-            if job.reporting:
-                job.ended.wait(ENDING_SECONDS)
+            if job.reporting_since is not None:
+                job.ended.wait(max(0.0, job.reporting_since + ENDING_SECONDS - time.monotonic()))
 
     def _repeat_until_answered(self, tokens: ClaimTokens, worker: Worker | None, *, wait: float) -> None:
         """Sends one claim until it is answered: a lost answer may have taken a task, and repeating finds it."""
-        pause = BACKOFF_SECONDS[0]
         while not self._stopping.is_set():
             self._turned_at = time.monotonic()
             try:
                 claim = self._client.claim(self._request(tokens, worker, wait), patience_seconds=0.0)
+            except TaskyardError as error:
+                act = self._conversation.heed(error)
+            else:
+                self._conversation.answered()
                 self._settle(claim, tokens, worker)
                 return
-            except Unavailable as error:
-                logger.warning("cannot claim: %s", error, extra={"action": "claim_unavailable"})
-            except Refused as error:  # it took nothing, and would not if it were repeated
-                logger.error("the server refuses the claim: %s", error, extra={"action": "claim_refused"})
+            if act is Act.DRAW_AGAIN or worker is None:
+                # It took nothing, or could take nothing: by now a worker may be free for one that can.
                 self._journal.forget_claim(tokens.request_id)
-                self._stopping.wait(REFUSED_SECONDS)
+                shortest = REFUSED_SECONDS if act is Act.DRAW_AGAIN else LISTEN_AGAIN_SECONDS
+                self._stopping.wait(max(shortest, self._conversation.pause))
                 return
-            except TaskyardError as error:
-                logger.error("cannot claim: %s", error, extra={"action": "claim_failed"})
-            if worker is None:  # it could take nothing; by now a worker may be free for one that can
-                self._journal.forget_claim(tokens.request_id)
-                self._stopping.wait(LISTEN_AGAIN_SECONDS)
-                return
-            time.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(pause * 2, BACKOFF_SECONDS[1])
+            self._stopping.wait(self._conversation.pause)
 
     def _request(self, tokens: ClaimTokens, worker: Worker | None, wait: float) -> ClaimRequest:
         return ClaimRequest(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from taskyard.config import Connection
-from taskyard.errors import NotFound, TaskyardError, UsageError
+from taskyard.errors import NotFound, UsageError
 from taskyard.transport import Transport
 from taskyard.wire import (
     Beat,
@@ -96,8 +96,10 @@ class Client:
         *,
         patience_seconds: float = 30.0,
         tell: Callable[[str], None] | None = None,
+        renewed_token: Callable[[], str | None] = lambda: None,
+        names_strangers: bool = False,
     ) -> Client:
-        """A client for where and whom `config.connection` resolved."""
+        """A client for where and whom `config.connection` resolved; the options are those of Transport."""
         return cls(
             Transport(
                 connection.server,
@@ -106,6 +108,8 @@ class Client:
                 insecure=connection.insecure,
                 patience_seconds=patience_seconds,
                 tell=tell,
+                renewed_token=renewed_token,
+                names_strangers=names_strangers,
             )
         )
 
@@ -132,8 +136,9 @@ class Client:
 
     def health(self, *, patience_seconds: float | None = None) -> str:
         """`ok` when the server and its store can take work; raises Unavailable otherwise."""
-        answer = self.transport.request("GET", "/health", patience_seconds=patience_seconds)
-        return str(answer.json()["status"])
+        return self.transport.ask(
+            lambda answer: str(answer.json()["status"]), "GET", "/health", patience_seconds=patience_seconds
+        )
 
     def whoami(self) -> Token:
         """The token that this client acts with."""
@@ -435,7 +440,8 @@ class Client:
         patience_seconds: float | None = None,
     ) -> LogPosition:
         """Adds raw bytes to the run's log; the answer says how many the server holds. Raises Stale."""
-        answer = self.transport.request(
+        return self.transport.ask(
+            _reader(LogPosition),
             "POST",
             _run(run_id, "logs"),
             content=data,
@@ -444,7 +450,6 @@ class Client:
             keyed=False,
             patience_seconds=patience_seconds,
         )
-        return _decoded(LogPosition, answer)
 
     def run(self, run_id: str) -> Run:
         """One attempt at a task."""
@@ -487,46 +492,48 @@ class Client:
                     yield data
 
     def _log(self, run_id: str, params: dict[str, int | None]) -> LogSlice:
-        answer = self.transport.request("GET", _run(run_id, "logs"), params=params)
-        return LogSlice(
-            data=answer.content,
-            offset=int(answer.headers["Taskyard-Log-Offset"]),
-            length=int(answer.headers["Taskyard-Log-Length"]),
-            complete=answer.headers["Taskyard-Log-Complete"] == "true",
-        )
+        return self.transport.ask(_log_slice, "GET", _run(run_id, "logs"), params=params)
 
     # --- JSON
 
     def _get(self, kind: type[T], path: str, params: Any = None, *, patience_seconds: float | None = None) -> T:
-        answer = self.transport.request("GET", path, params=params, patience_seconds=patience_seconds)
-        return _decoded(kind, answer)
+        return self.transport.ask(_reader(kind), "GET", path, params=params, patience_seconds=patience_seconds)
 
     def _list(self, kind: type[T], path: str, params: Any = None) -> list[T]:
-        return _decoded_list(kind, self.transport.request("GET", path, params=params))
+        return self.transport.ask(_list_reader(kind), "GET", path, params=params)
 
     def _send(self, kind: type[T], method: str, path: str, body: Any = None, **options: Any) -> T:
-        return _decoded(kind, self.transport.request(method, path, json=_body(body), **options))
+        return self.transport.ask(_reader(kind), method, path, json=_body(body), **options)
 
     def _send_for_list(self, kind: type[T], path: str, body: Any) -> list[T]:
-        return _decoded_list(kind, self.transport.request("POST", path, json=_body(body)))
+        return self.transport.ask(_list_reader(kind), "POST", path, json=_body(body))
 
 
 def _body(record: Any) -> Any:
     return None if record is None else to_json(record)
 
 
-def _decoded(kind: type[T], answer: httpx.Response) -> T:
-    try:
-        return from_json(kind, answer.json())
-    except (ValueError, TypeError) as error:
-        raise TaskyardError(f"{answer.url} answered what this version does not understand: {error}") from error
+def _reader(kind: type[T]) -> Callable[[httpx.Response], T]:
+    return lambda answer: from_json(kind, answer.json())
 
 
-def _decoded_list(kind: type[T], answer: httpx.Response) -> list[T]:
-    try:
-        return [from_json(kind, item) for item in answer.json()]
-    except (ValueError, TypeError) as error:
-        raise TaskyardError(f"{answer.url} answered what this version does not understand: {error}") from error
+def _list_reader(kind: type[T]) -> Callable[[httpx.Response], list[T]]:
+    def read(answer: httpx.Response) -> list[T]:
+        items = answer.json()
+        if not isinstance(items, list):
+            raise TypeError(f"a list was expected, not {type(items).__name__}")
+        return [from_json(kind, item) for item in items]
+
+    return read
+
+
+def _log_slice(answer: httpx.Response) -> LogSlice:
+    return LogSlice(
+        data=answer.content,
+        offset=int(answer.headers["Taskyard-Log-Offset"]),
+        length=int(answer.headers["Taskyard-Log-Length"]),
+        complete=answer.headers["Taskyard-Log-Complete"] == "true",
+    )
 
 
 def _unknown_queue(name: str, names: list[str]) -> str:

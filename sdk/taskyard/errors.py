@@ -3,7 +3,8 @@
 TaskyardError
 ├── UsageError     the caller's mistake, found before anything was sent: exit code 2
 ├── NotLoggedIn    the server wants a token, or does not accept this one
-├── Unavailable    nobody answered, or "not now", for longer than the caller's patience: a repeat is right
+├── Unavailable    no answer, or "not now", for longer than the caller's patience: a repeat is right
+│   └── ForeignAnswer  something else answered in the server's place: a proxy, a portal, another program
 └── Refused        the server understood and said no; a repeat would not change that
     ├── NotFound   there is no such thing
     └── Stale      the run is not the caller's any more: stop it, report no more
@@ -14,6 +15,8 @@ TaskyardError
 from __future__ import annotations
 
 _INVALID = 422
+_PASSING = (408, 425, 429)
+_SERVER_ERRORS = 500
 
 
 class TaskyardError(Exception):
@@ -39,7 +42,24 @@ class NotLoggedIn(TaskyardError):
 
 
 class Unavailable(TaskyardError):
-    """The server cannot be reached or cannot take it just now."""
+    """The server cannot be reached or cannot take it just now; it may have said when to ask again."""
+
+    def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class ForeignAnswer(Unavailable):
+    """An answer that is not Taskyard's own. It says nothing about the task, the run or the token."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+    @property
+    def passing(self) -> bool:
+        """Whether proxies give such an answer while the server behind them restarts or is busy."""
+        return self.status in _PASSING or self.status >= _SERVER_ERRORS
 
 
 class Refused(TaskyardError):

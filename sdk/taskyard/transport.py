@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json as json_module
 import logging
 import os
 import random
@@ -23,8 +22,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+from taskyard import answers
 from taskyard.config import is_loopback, server_address
-from taskyard.errors import NotFound, NotLoggedIn, Refused, Stale, TaskyardError, Unavailable, UsageError
+from taskyard.errors import (
+    ForeignAnswer,
+    NotFound,
+    NotLoggedIn,
+    Refused,
+    Stale,
+    TaskyardError,
+    Unavailable,
+    UsageError,
+)
 from taskyard.wire import API_PREFIX, IDEMPOTENCY_HEADER
 
 if TYPE_CHECKING:
@@ -41,6 +50,8 @@ CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 60.0
 SILENCE_SECONDS = 45.0
 """A live stream gives a sign of life every 15 s; after three missed ones it is taken for dead."""
+MARKED_SECONDS = 60.0
+"""This long after a marked answer one without the mark is foreign; later it may be an older server's again."""
 _MOMENT_SECONDS = 1.0
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
@@ -49,6 +60,9 @@ _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
 _TOO_MANY = 429
 _UNAUTHORISED = 401
 _NOT_FOUND = 404
+_TOO_LARGE = 413
+_UNREADABLE = (ValueError, TypeError, KeyError, OverflowError, RecursionError)
+"""What reading an answer raises that has another form than the wished one."""
 
 
 @dataclass(frozen=True)
@@ -72,21 +86,28 @@ class Transport:
         insecure: bool = False,
         patience_seconds: float = 30.0,
         tell: Callable[[str], None] | None = None,
+        renewed_token: Callable[[], str | None] = lambda: None,
+        names_strangers: bool = False,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`patience_seconds` is how long a request that finds nobody is repeated; `tell` is called once for each
-        that takes more than a moment. Raises UsageError where a token or a task would cross a network
-        unencrypted."""
+        """`patience_seconds` is how long a request without an answer is repeated; `tell` is called once for each
+        that takes more than a moment. `renewed_token` is asked where the server does not accept the token.
+        `names_strangers`: a first answer that is not Taskyard's is raised at once, for a person to read.
+        Raises UsageError where a token or a task would cross a network unencrypted."""
         self.server = _checked(server, insecure=insecure)
         self.patience_seconds = patience_seconds
         self._token = _checked_token(token, self.server)
         self._ca_file = ca_file
         self._tell = tell
+        self._renewed_token = renewed_token
+        self._names_strangers = names_strangers
         self._clock = clock
         self._sleep = sleep
         self._lock = threading.Lock()
         self._opened: httpx.Client | None = None
+        self._met = False
+        self._marked_at = float("-inf")
 
     def close(self) -> None:
         """Lets go of the connections; the next request opens new ones."""
@@ -101,8 +122,16 @@ class Transport:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def request(
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Sends until the server has answered, or patience is over; of the body nothing is asked.
+
+        The options and errors are those of `ask`.
+        """
+        return self.ask(_acknowledged, method, path, **options)
+
+    def ask(
         self,
+        read: Callable[[httpx.Response], T],
         method: str,
         path: str,
         *,
@@ -113,17 +142,19 @@ class Transport:
         timeout_seconds: float = ANSWER_SECONDS,
         patience_seconds: float | None = None,
         keyed: bool = True,
-    ) -> httpx.Response:
-        """Sends until it is answered or patience is over; `path` is below `/api/v1`.
+    ) -> T:
+        """Sends until there is an answer that can be read, or patience is over; `path` is below `/api/v1`.
 
         Every repeat of a mutating request carries the same idempotency key, so it counts once; `keyed=False`
-        is for the routes that are harmless to repeat by themselves. Raises Unavailable, NotLoggedIn, Refused.
+        is for the routes that are harmless to repeat by themselves. An answer that `read` cannot read (it raises
+        ValueError, TypeError or KeyError) is not the server's, or was cut on its way.
+        Raises Unavailable, ForeignAnswer, NotLoggedIn, Refused.
         """
         own_headers = dict(headers or {})
         if keyed and method in MUTATING:
             own_headers[IDEMPOTENCY_HEADER] = uuid.uuid4().hex
 
-        def send() -> httpx.Response:
+        def send() -> T:
             with self._translated(), _opened(content) as body:
                 response = self._client().request(
                     method,
@@ -134,9 +165,7 @@ class Transport:
                     headers=own_headers,
                     timeout=_timeout(timeout_seconds),
                 )
-            if not response.is_success:
-                raise self._error(response)
-            return response
+            return self._read(response, read)
 
         return self._repeated(send, patience_seconds)
 
@@ -171,6 +200,8 @@ class Transport:
     def _events(self, path: str, params: Params | None, last_id: str | None) -> Iterator[ServerEvent]:
         headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last_id} if last_id else {})}
         with self._stream(path, params=params, headers=headers, timeout_seconds=SILENCE_SECONDS) as response:
+            if response.headers.get("Content-Type", "").partition(";")[0] != "text/event-stream":
+                raise self._foreign(response)
             yield from parse_events(response.iter_lines())
 
     def _download(self, path: str, target: Path, sha256: str | None) -> int:
@@ -211,15 +242,32 @@ class Transport:
                 if not response.is_success:
                     response.read()
                     raise self._error(response)
+                if not answers.is_marked(response) and self._is_marking():
+                    raise self._foreign(response)
+                self._note_own(response)
                 yield response
 
     def _repeated(self, send: Callable[[], T], patience_seconds: float | None) -> T:
         waiting = self._patience(patience_seconds)
         while True:
+            token = self._token
             try:
                 return send()
             except Unavailable as error:
                 waiting.pause(error)
+            except NotLoggedIn:
+                if not self._took_renewed_token(token):
+                    raise
+
+    def _took_renewed_token(self, refused: str | None) -> bool:
+        """Whether there is another token by now than the one that was refused; it is used from here on."""
+        if self._token == refused:
+            token = self._renewed_token()
+            if token is None or token == refused:
+                return False
+            self._token = _checked_token(token, self.server)
+            self.close()
+        return True
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
@@ -230,8 +278,13 @@ class Transport:
             yield
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
+        except httpx.DecodingError as error:  # cut, or made by somebody in between
+            raise self._unreachable(error) from error
         except httpx.HTTPError as error:
             raise TaskyardError(f"{self.server}: {error}") from error
+        except UnicodeEncodeError as error:
+            text = ascii(error.object[max(0, error.start - 20) : error.end + 20])
+            raise UsageError(f"the request holds what is not Unicode text, near {text}; leave it out") from error
 
     # --- errors
 
@@ -248,24 +301,71 @@ class Transport:
         hint = "start it with `taskyard up`" if is_loopback(self.server) else "see `taskyard doctor`"
         return Unavailable(f"cannot reach {self.server}: {reason}; {hint}")
 
+    def _read(self, response: httpx.Response, read: Callable[[httpx.Response], T]) -> T:
+        if not response.is_success:
+            raise self._error(response)
+        marked = answers.is_marked(response)
+        if not marked and self._is_marking():
+            raise self._foreign(response)
+        try:
+            result = read(response)
+        except _UNREADABLE as error:
+            if marked and answers.is_whole_json(response):
+                message = f"{response.url} answered what this version does not understand: {error}"
+                raise TaskyardError(message) from error
+            raise self._foreign(response) from error
+        self._note_own(response)
+        return result
+
     def _error(self, response: httpx.Response) -> TaskyardError:
-        word, detail = _problem(response)
+        problem = answers.own_problem(response)
+        if problem is None or (self._is_marking() and not answers.is_marked(response)):
+            return self._foreign(response)
+        self._note_own(response)
+        word, detail = problem
         status = response.status_code
         if status == _TOO_MANY or status >= 500:
-            return _Later(f"{self.server}: {detail}", _retry_after(response))
+            return Unavailable(f"{self.server}: {detail}", _retry_after(response))
         if status == _UNAUTHORISED:
             said = detail.partition("; log in")[0]  # the server does not know by which address it is reached
             return NotLoggedIn(f"{self.server}: {said}; run `taskyard login {self.server}`")
-        if response.is_redirect:
-            detail = f"{self.server} answers from {response.headers.get('Location')}; give that address"
         kind = NotFound if status == _NOT_FOUND else Stale if word == "stale" else Refused
         return kind(status, word, detail)
+
+    def _foreign(self, response: httpx.Response) -> ForeignAnswer:
+        if response.is_redirect:
+            place = f"{self.server} answers from {response.headers.get('Location')}; give that address"
+            return ForeignAnswer(place, response.status_code)
+        what = answers.described(response)
+        if response.status_code == _TOO_LARGE:
+            limit = "a proxy on the way limits the size of bodies, raise it (nginx: client_max_body_size)"
+            return ForeignAnswer(f"{self.server}: {limit} ({what})", _TOO_LARGE)
+        if self._met:
+            message = f"{self.server}: something between here and the server answered in its place ({what})"
+        else:
+            message = f"no Taskyard server answers at {self.server} ({what}); check the address, or the proxy"
+        return ForeignAnswer(message, response.status_code)
+
+    def _is_marking(self) -> bool:
+        """Whether the server marks its answers: it did a moment ago."""
+        return self._clock() - self._marked_at < MARKED_SECONDS
+
+    def _note_own(self, response: httpx.Response) -> None:
+        self._met = True
+        if answers.is_marked(response):
+            self._marked_at = self._clock()
 
     # --- parts
 
     def _patience(self, seconds: float | None) -> _Patience:
         seconds = self.patience_seconds if seconds is None else seconds
-        return _Patience(self._clock, self._sleep, seconds, self._tell)
+        return _Patience(self._clock, self._sleep, seconds, self._tell, self._must_name)
+
+    def _must_name(self, error: Unavailable) -> bool:
+        """Whether a person should read now what answers there, instead of waiting."""
+        if not isinstance(error, ForeignAnswer) or not self._names_strangers:
+            return False
+        return error.status == _TOO_LARGE or not (error.passing or self._met)
 
     def _client(self) -> httpx.Client:
         with self._lock:
@@ -290,14 +390,6 @@ class Transport:
         )
 
 
-class _Later(Unavailable):
-    """Not now; the server may have said when."""
-
-    def __init__(self, message: str, seconds: float | None) -> None:
-        super().__init__(message)
-        self.seconds = seconds
-
-
 class _Patience:
     """The pauses between repeats: doubled from 0.1 s to 5 s, each cut by chance so that clients spread out."""
 
@@ -307,7 +399,10 @@ class _Patience:
         sleep: Callable[[float], None],
         seconds: float,
         tell: Callable[[str], None] | None,
+        is_final: Callable[[Unavailable], bool],
     ) -> None:
+        """`is_final` answers which errors are not worth a repeat."""
+        self._is_final = is_final
         self._clock = clock
         self._sleep = sleep
         self._began = clock()
@@ -316,10 +411,10 @@ class _Patience:
         self._longest = _FIRST_PAUSE_SECONDS
 
     def pause(self, error: Unavailable) -> None:
-        """Waits before the next repeat, or raises the error when there is no time for one."""
-        pause = self._longest * random.uniform(0.5, 1.0)
-        if isinstance(error, _Later) and error.seconds is not None:
-            pause = error.seconds + pause
+        """Waits before the next repeat, or raises the error when there is no time for one, or none is worth it."""
+        if self._is_final(error):
+            raise error
+        pause = self._longest * random.uniform(0.5, 1.0) + (error.retry_after_seconds or 0.0)
         waited = self._clock() - self._began
         if waited + pause > self._seconds:
             raise error
@@ -402,13 +497,11 @@ def _given(params: Params | None) -> dict[str, Any]:
     return {name: value for name, value in (params or {}).items() if value is not None}
 
 
-def _problem(response: httpx.Response) -> tuple[str, str]:
-    """The word and the sentence of an error answer, also of one that is not Taskyard's."""
-    try:
-        body = json_module.loads(response.content)
-        return str(body["error"]), str(body["detail"])
-    except (ValueError, KeyError, TypeError):
-        return "unknown", f"answered {response.status_code} {response.reason_phrase}; is this a Taskyard server?"
+def _acknowledged(response: httpx.Response) -> httpx.Response:
+    """Reads an answer of whose body nothing is asked. Raises ValueError for one that no server gives."""
+    if not (answers.is_marked(response) or answers.is_acknowledgement(response)):
+        raise ValueError("not an acknowledgement")
+    return response
 
 
 def _retry_after(response: httpx.Response) -> float | None:

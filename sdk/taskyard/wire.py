@@ -35,6 +35,8 @@ LARGEST_START_BYTES = 1 << 20
 """Arguments, variables and secrets of a task together: half of what Linux allows, the agent adds its own."""
 GENERATION_HEADER = "Taskyard-Store-Generation"
 """Of every answer: see `ServerInfo.generation`."""
+MARK_HEADER = "Taskyard-Version"
+"""On every answer of a server: tells it from the answers of proxies and portals. Older servers lack it."""
 
 _WORD = re.compile(r"[a-z][a-z0-9_]{0,39}", re.ASCII)
 

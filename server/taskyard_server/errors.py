@@ -8,6 +8,7 @@ ServerError
 ├── Unauthorised    401  no token, or one that is not valid
 │   └── UnknownToken     it was never issued here
 ├── Forbidden       403  the token does not give this right
+│   └── ClaimedByAnother  403  the run is another agent's
 ├── TooLarge        413  over a limit
 ├── TooMany         429  slow down, or the queue is full
 └── Unavailable     503  the store cannot be reached, or the disk is full: try again
@@ -68,6 +69,14 @@ class Forbidden(ServerError):
 
     status = 403
     word = "forbidden"
+
+
+class ClaimedByAnother(Forbidden):
+    """The run was claimed with another agent's token, whose id is `agent`."""
+
+    def __init__(self, run_id: str, agent: str) -> None:
+        super().__init__(f"run {run_id} was claimed by another agent: only that one may report on it")
+        self.agent = agent
 
 
 class TooLarge(ServerError):

@@ -19,6 +19,7 @@ from taskyard_server.disk_space import DiskSpace
 from taskyard_server.errors import NotFound, Stale
 from taskyard_server.recent import Recent
 from taskyard_server.store.base import LogStore, Store, TaskRecord
+from taskyard_server.succession import Succession
 
 LOG_POLL_SECONDS = 2.0
 """How soon a reader here sees what was appended through another server of the store."""
@@ -58,6 +59,7 @@ class RunLogs:
         self._store = store
         self._logs = logs
         self._clock = clock
+        self._succession = Succession(store, clock)
         self._cap = config.log_cap_bytes
         self._disk = DiskSpace(config.data, config.min_free_disk_bytes)
         self._news = _News()
@@ -98,7 +100,7 @@ class RunLogs:
         if writer is None or now - writer.looked_at > LOG_POLL_SECONDS:
             writer = await self._find_writer(run_id, now)
         mine = hmac.compare_digest(writer.control_hash, hash_of(control_token))
-        if not mine or writer.agent != actor.token:
+        if not mine or not await self._succession.is_same_agent(actor, writer.agent):
             raise Stale(f"run {run_id} has another control token or another agent: stop sending its log")
         return writer
 

@@ -8,6 +8,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from taskyard.wire import (
@@ -38,7 +39,7 @@ from taskyard_server import lifecycle, matching, workers
 from taskyard_server.auth import Actor
 from taskyard_server.claims import Claims, Waiter
 from taskyard_server.config import ServerConfig
-from taskyard_server.errors import Conflict, Forbidden, Invalid, NotFound, Stale, Unavailable
+from taskyard_server.errors import ClaimedByAnother, Conflict, Forbidden, Invalid, NotFound, Stale, Unavailable
 from taskyard_server.matching import Offer
 from taskyard_server.queue_names import by_queue_id, known_queues, named, queue_names, report_by_ids
 from taskyard_server.queues import update_task
@@ -58,6 +59,7 @@ from taskyard_server.store.base import (
     TaskRecord,
     WorkerRecord,
 )
+from taskyard_server.succession import Succession
 from taskyard_server.targets import target_of
 from taskyard_server.views import task_view
 
@@ -73,6 +75,7 @@ TAKING_NOTHING = (WorkerState.PAUSED, WorkerState.DRAINING, WorkerState.STOPPED)
 _HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 Gone = Callable[[], Awaitable[bool]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +110,7 @@ class Runs:
         self.logs = self._logs = RunLogs(store, logs, clock, config)
         self._samples = samples
         self._clock = clock
+        self._succession = Succession(store, clock)
         self._timing = timing_of(config)
         self._reservations = Reservations(store, clock, config.reserve_after_seconds)
         self._rests = Rests(store, clock)
@@ -258,7 +262,8 @@ class Runs:
         if record is None:
             return None
         entry = next(run for run in record.runs if run.request_id == seeker.request.request_id)
-        if entry.agent != seeker.actor.token:
+        same = await self._succession.is_same_agent(seeker.actor, entry.agent)
+        if not same or (entry.agent != seeker.actor.token and entry.control_hash != seeker.request.control_hash):
             raise Conflict("this request_id was used by another agent: draw a new one")
         return self._handed_out(record, entry, await self._queue_of(record))
 
@@ -348,14 +353,14 @@ class Runs:
         )
 
     async def _beat_of(self, report: RunReport, beat: Beat, actor: Actor) -> RunDirective | None:
-        def renewed(record: TaskRecord) -> TaskRecord:
-            control_hash = _own(record, report.id, report.control_token, actor)
+        def renewed(record: TaskRecord, agent: str) -> TaskRecord:
+            control_hash = _own(record, report.id, report.control_token, agent)
             return lifecycle.beat(
                 record, report, control_hash=control_hash, now=self._clock(), timing=self._timing
             )
 
         try:
-            record = await self._store.update(lifecycle.task_of(report.id), renewed)
+            record = await self._update_own(report.id, renewed, actor)
         except (Stale, NotFound, Forbidden) as error:
             if await self._is_unknown(report.id):
                 self.recovery.note_beat(report, beat, hash_of(report.control_token), actor)
@@ -454,14 +459,14 @@ class Runs:
     async def start(self, run_id: str, request: StartRequest, actor: Actor) -> Run:
         """Allows user code to start. Raises Stale when it must not, NotFound, Forbidden."""
 
-        def started(record: TaskRecord) -> TaskRecord:
-            control_hash = _own(record, run_id, request.control_token, actor)
+        def started(record: TaskRecord, agent: str) -> TaskRecord:
+            control_hash = _own(record, run_id, request.control_token, agent)
             return lifecycle.start(
                 record, run_id, request, control_hash=control_hash, now=self._clock(), timing=self._timing
             )
 
         try:
-            record = await self._store.update(lifecycle.task_of(run_id), started)
+            record = await self._update_own(run_id, started, actor)
         except (Stale, NotFound):
             if await self._is_unknown(run_id):
                 self.recovery.require_decided(run_id)
@@ -470,13 +475,32 @@ class Runs:
         await self._reached(record, run)
         return run
 
+    async def _update_own(
+        self, run_id: str, change: Callable[[TaskRecord, str], TaskRecord], actor: Actor
+    ) -> TaskRecord:
+        """Changes the run's task as the agent (its token) that claimed the run."""
+        task_id = lifecycle.task_of(run_id)
+        return await self._by_agent(
+            actor, lambda agent: self._store.update(task_id, lambda record: change(record, agent))
+        )
+
+    async def _by_agent(self, actor: Actor, act: Callable[[str], Awaitable[T]]) -> T:
+        """Acts by the caller's token, or by that of which it is a later one of the same agent."""
+        try:
+            return await act(actor.token)
+        except ClaimedByAnother as error:
+            claimed_by = error.agent
+            if not await self._succession.is_same_agent(actor, claimed_by):
+                raise
+        return await act(claimed_by)
+
     async def finish(self, run_id: str, request: FinishRequest, actor: Actor) -> Run:
         """Ends the run; a repeat is answered with the first end. Raises Stale, NotFound, Forbidden, Invalid."""
         if request.log_bytes < 0:
             raise Invalid("log_bytes is a length: 0 or more")
 
-        def finished(record: TaskRecord) -> TaskRecord:
-            control_hash = _own(record, run_id, request.control_token, actor)
+        def finished(record: TaskRecord, agent: str) -> TaskRecord:
+            control_hash = _own(record, run_id, request.control_token, agent)
             return lifecycle.finish(
                 record,
                 run_id,
@@ -489,7 +513,9 @@ class Runs:
 
         try:
             rest = await self._rest_after(run_id, request, actor)
-            run = await self._end(run_id, finished)
+            run = await self._by_agent(
+                actor, lambda agent: self._end(run_id, lambda record: finished(record, agent))
+            )
         except (Stale, NotFound):
             if await self._is_unknown(run_id):
                 self.recovery.note_end(run_id, request.outcome, hash_of(request.control_token), actor)
@@ -521,7 +547,9 @@ class Runs:
         if not request.outcome.infrastructure:
             return None
         record = await self._store.task(lifecycle.task_of(run_id))
-        _own(record, run_id, request.control_token, actor)
+        entry = lifecycle.own_run(record, run_id, hash_of(request.control_token))
+        if not await self._succession.is_same_agent(actor, entry.agent):
+            raise ClaimedByAnother(run_id, entry.agent)
         target = target_of(request.outcome, record.spec)
         run = lifecycle.require_run(record, run_id).run
         if not target or run.outcome is not None:
@@ -696,12 +724,12 @@ def _task_for_agent(record: TaskRecord, queue: QueueRecord | None) -> Task:
     return replace(view, spec=replace(view.spec, resources=replace(resources, gpus=0)))
 
 
-def _own(record: TaskRecord, run_id: str, control_token: str, actor: Actor) -> str:
-    """The token's hash, if the actor is the agent that claimed the run. Raises NotFound, Stale, Forbidden."""
+def _own(record: TaskRecord, run_id: str, control_token: str, agent: str) -> str:
+    """The hash, if the agent (its token) claimed the run. Raises NotFound, Stale, ClaimedByAnother."""
     control_hash = hash_of(control_token)
     entry = lifecycle.own_run(record, run_id, control_hash)
-    if entry.agent != actor.token:
-        raise Forbidden(f"run {run_id} was claimed by another agent: only that one may report on it")
+    if entry.agent != agent:
+        raise ClaimedByAnother(run_id, entry.agent)
     return control_hash
 
 

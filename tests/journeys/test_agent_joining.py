@@ -167,7 +167,7 @@ def test_a_machine_that_starts_before_its_server_waits_for_it(person: Person, tm
         person.log_in(server)
         server.kill()
         daemon = person.starts("agent", "daemon", "--cpu-only", log=log)
-        wait_until(lambda: b"trying until it answers" in log.read_bytes())
+        wait_until(lambda: b"waiting for the server" in log.read_bytes())
         server.start()
         wait_until(lambda: b"serving" in log.read_bytes())
         daemon.send_signal(signal.SIGTERM)

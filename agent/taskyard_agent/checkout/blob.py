@@ -7,31 +7,31 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from taskyard.errors import Refused, Unavailable
+from taskyard.errors import TaskyardError
 from taskyard.wire import Reason
 
+from taskyard_agent.answers import Act, Conversation, Route
 from taskyard_agent.errors import RunStopped
 
 from .failure import of_machine, refused
 
 FetchBlob = Callable[[str, Path], None]
 """Downloads a blob of the server's to a file."""
-RETRY_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 def download(digest: str, target: Path, fetch_blob: FetchBlob, cancelled: threading.Event) -> None:
     """Downloads and checks. Raises RunFailed where the server has no such blob, RunStopped when cancelled."""
-    attempt = 0
+    conversation = Conversation(Route.CODE, digest[:12])
     while True:
         try:
             fetch_blob(digest, target)
             return _check_digest(target, digest)
-        except Refused as error:
-            raise refused(f"the server does not give out the uploaded code: {error}", "submit it again") from error
-        except Unavailable as error:
-            if cancelled.wait(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)]):
+        except TaskyardError as error:
+            if conversation.heed(error) is Act.GIVE_UP:
+                problem = f"the server does not give out the uploaded code: {error}"
+                raise refused(problem, "submit it again") from error
+            if cancelled.wait(conversation.pause):
                 raise RunStopped("cancelled during the checkout") from error
-        attempt += 1
 
 
 def _check_digest(file: Path, expected: str) -> None:

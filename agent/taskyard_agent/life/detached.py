@@ -126,6 +126,7 @@ def rows(found: dict[Path, RunningAgent]) -> list[dict[str, Any]]:
             "pid": agent.pid,
             "started_at": agent.started_at,
             "known": agent.known,
+            "trouble": agent.trouble or None,
             "runs": list(runs_in(folder)),
             "log": str(folder / LOG) if (folder / LOG).exists() else None,
         }

@@ -88,6 +88,13 @@ class Life:
         self._announcement.make(known=True)
         self._manager.tell(READY)
 
+    def note(self, trouble: str) -> None:
+        """What keeps the agent from the server is there for `--status`; empty: nothing does."""
+        try:
+            self._announcement.note(trouble)
+        except OSError as error:  # a full disk: the log says it all the same
+            logger.warning("the agent's record cannot be written: %s", error, extra={"action": "record_failed"})
+
     def stop(self) -> None:
         """Ends it."""
         self._manager.tell(STOPPING)

@@ -6,10 +6,12 @@ import contextlib
 import dataclasses
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from taskyard_agent.keeper.durable import write_whole
 from taskyard_agent.keeper.processes import ProcessIdentity, identify
@@ -34,6 +36,8 @@ class RunningAgent:
     """On this machine's clock."""
     known: bool
     """Whether the server has heard of it; of a pool: of all its agents."""
+    trouble: str = ""
+    """What keeps it from the server just now."""
 
     @property
     def alive(self) -> bool:
@@ -65,6 +69,8 @@ class Announcement:
 
     def __init__(self, folder: Path, name: str, server: str) -> None:
         self._path = folder / RECORD
+        self._writing = threading.Lock()
+        self._withdrawn = False
         itself = identify(os.getpid())
         self._record = RunningAgent(
             name=name,
@@ -79,12 +85,29 @@ class Announcement:
 
     def make(self, *, known: bool = False) -> None:
         """Writes it."""
-        record = dataclasses.asdict(dataclasses.replace(self._record, known=known))
+        self._write(known=known)
+
+    def note(self, trouble: str) -> None:
+        """Writes what keeps the agent from the server; empty: nothing does any more."""
+        self._write(trouble=trouble)
+
+    def _write(self, **changes: Any) -> None:
+        with self._writing:
+            if not self._withdrawn:
+                self._record = dataclasses.replace(self._record, **changes)
+                self._write_record()
+
+    def _write_record(self) -> None:
+        record = dataclasses.asdict(self._record)
+        if not record["trouble"]:
+            del record["trouble"]  # programs of before read no record with a field that they do not know
         write_whole(str(self._path), json.dumps(record).encode())
 
     def withdraw(self) -> None:
         """Removes it."""
-        self._path.unlink(missing_ok=True)
+        with self._writing:
+            self._withdrawn = True
+            self._path.unlink(missing_ok=True)
 
 
 def read(folder: Path) -> RunningAgent | None:

@@ -88,6 +88,7 @@ def open_client(namespace: argparse.Namespace, *, patience_seconds: float = PATI
         meant_connection(namespace),
         patience_seconds=patience_seconds,
         tell=lambda trouble: output.note(f"taskyard: {trouble}"),
+        names_strangers=True,
     )
 
 

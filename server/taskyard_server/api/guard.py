@@ -1,11 +1,12 @@
-"""What holds for every request and answer, whatever the route: the path's spelling, the security headers."""
+"""What holds for every request and answer, whatever the route: the path's spelling, the headers of each answer."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from taskyard.wire import GENERATION_HEADER
+from taskyard.wire import GENERATION_HEADER, MARK_HEADER
 
 from taskyard_server.api.problems import problem
 
@@ -17,6 +18,7 @@ _HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"cache-control", b"no-store"),
+    (MARK_HEADER.lower().encode(), importlib.metadata.version("taskyard").encode()),
 )
 _GENERATION = GENERATION_HEADER.lower().encode()
 _TLS_HEADER = (b"strict-transport-security", b"max-age=31536000")

@@ -216,7 +216,7 @@ def test_code_that_the_server_does_not_hold_is_the_tasks_failure(machine: Machin
 def test_a_server_that_cannot_be_reached_is_waited_for(
     repository: Repository, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("taskyard_agent.checkout.blob.RETRY_SECONDS", (0.0,))
+    monkeypatch.setattr("taskyard_agent.answers.REPEAT_SECONDS", (0.0, 0.0))
     answers = [Unavailable("no route"), Unavailable("no route")]
 
     def fetch(digest: str, target: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 
 import pytest
-from taskyard.errors import Refused, Stale, TaskyardError, Unavailable
+from taskyard.errors import ForeignAnswer, NotFound, Refused, Stale, TaskyardError, Unavailable
 from taskyard.wire import LogPosition
 from taskyard_agent import log_shipper
 from taskyard_agent.log_shipper import LogShipper
@@ -21,11 +22,15 @@ class LogHolder:
         self.requests = 0
         self.trouble: list[TaskyardError] = []
         self.cap = 1 << 30
+        self.most = 1 << 30
+        self.refusal: TaskyardError | None = None
 
     def append(self, run_id: str, control_token: str, offset: int, data: bytes) -> LogPosition:
         self.requests += 1
         if self.trouble:
             raise self.trouble.pop(0)
+        if self.refusal and len(data) > self.most:
+            raise self.refusal
         held = self.logs.get(run_id, b"")
         if offset <= len(held):
             held = (held + data[len(held) - offset :])[: self.cap]
@@ -92,6 +97,68 @@ def test_an_ended_run_is_shipped_to_its_last_byte_and_then_forgotten(shipper, se
 
     assert until(lambda: ended["complete"] == ["r.1"])
     assert len(server.logs["r.1"]) == 3_000_000
+
+
+@pytest.mark.parametrize(
+    ("error", "calls"),
+    [
+        (NotFound(404, "not_found", "x"), {"stale": [], "complete": []}),
+        (Stale(409, "stale", "x"), {"stale": ["r.1"], "complete": []}),
+    ],
+)
+def test_a_log_that_is_not_wanted_ends_its_run_only_where_that_is_stale(
+    shipper, server, spool, ended, error, calls
+):
+    server.trouble = [error]
+    add(spool, b"line\n")
+
+    shipper.follow("r.1", "token", spool)
+
+    assert until(lambda: server.requests == 1 and not shipper.end("r.1", 5))
+    assert ended == calls
+
+
+@pytest.mark.parametrize("error", [NotFound(404, "not_found", "x"), Stale(409, "stale", "x")])
+def test_where_the_run_has_ended_its_unwanted_log_is_the_last_of_it(shipper, server, spool, ended, error):
+    server.trouble = [Unavailable("x"), Unavailable("x"), error]
+    add(spool, b"line\n")
+    shipper.follow("r.1", "token", spool)
+
+    assert shipper.end("r.1", 5)
+
+    assert until(lambda: ended == {"stale": [], "complete": ["r.1"]})
+
+
+@pytest.mark.parametrize(
+    "error", [ForeignAnswer("x", 413), Refused(413, "too_large", "x"), Refused(422, "invalid", "x")]
+)
+def test_a_chunk_that_is_refused_is_halved_until_it_passes(shipper, server, spool, ended, error):
+    server.most = 40_000
+    server.refusal = error
+    add(spool, bytes(3_000_000))
+    shipper.follow("r.1", "token", spool)
+
+    shipper.end("r.1", 3_000_000)
+
+    assert until(lambda: ended["complete"] == ["r.1"])
+    assert server.logs["r.1"] == bytes(3_000_000)
+    assert server.requests < 110  # not once more than 32 KiB was found to pass
+
+
+def test_where_not_even_the_smallest_chunk_passes_the_log_is_kept_and_the_proxy_named(
+    shipper, server, spool, caplog
+):
+    server.most = 1000
+    server.refusal = ForeignAnswer("something between here and the server answered in its place", 413)
+    add(spool, bytes(3_000_000))
+
+    with caplog.at_level(logging.WARNING):
+        shipper.follow("r.1", "token", spool)
+        assert until(lambda: server.requests > 8)
+        server.most = 1 << 30
+        assert until(lambda: server.logs.get("r.1") == bytes(3_000_000), 30.0)
+
+    assert "cannot send the log of run r.1: something between here and the server" in caplog.text
 
 
 def test_an_empty_log_is_complete_at_once(shipper, spool, ended):

@@ -11,7 +11,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from taskyard.errors import NotFound, NotLoggedIn, Refused, Stale, TaskyardError, Unavailable, UsageError
+from taskyard.client import Client
+from taskyard.errors import (
+    ForeignAnswer,
+    NotFound,
+    NotLoggedIn,
+    Refused,
+    Stale,
+    TaskyardError,
+    Unavailable,
+    UsageError,
+)
 from taskyard.transport import Transport, parse_events
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -201,14 +211,147 @@ def test_a_refusal_is_final_and_typed(
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("answer", [(404, {}, b"<html>"), (403, {}, b"[]"), (302, {"Location": "https://x"}, b"")])
-def test_an_answer_that_is_not_taskyards_is_a_refusal_too(
-    server: Scripted, transport: Transport, answer: Answer
-) -> None:
-    server.answers = [answer]
+PAGE = {"Content-Type": "text/html"}
+FOREIGN: dict[str, Answer] = {
+    "portal": (200, PAGE, b"<html>Log in to the network</html>"),
+    "moved": (301, {"Location": "https://elsewhere.example/"}, b""),
+    "unauthorised": (401, PAGE, b"<html>"),
+    "forbidden": (403, PAGE, b"[]"),
+    "not found": (404, PAGE, b"<html>"),
+    "too large": (413, PAGE, b"<html>"),
+    "too many": (429, PAGE, b"<html>"),
+    "bad gateway": (502, PAGE, b"<html>"),
+    "timeout": (504, {}, b""),
+    "empty": (200, {}, b""),
+    "gateway's JSON": (404, {}, b'{"error": "not_found", "detail": "no route", "request_id": "1"}'),
+    "another word": (403, {}, b'{"error": "Forbidden", "detail": "by policy"}'),
+    "nested": (404, {}, b'{"error": {"code": 404}, "detail": "x"}'),
+    "half": (200, {"Content-Length": "90", "Connection": "close"}, b'{"version": "1'),
+}
+MARK = {"Taskyard-Version": "1"}
+CALLS: dict[str, Callable[[Client, Path], object]] = {
+    "record": lambda client, _: client.task("a"),
+    "list": lambda client, _: client.queues(),
+    "log": lambda client, _: client.read_log("a.1"),
+    "append": lambda client, _: client.append_log("a.1", 0, b"x", control_token="t"),
+    "delete": lambda client, _: client.delete_task("a"),
+    "upload": lambda client, _: client.transport.request("PUT", "/blobs/a", content=b"x"),
+    "download": lambda client, folder: client.get_blob("0" * 64, folder / "blob"),
+    "stream": lambda client, _: next(iter(client.follow_log("a.1"))),
+    "health": lambda client, _: client.health(),
+}
 
-    with pytest.raises(Refused, match=r"is this a Taskyard server|give that address"):
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("answer", FOREIGN)
+def test_an_answer_that_is_not_taskyards_never_counts_as_its_word(
+    server: Scripted, transport: Transport, tmp_path: Path, answer: str, call: str
+) -> None:
+    server.answers = [FOREIGN[answer]]
+
+    with pytest.raises(Unavailable):
+        CALLS[call](Client(transport), tmp_path)
+
+
+@pytest.mark.parametrize("call", ["record", "list", "health"])
+def test_an_answer_of_the_servers_that_was_cut_on_its_way_is_asked_for_again(
+    server: Scripted, transport: Transport, tmp_path: Path, call: str
+) -> None:
+    server.answers = [(200, MARK, b'{"version": "1')]
+
+    with pytest.raises(Unavailable):
+        CALLS[call](Client(transport), tmp_path)
+
+
+@pytest.mark.parametrize("answer", ["portal", "moved", "forbidden", "not found", "empty"])
+def test_at_first_contact_a_stranger_is_named_at_once(
+    server: Scripted, transport: Transport, clock: Clock, answer: str
+) -> None:
+    server.answers = [FOREIGN[answer]]
+    person = Transport(server.url, names_strangers=True, clock=clock, sleep=clock.sleep)
+
+    with person, pytest.raises(ForeignAnswer, match=r"no Taskyard server answers at http://127|give that address"):
+        Client(person).queues()
+
+    assert clock.now == 0.0
+    with pytest.raises(ForeignAnswer):  # a program waits: what looks on is the next attempt
+        Client(transport).queues()
+    assert clock.now > 20.0
+
+
+def test_a_proxys_limit_on_uploads_is_named_to_a_person_at_once(server: Scripted, clock: Clock) -> None:
+    server.answers = [(200, MARK, b"[]"), FOREIGN["too large"]]
+
+    with Transport(server.url, names_strangers=True, clock=clock, sleep=clock.sleep) as person:
+        Client(person).queues()
+        with pytest.raises(ForeignAnswer, match="client_max_body_size"):
+            person.request("PUT", "/blobs/a", content=b"x")
+
+    assert clock.now == 0.0
+
+
+@pytest.mark.parametrize("answer", FOREIGN)
+def test_a_page_in_between_is_waited_out_once_the_server_has_answered(
+    server: Scripted, transport: Transport, answer: str
+) -> None:
+    server.answers = [(200, MARK, b"[]"), FOREIGN[answer], FOREIGN[answer], (200, MARK, b"[]")]
+    client = Client(transport)
+
+    assert client.queues() == client.queues() == []
+    assert len(server.requests) == 4
+
+
+def test_what_looks_like_an_older_servers_word_is_foreign_while_the_server_marks_its_answers(
+    server: Scripted, transport: Transport, clock: Clock
+) -> None:
+    server.answers = [(200, MARK, b"[]"), problem(404, "not_found")]
+    client = Client(transport)
+    client.queues()
+
+    with pytest.raises(ForeignAnswer):
+        transport.request("GET", "/tasks", patience_seconds=0.0)
+
+    clock.now += 100.0  # the server was replaced by an older one
+    with pytest.raises(NotFound):
+        transport.request("GET", "/tasks", patience_seconds=0.0)
+
+
+def test_a_marked_answer_may_have_a_word_that_is_not_known_yet(server: Scripted, transport: Transport) -> None:
+    server.answers = [problem(409, "asleep", **MARK)]
+
+    with pytest.raises(Refused, match="because") as refused:
         transport.request("GET", "/tasks")
+
+    assert refused.value.word == "asleep"
+
+
+@pytest.mark.parametrize(("status", "held"), [(200, True), (404, False)])
+def test_a_head_request_is_answered_without_a_body(
+    server: Scripted, transport: Transport, status: int, held: bool
+) -> None:
+    for headers in (MARK, {"Content-Type": "application/octet-stream" if held else "application/json"}):
+        server.answers = [(status, headers, b"")]
+        with Transport(server.url) as fresh:
+            assert Client(fresh).has_blob("a") is held
+
+
+def test_a_renewed_token_is_taken_up_without_a_new_start(server: Scripted, clock: Clock) -> None:
+    server.answers = [problem(401, "unauthorised"), (200, MARK, b"[]")]
+    with Transport(server.url, "old", renewed_token=lambda: "new", clock=clock, sleep=clock.sleep) as transport:
+        Client(transport).queues()
+
+    assert [headers["Authorization"] for _, _, headers, _ in server.requests] == ["Bearer old", "Bearer new"]
+
+
+def test_a_token_that_was_not_renewed_is_refused_once(server: Scripted, clock: Clock) -> None:
+    server.answers = [problem(401, "unauthorised")]
+    with (
+        Transport(server.url, "old", renewed_token=lambda: "old", clock=clock, sleep=clock.sleep) as transport,
+        pytest.raises(NotLoggedIn),
+    ):
+        Client(transport).queues()
+
+    assert len(server.requests) == 1
 
 
 def test_a_file_is_sent_whole_on_every_attempt(server: Scripted, transport: Transport, tmp_path: Path) -> None:
