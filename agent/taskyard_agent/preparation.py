@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from taskyard import arguments
-from taskyard.wire import Gpu, Phase, TaskSpec, typed_parameters
+from taskyard import arguments, rewriting
+from taskyard.submission import known_interface
+from taskyard.wire import Gpu, Phase, Reason, TaskSpec, typed_parameters
 
 from . import gpus, variables
 from .checkout import Tree
 from .command_line import command_line
 from .containers import Inside
 from .environments import ReadyEnvironment
-from .errors import RunStopped
+from .errors import RunFailed, RunStopped
 from .held import Launch, LaunchUser
 from .hooks import Hook
 from .journal import JournalledRun
@@ -189,9 +190,19 @@ class Preparation:
         self, tree: Tree, ready: ReadyEnvironment, environ: dict[str, str], *, elsewhere: bool
     ) -> tuple[str, ...]:
         command = self._spec.command
-        parameters = {} if command.written else self._spec.parameters.get("Args", {})
-        effective = arguments.write_back(command.args, parameters)
+        effective = command.args if command.written else self._written()
         return command_line(command, effective, tree, ready, environ, elsewhere=elsewhere)
+
+    def _written(self) -> tuple[str, ...]:
+        """Write in the parameters that an older client, or the API, left to be written. Raises RunFailed."""
+        command = self._spec.command
+        texts, values = self._spec.parameters.get("Args", {}), self._spec.values.get("Args", {})
+        if command.interface is None and not values:
+            return arguments.write_back(command.args, texts)
+        try:
+            return rewriting.write_back(command.args, texts, values, known_interface(command)).args
+        except rewriting.Unwritable as error:
+            raise RunFailed(Phase.ENVIRONMENT, Reason.COMMAND, str(error)) from error
 
     def _take_gpus(self, stack: ExitStack) -> tuple[int, ...]:
         lock = gpus.lock(self.devices, self._run, shared=self.shares_gpus)

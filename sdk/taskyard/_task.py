@@ -16,7 +16,7 @@ from taskyard import asking, wire
 from taskyard.client import Client
 from taskyard.config import Connection, connection
 from taskyard.errors import NotFound, UsageError
-from taskyard.submission import Wanted, sections, submit
+from taskyard.submission import Wanted, changed_parameters, submit
 from taskyard.wire import TaskState
 
 FIRST_PAUSE_SECONDS = 0.1
@@ -180,9 +180,9 @@ class Task:
         return self._record.spec.tags
 
     @property
-    def parameters(self) -> dict[str, dict[str, str]]:
-        """Section → name → value; the section `Args` mirrors the command line."""
-        return {section: dict(values) for section, values in self._record.spec.parameters.items()}
+    def parameters(self) -> dict[str, dict[str, Any]]:
+        """Section → name → value; the section `Args` mirrors the command line: what was not set there is text."""
+        return wire.typed_parameters(self._record.spec)
 
     @property
     def record(self) -> wire.Task:
@@ -232,9 +232,12 @@ class Task:
         return self
 
     def set_parameters(self, parameters: Mapping[str, Any]) -> Task:
-        """Merges into a draft's parameters: `{"lr": 0.1}`, `{"Model/depth": 3}`, `{"Model": {"depth": 3}}`."""
-        merged = sections(parameters, known=self._record.spec.parameters)
-        self._record = self._client.change_task(self.id, wire.TaskChanges(parameters=merged))
+        """Merge into a draft's parameters: `{"lr": 0.1}`, `{"Model/depth": 3}`, `{"Model": {"depth": 3}}`.
+
+        Raises UsageError where the script might not see a value; the message names the line to write.
+        """
+        changes = changed_parameters(self._record.spec, parameters)
+        self._record = self._client.change_task(self.id, changes)
         return self
 
     def set(self, **asked: Any) -> Task:
@@ -279,11 +282,15 @@ class Task:
             self._asked(asked),
             name=name,
             tags=None if tags is None else tuple(tags),
-            parameters=sections(parameters, known=self._record.spec.parameters) if parameters else None,
+            **self._set(parameters),
             env=dict(env) if env else None,
         )
         request = wire.CloneRequest(changes=changes, queue=queue)
         return Task(self._client.clone_task(self.id, request), self._client)
+
+    def _set(self, parameters: Mapping[str, Any] | None) -> dict[str, Any]:
+        changes = changed_parameters(self._record.spec, parameters or {})
+        return {name: getattr(changes, name) for name in ("command", "parameters", "values")}
 
     def stop(self, *, requeue: bool = False) -> Task:
         """Asks for the end of its run; with `requeue` it goes back into its queue."""

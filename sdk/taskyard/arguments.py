@@ -24,14 +24,14 @@ from dataclasses import dataclass, field
 from taskyard.errors import UsageError
 from taskyard.wire import Command, CommandKind
 
-_NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?(inf|nan)", re.IGNORECASE)
+NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?(inf|nan)", re.IGNORECASE)
 _OVERRIDE = re.compile(r"(?P<name>(?:\+{1,2}|~)?[A-Za-z_][\w.@:/-]*)=(?P<value>.*)", re.DOTALL)
 _DELETION = re.compile(r"~[A-Za-z_][\w.@:/-]*")
 _INTERPRETER = re.compile(r"(python|pypy)(\d+(\.\d+)?)?(\.exe)?")
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
-_HYDRA_FLAGS = ("-m", "--multirun")
+HYDRA_FLAGS = ("-m", "--multirun")
 _HYDRA_OPTIONS = (
-    *_HYDRA_FLAGS,
+    *HYDRA_FLAGS,
     "-c",
     "--cfg",
     "-cn",
@@ -172,33 +172,33 @@ def _read(args: Sequence[str]) -> list[_Piece]:
 
 def _piece_at(args: Sequence[str], position: int) -> _Piece:
     word = args[position]
-    if not _is_option(word):
+    if not is_option(word):
         return _override(word) or _positional(word)
     key, equals, value = word.partition("=")
     if equals:
         return _Piece(form=_Form.EQUALS, words=(word,), key=key, name=key.lstrip("-"), values=(value,))
     if word.startswith("--no-") and len(word) > len("--no-"):
         return _Piece(form=_Form.NEGATED, words=(word,), key=word, name=word[len("--no-") :], values=("false",))
-    values = _values_after(args, position)
+    values = values_after(args, position)
     if values:
         return _Piece(form=_Form.SPACE, words=(word, *values), key=key, name=key.lstrip("-"), values=values)
     return _Piece(form=_Form.FLAG, words=(word,), key=word, name=word.lstrip("-"), values=("true",))
 
 
-def _is_option(word: str) -> bool:
-    return len(word) > 1 and word.startswith("-") and word != "--" and not _NUMBER.fullmatch(word)
+def is_option(word: str) -> bool:
+    return len(word) > 1 and word.startswith("-") and word != "--" and not NUMBER.fullmatch(word)
 
 
-def _values_after(args: Sequence[str], position: int) -> tuple[str, ...]:
+def values_after(args: Sequence[str], position: int) -> tuple[str, ...]:
     """The option's value; a run of numbers belongs to it as a whole, as with argparse's `nargs`."""
     following = []
     for word in args[position + 1 :]:
-        if word == "--" or _is_option(word):
+        if word == "--" or is_option(word):
             break
         following.append(word)
-    if args[position] in _HYDRA_FLAGS and following and _override(following[0]):
+    if args[position] in HYDRA_FLAGS and following and _override(following[0]):
         return ()
-    if len(following) > 1 and all(_NUMBER.fullmatch(word) for word in following):
+    if len(following) > 1 and all(NUMBER.fullmatch(word) for word in following):
         return tuple(following)
     return tuple(following[:1])
 
@@ -211,6 +211,12 @@ def _override(word: str) -> _Piece | None:
     if _DELETION.fullmatch(word):
         return _Piece(form=_Form.DELETION, words=(word,), key=word, name=word, values=("true",))
     return None
+
+
+def override_of(word: str) -> tuple[str, str] | None:
+    """Return name and value of `name=value` as Hydra writes it."""
+    match = _OVERRIDE.fullmatch(word)
+    return (match["name"], match["value"]) if match else None
 
 
 def _positional(word: str) -> _Piece:
@@ -287,7 +293,7 @@ def _with_value(piece: _Piece, value: str) -> tuple[str, ...]:
     if piece.form is _Form.POSITIONAL:
         return (value,)
     # A value that looks like an option would be taken for one.
-    misleading = value.startswith("-") and not _NUMBER.fullmatch(value)
+    misleading = value.startswith("-") and not NUMBER.fullmatch(value)
     return (f"{piece.key}={value}",) if piece.key.startswith("--") and misleading else (piece.key, value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import uuid
@@ -13,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from taskyard.errors import UsageError
+from taskyard.interface import NOTHING_KNOWN, Interface, plain
 from taskyard.wire import (
     Command,
     CommandKind,
@@ -23,16 +25,22 @@ from taskyard.wire import (
     Policy,
     Resources,
     Task,
+    TaskChanges,
     TaskSpec,
+    as_text,
+    from_json,
+    to_json,
     too_large_to_start,
 )
 
 if TYPE_CHECKING:
     from taskyard.client import Client
     from taskyard.requirements import PythonPlan, RequirementsPlan
+    from taskyard.rewriting import Given
     from taskyard.snapshot import Snapshot
 
 ARGUMENTS_SECTION = "Args"
+LARGEST_INTERFACE_BYTES = 48 << 10
 _VERSIONED_PYTHON = re.compile(r"python(\d+\.\d+)(?:\.exe)?", re.IGNORECASE)
 
 
@@ -116,10 +124,12 @@ def prepare(wanted: Wanted, *, memory: Path | None = None) -> Prepared:
             container=wanted.container,
             resources=wanted.resources,
             policy=wanted.policy,
-            parameters=_parameters(command, wanted.parameters),
             env=_variables(wanted, needs),
             secrets=tuple(wanted.secret_values),
         )
+        folder = wanted.folder.absolute()
+        spec = _with_parameters(spec, wanted.parameters, _interface(command, folder, snapshot.root))
+        _check_start(spec.command, {**spec.env, **wanted.secret_values})
     except BaseException:
         snapshot.close()
         raise
@@ -189,39 +199,152 @@ def _name(command: Command) -> str:
 # --- parameters
 
 
-def sections(given: Mapping[str, Any], known: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
-    """Sorts `{"lr": 1}`, `{"Model/depth": 3}` and `{"Model": {"depth": 3}}` into sections of strings.
+@dataclass(frozen=True, kw_only=True)
+class Parameters:
+    """Parameters that are to be set: those of the command line, and the other sections'."""
 
-    A bare name belongs to the command line, and so does one with a slash that the command line has, be it
-    written there with dashes or underscores.
+    arguments: dict[str, Given] = field(default_factory=dict)
+    sections: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def sections(given: Mapping[str, Any], known: Mapping[str, Any]) -> Parameters:
+    """Sort `{"lr": 1}`, `{"Model/depth": 3}` and `{"Model": {"depth": 3}}` into sections.
+
+    A bare name belongs to the command line, and so does one with a slash that the command line has (`known`), be
+    it written there with dashes or underscores, and one that is written as on a command line: `--amp`.
     """
-    arguments = {_plain(name): name for name in known.get(ARGUMENTS_SECTION, {})}
-    sorted_in: dict[str, dict[str, str]] = {}
+    from taskyard.rewriting import given as value_of
+
+    arguments = {plain(name): name for name in known}
+    sorted_in = Parameters()
     for name, value in given.items():
-        if isinstance(value, Mapping):
-            sorted_in.setdefault(name, {}).update({key: str(item) for key, item in value.items()})
+        if isinstance(value, Mapping) and name != ARGUMENTS_SECTION:
+            section = sorted_in.sections.setdefault(name, {})
+            section.update({str(key): value_of(item).value for key, item in value.items()})
             continue
-        section, slash, rest = name.partition("/")
-        if _plain(name) in arguments or not (slash and section and rest):
-            section, rest = ARGUMENTS_SECTION, name
-        if section == ARGUMENTS_SECTION:
-            rest = arguments.get(_plain(rest), rest)
-        sorted_in.setdefault(section, {})[rest] = str(value)
+        for one, item in value.items() if isinstance(value, Mapping) else ((name, value),):
+            section_name, slash, rest = one.partition("/")
+            if plain(one) in arguments or one.startswith("-") or not (slash and section_name and rest):
+                section_name, rest = ARGUMENTS_SECTION, one
+            if section_name == ARGUMENTS_SECTION:
+                sorted_in.arguments[arguments.get(plain(rest), rest)] = value_of(item)
+            else:
+                sorted_in.sections.setdefault(section_name, {})[rest] = value_of(item).value
     return sorted_in
 
 
-def _plain(name: str) -> str:
-    return name.lstrip("-").replace("-", "_")
-
-
-def _parameters(command: Command, given: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """The command line's own parameters with the given ones over them."""
+def changed_parameters(spec: TaskSpec, given: Mapping[str, Any]) -> TaskChanges:
+    """Return the changes that set parameters of a recorded task. Raises Unwritable where its script might not see
+    one: what is known of its options was stored with it when it was submitted.
+    """
     from taskyard import arguments
 
-    parameters = {ARGUMENTS_SECTION: dict(arguments.parse(command.args))}
-    for section, values in sections(given, parameters).items():
-        parameters.setdefault(section, {}).update(values)
-    return {section: values for section, values in parameters.items() if values}
+    wanted = sections(given, {**arguments.parse(spec.command.args), **spec.parameters.get(ARGUMENTS_SECTION, {})})
+    texts = {name: _texts(values) for name, values in wanted.sections.items()}
+    values = {name: _untexts(section) for name, section in wanted.sections.items()}
+    command = None
+    if wanted.arguments:
+        command, args_texts, args_values = _rewritten(spec, wanted.arguments)
+        texts[ARGUMENTS_SECTION], values[ARGUMENTS_SECTION] = args_texts, args_values
+    return TaskChanges(
+        command=command,
+        parameters=texts or None,
+        values={name: section for name, section in values.items() if section} or None,
+    )
+
+
+def _rewritten(spec: TaskSpec, wanted: Mapping[str, Given]) -> tuple[Command, dict[str, str], dict[str, Any]]:
+    """The command with the wanted arguments, and what it says as texts and as values."""
+    from taskyard.rewriting import write, write_back
+
+    interface = known_interface(spec.command)
+    texts, values = spec.parameters.get(ARGUMENTS_SECTION, {}), spec.values.get(ARGUMENTS_SECTION, {})
+    before = spec.command.args
+    if not spec.command.written:
+        asked_again = {plain(name) for name in wanted}
+        left = {name: text for name, text in texts.items() if plain(name) not in asked_again}
+        before = write_back(before, left, values, interface).args
+    written = write(before, wanted, interface)
+    kept = {
+        name: value
+        for name, value in values.items()
+        if written.parameters.get(name) == texts.get(name) and plain(name) not in map(plain, wanted)
+    }
+    values = {**kept, **written.values}
+    gone = {name: as_text(value) for name, value in values.items() if name not in written.parameters}
+    typed = spec.command.args if spec.command.args != written.args else None
+    command = dataclasses.replace(spec.command, args=written.args, written=True, typed=typed)
+    return command, {**gone, **written.parameters}, values
+
+
+def known_interface(command: Command) -> Interface:
+    """Return what was stored of the script's options; nothing where it is missing or cannot be read."""
+    if command.interface is None:
+        return NOTHING_KNOWN
+    try:
+        return from_json(Interface, command.interface)
+    except (ValueError, TypeError, KeyError):
+        return NOTHING_KNOWN
+
+
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    return {name: as_text(value) for name, value in values.items()}
+
+
+def _untexts(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if not isinstance(value, str)}
+
+
+def _with_parameters(spec: TaskSpec, given: Mapping[str, Any], interface: Interface) -> TaskSpec:
+    """The spec of a new task with its parameters, written into its command line. Raises Unwritable."""
+    from taskyard import arguments
+    from taskyard.rewriting import write
+
+    args = spec.command.args
+    wanted = sections(given, arguments.parse(args))
+    written = write(args, wanted.arguments, interface)
+    texts = {ARGUMENTS_SECTION: written.parameters, **{name: _texts(one) for name, one in wanted.sections.items()}}
+    values = {ARGUMENTS_SECTION: written.values, **{name: _untexts(one) for name, one in wanted.sections.items()}}
+    command = dataclasses.replace(
+        spec.command,
+        args=written.args,
+        written=True,
+        typed=args if written.args != args else None,
+        interface=_stored(interface),
+    )
+    return dataclasses.replace(
+        spec,
+        command=command,
+        parameters={name: section for name, section in texts.items() if section},
+        values={name: section for name, section in values.items() if section},
+    )
+
+
+def _stored(interface: Interface) -> dict[str, Any] | None:
+    """What of it goes with the task; one that is too long is left out, and counts as unknown."""
+    if interface == NOTHING_KNOWN:
+        return None
+    stored: dict[str, Any] = to_json(interface)
+    return stored if len(json.dumps(stored)) <= LARGEST_INTERFACE_BYTES else None
+
+
+def _interface(command: Command, folder: Path, root: Path) -> Interface:
+    """What the source says of the options of the script that a command runs, be it through a launcher."""
+    from taskyard.script_options import read_interface
+
+    if command.kind is CommandKind.SCRIPT:
+        path = folder / command.target
+        return read_interface(path / "__main__.py" if path.is_dir() else path, root)
+    if command.kind is CommandKind.MODULE:
+        relative = Path(*command.target.split("."))
+        names = (relative.with_suffix(".py"), relative / "__main__.py")
+        for place in (folder / name for name in names):
+            if place.is_file():
+                return read_interface(place, root)
+    for word in command.args:
+        if word.endswith(".py") and (folder / word).is_file():
+            return dataclasses.replace(read_interface(folder / word, root), script=word)
+    return NOTHING_KNOWN
 
 
 # --- environment

@@ -86,7 +86,9 @@ def test_the_effective_values_are_recorded(person: Person) -> None:
     task = json.loads(person.types("show", "@last", "--json").stdout)
 
     assert task["spec"]["parameters"]["Args"]["lr"] == "0.5"
-    assert task["spec"]["command"]["args"] == ["d.csv", "--lr", "0.01"]
+    assert task["spec"]["command"]["args"] == ["d.csv", "--lr", "0.5"]
+    assert task["spec"]["command"]["typed"] == ["d.csv", "--lr", "0.01"]
+    assert task["spec"]["values"]["Args"] == {"lr": 0.5}
 
 
 def test_a_program_reads_what_is_no_argument_from_its_variables(person: Person) -> None:
@@ -95,6 +97,70 @@ def test_a_program_reads_what_is_no_argument_from_its_variables(person: Person) 
     ran = person.types("run", "--wait", "--set", "Model/depth=3", "--", "python", "read.py")
 
     assert printed(ran)["Model"] == {"depth": "3"}
+
+
+FLAG = """
+import argparse, json
+parser = argparse.ArgumentParser()
+parser.add_argument("--cache", action=argparse.BooleanOptionalAction, default=True)
+parser.add_argument("--layers", type=int, nargs="+")
+print(json.dumps(vars(parser.parse_args())))
+"""
+
+
+def test_a_flag_is_taken_back_in_the_form_of_its_parser(person: Person) -> None:
+    (person.work / "train.py").write_text(FLAG)
+
+    ran = person.types(
+        "run", "--wait", "--set", "cache=false", "--", "python", "train.py", "--cache", "--layers", "8"
+    )
+    shown = person.types("show", "@last")
+    (person.work / "train.py").unlink()  # what the clone needs to know was stored with the task
+    cloned = person.types("clone", "@last", "--set", "layers=[4, 5]", "--set", "cache=true", "--queue", "default")
+    followed = person.types("logs", "-f", "@last")
+
+    assert printed(ran) == {"cache": False, "layers": [8]}
+    assert "set           --no-cache instead of --cache" in ran.stderr
+    assert "python train.py --no-cache --layers 8" in shown.stdout
+    assert "--no-cache instead of --cache" in shown.stdout
+    assert "python train.py --cache --layers 4 5" in cloned.stderr
+    assert printed(followed) == {"cache": True, "layers": [4, 5]}
+    record = json.loads(person.types("show", "@last", "--json").stdout)["spec"]
+    assert (record["values"]["Args"], record["command"]["written"]) == ({"cache": True, "layers": [4, 5]}, True)
+
+
+def test_what_cannot_be_known_is_refused_with_the_line_to_type(person: Person) -> None:
+    (person.work / "train.py").write_text("import sys; print('{\"line\":', '\"' + ' '.join(sys.argv[1:]) + '\"}')")
+    command = ("--", "python", "train.py", "--amp")
+
+    refused = person.types("run", "--yes", "--set", "amp=false", *command)
+    typed = person.types("run", "--wait", "--set", "--amp=False", *command)
+
+    assert (refused.returncode, "--set '--amp=False'" in refused.stderr, refused.stdout) == (2, True, "")
+    assert printed(typed) == {"line": "--amp=False"}
+
+
+def test_what_the_api_sets_is_written_by_the_agent_or_fails_before_the_command_starts(
+    person: Person, server: ServerProcess
+) -> None:
+    (person.work / "train.py").write_text(FLAG)
+    task = person.types("run", "--wait", "--json", "--", "python", "train.py", "--cache").stdout
+    with server.client() as http:
+        clones = [
+            http.post(
+                f"/tasks/{json.loads(task)['id']}/clone",
+                json={"changes": {"values": {"Args": values}}, "queue": "default"},
+            ).json()["id"]
+            for values in ({"cache": False}, {"depth": 3})
+        ]
+
+    right, wrong = (person.types("logs", "-f", clone) for clone in clones)
+
+    assert printed(right) == {"cache": False, "layers": None}
+    assert wrong.returncode
+    shown = person.types("show", clones[1]).stdout
+    assert "failed (command)" in shown
+    assert "the script has no such option" in shown
 
 
 def test_parameters_beyond_what_a_variable_may_hold_reach_the_program_in_a_file(person: Person) -> None:

@@ -94,10 +94,21 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     command = _command(argv)
     parser = _parser(command, argv)
     own, rest = _split(argv) if command == "run" else (list(argv), None)
-    namespace = parser.parse_args(own)
+    namespace = parser.parse_args(_with_set_joined(own))
     if rest is not None:
         namespace.rest = [*namespace.rest, "--", *rest] if namespace.rest else rest
     return namespace
+
+
+def _with_set_joined(words: Sequence[str]) -> list[str]:
+    """`--set '--amp=False'` as one word: argparse would take the value for an option of its own."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] == "--set" and word.startswith("-"):
+            joined[-1] = f"--set={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _complete(argv: Sequence[str]) -> NoReturn:

@@ -15,6 +15,7 @@ from taskyard.errors import UsageError
 
 if TYPE_CHECKING:
     from taskyard.asking import Asked
+    from taskyard.rewriting import Given
     from taskyard.wire import Policy, Task, TaskChanges
 
 T = TypeVar("T")
@@ -110,11 +111,12 @@ def asked(namespace: argparse.Namespace) -> Asked:
 def changes(namespace: argparse.Namespace, task: Task) -> TaskChanges:
     """What the flags change in an existing task."""
     from taskyard import asking
-    from taskyard.submission import sections
+    from taskyard.submission import changed_parameters
     from taskyard.wire import Container, TaskChanges
 
     spec, wanted = task.spec, asked(namespace)
     container = asking.container(wanted, spec.container)
+    parameters = changed_parameters(spec, settings_of(namespace.set))
     return TaskChanges(
         name=namespace.name,
         project=namespace.project,
@@ -124,7 +126,9 @@ def changes(namespace: argparse.Namespace, task: Task) -> TaskChanges:
         container=None if container == spec.container else container or Container(),
         resources=_if_changed(asking.resources(wanted, spec.resources), spec.resources),
         policy=_if_changed(policy(namespace, spec.policy), spec.policy),
-        parameters=sections(assignments(namespace.set, "--set", any_name=True), spec.parameters) or None,
+        command=parameters.command,
+        parameters=parameters.parameters,
+        values=parameters.values,
         env=assignments(namespace.env, "--env") or None,
         secret_values=secrets(namespace.secret) or None,
     )
@@ -156,6 +160,15 @@ def assignments(given: Iterable[str], flag: str, *, any_name: bool = False) -> d
             raise UsageError(f"{flag} {text}: write it as NAME=VALUE")
         pairs[name] = value
     return pairs
+
+
+def settings_of(given: Iterable[str]) -> dict[str, Given]:
+    """Read each `NAME=VALUE` of `--set`, its value typed as in JSON; a flag such as `--no-amp` may stand alone."""
+    from taskyard.rewriting import Given, typed
+
+    alone = {text: Given(True) for text in given if text.startswith("-") and "=" not in text}
+    rest = assignments((text for text in given if text not in alone), "--set", any_name=True)
+    return {**{name: typed(value) for name, value in rest.items()}, **alone}
 
 
 def secrets(names: Iterable[str]) -> dict[str, str]:

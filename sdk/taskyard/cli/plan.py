@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from taskyard.cli import output
 
 if TYPE_CHECKING:
     from taskyard.submission import Prepared
-    from taskyard.wire import Command, Explanation, Queue, TaskSpec
+    from taskyard.wire import Command, Explanation, Queue
 
 LARGE_UPLOAD_BYTES = 10_000_000
 SHOWN_FILES = 3
@@ -27,7 +26,10 @@ def plan(prepared: Prepared, queue: Queue, explained: Explanation) -> Iterator[s
 
     spec, summary = prepared.spec, prepared.snapshot.summary
     manager = spec.environment.manager
-    yield f"command       {output.command_line(_effective(spec))}{_where(spec.code.working_dir)}"
+    yield f"command       {output.command_line(spec.command)}{_where(spec.code.working_dir)}"
+    changed = changed_words(spec.command)
+    if changed:
+        yield f"set           {changed}"
     yield f"code          {_source(prepared)}"
     if spec.code.repository and (spec.code.pack is None or spec.code.pack.needs):
         yield "              the worker fetches it from there; --ship-code sends it instead"
@@ -75,13 +77,17 @@ def unusual(prepared: Prepared, queue: Queue, explained: Explanation) -> list[st
     return found
 
 
-def _effective(spec: TaskSpec) -> Command:
-    """The command with the parameters that `--set` changed, as the script will see it."""
-    from taskyard.arguments import write_back
-    from taskyard.submission import ARGUMENTS_SECTION
+def changed_words(command: Command, before: Sequence[str] | None = None) -> str:
+    """Return the words of a command that parameters changed, and those of `before` that are gone; or nothing."""
+    from taskyard.rewriting import differences
 
-    args = write_back(spec.command.args, spec.parameters.get(ARGUMENTS_SECTION, {}))
-    return dataclasses.replace(spec.command, args=args)
+    before = command.typed if before is None else before
+    if before is None or tuple(before) == command.args:
+        return ""
+    new, gone = differences(before, command.args)
+    words = [shlex.join(new)] if new else []
+    words += [f"instead of {shlex.join(gone)}" if new else f"without {shlex.join(gone)}"] if gone else []
+    return output.clean(" ".join(words))
 
 
 def _where(folder: str) -> str:

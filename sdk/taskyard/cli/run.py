@@ -117,7 +117,7 @@ def _wanted(namespace: argparse.Namespace, settings: Any) -> Wanted:
         requirements=namespace.requirements,
         manager=None if settings["manager"] == "auto" else Manager(settings["manager"]),
         torch_backend=asking.environment(asked, Environment()).torch_backend,
-        parameters=changes.assignments(namespace.set, "--set", any_name=True),
+        parameters=changes.settings_of(namespace.set),
         env=changes.assignments(namespace.env, "--env"),
         secret_values=changes.secrets(namespace.secret),
         include=tuple(namespace.include),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shlex
 import sys
 import time
@@ -25,7 +26,7 @@ from taskyard.errors import Refused, TaskyardError, UsageError
 
 if TYPE_CHECKING:
     from taskyard.client import Client
-    from taskyard.wire import Policy, Run, Task
+    from taskyard.wire import Command, Policy, Run, Task
 
 STATES = ("draft", "waiting", "queued", "preparing", "running", "completed", "failed", "cancelled")
 COLUMNS = ("ID", "NAME", "STATE", "QUEUE", "WORKER", "CREATED", "TIME", "NOTE")
@@ -174,7 +175,18 @@ def clone(namespace: argparse.Namespace) -> None:
         request = CloneRequest(changes=changes.changes(namespace, task), queue=queue.id if queue else None)
         made = client.clone_task(task.id, request)
         remember_task(client.server, made.id)
+    _say_what_is_set(task, made)
     _print_changed(namespace, [made])
+
+
+def _say_what_is_set(before: Task, after: Task) -> None:
+    """Show the line that will run, and its words that are new."""
+    from taskyard.cli.plan import changed_words
+
+    changed = changed_words(after.spec.command, before.spec.command.args)
+    if changed:
+        output.note(f"command       {output.command_line(after.spec.command)}")
+        output.note(f"set           {changed}")
 
 
 def edit(namespace: argparse.Namespace) -> None:
@@ -186,7 +198,9 @@ def edit(namespace: argparse.Namespace) -> None:
         wanted = changes.changes(namespace, task)
         if wanted == TaskChanges():
             raise UsageError(f"say what to change, like: taskyard edit {shlex.quote(namespace.task)} --set lr=0.1")
-        _print_changed(namespace, [client.change_task(task.id, wanted)])
+        changed = client.change_task(task.id, wanted)
+    _say_what_is_set(task, changed)
+    _print_changed(namespace, [changed])
 
 
 # --- what is shown
@@ -244,6 +258,8 @@ def _patience(policy: Policy) -> float | None:
 
 def _about(task: Task) -> list[tuple[str, object]]:
     from taskyard.asking import container_in_words, in_words
+    from taskyard.cli.plan import changed_words
+    from taskyard.wire import as_text, typed_parameters
 
     spec = task.spec
     return [
@@ -257,7 +273,8 @@ def _about(task: Task) -> list[tuple[str, object]]:
         ("queue", task.queue),
         ("created", f"{output.moment(task.created_at)} by {task.created_by}"),
         ("parent", task.parent),
-        ("command", output.command_line(spec.command)),
+        ("command", output.command_line(_really_run(task))),
+        ("set", changed_words(_really_run(task), spec.command.typed or spec.command.args) or None),
         ("folder", spec.code.working_dir),
         ("repository", spec.code.repository),
         ("commit", _commit(task)),
@@ -270,13 +287,22 @@ def _about(task: Task) -> list[tuple[str, object]]:
         ("idle gpu", output.duration(spec.policy.max_idle_gpu_seconds)),
         ("gives up after", output.duration(_patience(spec.policy))),
         *(
-            (f"{section}/{name}", value)
-            for section, pairs in spec.parameters.items()
+            (f"{section}/{name}", as_text(value))
+            for section, pairs in typed_parameters(spec).items()
             for name, value in pairs.items()
         ),
         *((f"env {name}", value) for name, value in spec.env.items()),
         ("secrets", ", ".join(spec.secrets)),
     ]
+
+
+def _really_run(task: Task) -> Command:
+    """The command as it will run; of a task whose line its agent writes, as it last ran."""
+    command = task.spec.command
+    started = task.run.command_line if task.run else ()
+    count = len(started) - started.index(command.target) - 1 if command.target in started else 0
+    args = tuple(started[-count:]) if count and not command.written else command.args
+    return dataclasses.replace(command, args=args)
 
 
 def _commit(task: Task) -> str | None:

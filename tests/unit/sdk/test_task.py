@@ -68,7 +68,9 @@ def test_what_is_not_there_is_not_found() -> None:
 def test_parameters_are_merged(task: Task) -> None:
     task.set_parameters({"lr": 0.1, "Model/depth": 3, "Data": {"folds": 5}})
 
-    assert task.parameters == {"Args": {"lr": "0.1"}, "Model": {"depth": "3"}, "Data": {"folds": "5"}}
+    assert task.parameters == {"Args": {"lr": 0.1}, "Model": {"depth": 3}, "Data": {"folds": 5}}
+    assert task.record.spec.parameters["Args"] == {"lr": "0.1"}  # as older readers see it
+    assert task.record.spec.command.args == ("--lr", "0.1")
 
 
 def test_a_task_can_be_enqueued_in_every_way_people_write_it(client: Client, task: Task) -> None:
@@ -94,7 +96,7 @@ def test_an_enqueue_without_a_task_or_a_queue_is_refused(task: Task) -> None:
 def test_a_clone_differs_where_it_was_told_to(task: Task) -> None:
     clone = task.clone(name="other", parameters={"lr": 1}, tags=["again"], queue="default")
 
-    assert (clone.name, clone.tags, clone.parameters["Args"]["lr"]) == ("other", ("again",), "1")
+    assert (clone.name, clone.tags, clone.parameters["Args"]["lr"]) == ("other", ("again",), 1)
     assert clone.record.state is TaskState.QUEUED
     assert clone.id != task.id
 
