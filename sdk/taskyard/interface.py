@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,6 +84,22 @@ class Interface:
 
 
 NOTHING_KNOWN = Interface()
+
+
+def stored(record: Interface | Option) -> dict[str, Any]:
+    """Return it as JSON without what has its default: it goes with each task. `wire.from_json` reads it."""
+    kept: dict[str, Any] = {}
+    for each in dataclasses.fields(record):
+        value = getattr(record, each.name)
+        default = each.default if each.default is not dataclasses.MISSING else {}
+        if each.name == "options":
+            value = [stored(option) for option in value]
+        elif each.name == "commands":
+            value = {name: stored(command) for name, command in value.items()}
+        empty = value is None if each.name == "default" else value in (default, [], ())
+        if not empty:
+            kept[each.name] = list(value) if isinstance(value, tuple) else value
+    return kept
 
 
 def plain(name: str) -> str:

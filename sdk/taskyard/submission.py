@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from taskyard.errors import UsageError
-from taskyard.interface import NOTHING_KNOWN, Interface, plain
+from taskyard.interface import NOTHING_KNOWN, Interface, plain, stored
 from taskyard.wire import (
     Command,
     CommandKind,
@@ -29,7 +29,6 @@ from taskyard.wire import (
     TaskSpec,
     as_text,
     from_json,
-    to_json,
     too_large_to_start,
 )
 
@@ -324,8 +323,8 @@ def _stored(interface: Interface) -> dict[str, Any] | None:
     """What of it goes with the task; one that is too long is left out, and counts as unknown."""
     if interface == NOTHING_KNOWN:
         return None
-    stored: dict[str, Any] = to_json(interface)
-    return stored if len(json.dumps(stored)) <= LARGEST_INTERFACE_BYTES else None
+    kept = stored(interface)
+    return kept if len(json.dumps(kept)) <= LARGEST_INTERFACE_BYTES else None
 
 
 def _interface(command: Command, folder: Path, root: Path) -> Interface:
