@@ -7,7 +7,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -206,7 +206,7 @@ class Parameters:
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def sections(given: Mapping[str, Any], known: Mapping[str, Any]) -> Parameters:
+def sections(given: Mapping[str, Any], known: Iterable[str]) -> Parameters:
     """Sort `{"lr": 1}`, `{"Model/depth": 3}` and `{"Model": {"depth": 3}}` into sections.
 
     A bare name belongs to the command line, and so does one with a slash that the command line has (`known`), be
@@ -226,7 +226,8 @@ def sections(given: Mapping[str, Any], known: Mapping[str, Any]) -> Parameters:
             if plain(one) in arguments or one.startswith("-") or not (slash and section_name and rest):
                 section_name, rest = ARGUMENTS_SECTION, one
             if section_name == ARGUMENTS_SECTION:
-                sorted_in.arguments[arguments.get(plain(rest), rest)] = value_of(item)
+                known_as = rest if rest.startswith("-") else arguments.get(plain(rest), rest)
+                sorted_in.arguments[known_as] = value_of(item)
             else:
                 sorted_in.sections.setdefault(section_name, {})[rest] = value_of(item).value
     return sorted_in

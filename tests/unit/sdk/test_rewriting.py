@@ -10,6 +10,7 @@ import pytest
 from taskyard.interface import NOTHING_KNOWN, Interface, stored
 from taskyard.rewriting import Given, Unwritable, differences, given, typed, write
 from taskyard.script_options import nearest, read_interface
+from taskyard.submission import sections
 from taskyard.wire import from_json
 
 SCRIPTS = Path(__file__).parents[2] / "support" / "parsers"
@@ -134,3 +135,12 @@ def test_values_of_other_libraries_are_taken_as_what_they_hold() -> None:
     assert given((1, 2)).value == [1, 2]
     assert given(Path("a/b")).value == "a/b"
     assert given(float("nan")).value == "nan"
+
+
+def test_names_are_sorted_into_sections() -> None:
+    sorted_in = sections(
+        {"lr": 1, "--amp": "False", "a/b": 2, "Model/depth": 3, "Data": {"folds": 5}}, ["lr", "a/b", "amp"]
+    )
+
+    assert sorted_in.arguments == {"lr": Given(1), "--amp": Given("False"), "a/b": Given(2)}
+    assert sorted_in.sections == {"Model": {"depth": 3}, "Data": {"folds": 5}}
