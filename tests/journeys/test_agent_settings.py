@@ -25,6 +25,7 @@ from tests.support.yard import Yard
 DECLARED = (*DAEMON_SETTINGS, *RUN_SETTINGS, *SERVER_SETTINGS, *AGENT_SETTINGS)
 """Every setting of the agent, of `run` and of `up`; the server's own are tested beside it."""
 EXAMPLES: dict[str, tuple[str, Any]] = {
+    "torch_backend": ("cu126", "cu126"),
     "server": ("http://elsewhere:1234", "http://elsewhere:1234"),
     "queue": ("b 'a queue'", ("b", "a queue")),
     "git_token_file": ("git.example.org=/token", (("git.example.org", Path("/token")),)),
