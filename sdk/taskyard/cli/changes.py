@@ -142,7 +142,7 @@ def policy(namespace: argparse.Namespace, base: Policy) -> Policy:
         base,
         timeout=namespace.timeout,
         max_idle_gpu=namespace.max_idle_gpu,
-        give_up_after=namespace.give_up_after,
+        give_up_after=getattr(namespace, "give_up_after", None),  # of `run` it is a setting, absent unless given
     )
     if namespace.retries is not None:
         if namespace.retries < 0:
