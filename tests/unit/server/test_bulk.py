@@ -19,7 +19,7 @@ from tests.support.services import ADA, Services, spec
 from tests.support.turns import longest_turn
 
 MANY = 3000
-A_TURN_SECONDS = 0.05
+A_TURN_SECONDS = 0.15
 """Far more than a portion takes, far less than the whole."""
 TAKES, ITEMS = TypeAdapter(NewTasks), TypeAdapter(NewTask)
 
