@@ -25,6 +25,7 @@ _SAFE_WORD = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)
 _BOOLEAN_PAIRS = (("true", "false"), ("True", "False"), ("TRUE", "FALSE"), ("yes", "no"), ("on", "off"))
 _LITERAL = re.compile(r"(?:(?P<command>[A-Za-z][\w-]*) )?(?P<words>-{1,2}[A-Za-z].*)", re.DOTALL)
 _LARGEST_INTEGER = 2**63 - 1
+_LITERALS = ("None", "True", "False", "null", "true", "false")
 _YAML_WORDS = ("", "~", "null", "Null", "NULL")
 _PYTHON_FAMILIES = ("fire", "configurator")
 _WORDS_OF_PARSERS = ("true", "false", "none", "null", "inf", "nan", "yes", "no", "on", "off")
@@ -401,8 +402,11 @@ class _Change:
             self._leave_out(level, option, places)
             return
         if not isinstance(items, list):
-            items = [items]
-        texts = [_spelled(option, family, Given(item, item if isinstance(item, str) else None)) for item in items]
+            texts = [_spelled(option, family, self.given)]
+        else:
+            texts = [
+                _spelled(option, family, Given(item, item if isinstance(item, str) else None)) for item in items
+            ]
         key = self._key(option, places)
         if option.kind == "append":
             self._write_repeated(level, option, key, texts, places)
@@ -662,7 +666,7 @@ def _number_or_text(option: Option, wanted: Given) -> str:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if option.type == "int" and not (number and isinstance(value, int)):
         raise _Refused("it takes a whole number")
-    if option.type == "float" and not number and not (isinstance(value, str) and NUMBER.fullmatch(value)):
+    if option.type == "float" and not number and not (wanted.text and NUMBER.fullmatch(wanted.text)):
         raise _Refused("it takes a number")
     if isinstance(value, (bool, list)) or value is None:
         raise _Refused("how the script reads such a value is not known")
@@ -760,6 +764,10 @@ def _in_form_of(old: str, wanted: Given) -> str:
     """The text of a value in the form that another one has on the line."""
     value = wanted.value
     pair = next((pair for pair in _BOOLEAN_PAIRS if old in pair), None)
+    if NUMBER.fullmatch(old) and (value is None or isinstance(value, (bool, list))):
+        raise _Refused(f"{old} stands there, a number")
+    if isinstance(value, str) and wanted.text is None and (NUMBER.fullmatch(value) or value in _LITERALS):
+        raise _Refused("whether the script reads it as a text is not known")
     if isinstance(value, bool):
         if pair:
             return pair[0] if value else pair[1]

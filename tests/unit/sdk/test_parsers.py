@@ -441,7 +441,7 @@ def is_meant(found: Any, wanted: Given) -> bool:
     if isinstance(value, list):
         return isinstance(found, list) and [str(one) for one in found] == [str(one) for one in value]
     if isinstance(found, list):
-        return len(found) == 1 and is_meant(found[0], wanted)
+        return len(found) == 1 and (found[0] == str(value) or is_meant(found[0], wanted))
     if wanted.text is not None and isinstance(value, str) and not isinstance(found, str):
         return str(found) == value  # a word of the person's, in the script's own language: None, True, 1e-3
     return bool(found == value and isinstance(found, bool) is isinstance(value, bool))
