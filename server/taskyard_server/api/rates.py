@@ -53,7 +53,8 @@ class Places:
         """Raises RateLimited when no place is free."""
         if self._taken.get(key, 0) >= self._most:
             raise RateLimited(
-                f"this token has {self._most} {self._what} already: end some, or use another token", 5
+                f"this token has {self._most} {self._what} already: end some, or use another token",
+                _COME_BACK_SECONDS,
             )
 
     @contextlib.contextmanager

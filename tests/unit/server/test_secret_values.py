@@ -37,6 +37,7 @@ TELLING: dict[str, Any] = {
     "resources": Resources(worker="bobs-machine"),
     "policy": Policy(retries=1),
     "parameters": {"Args": {"dump": "1"}},
+    "values": {"Args": {"dump": True}},
     "env": {"PYTHONPATH": "evil"},
     "secret_values": {"OTHER": "bobs"},
 }
