@@ -23,7 +23,8 @@ class Succession:
     async def is_same_agent(self, actor: Actor, token: str) -> bool:
         """Whether the caller is the agent with that token (id), or has a newer token of that agent's.
 
-        Newer is one of the same name whose account is the same, or whose forerunner is revoked or has expired.
+        Newer is one of the same name whose account is the same, or that an administrator issued after the one
+        before was revoked or had expired: a user may give an agent any name.
         """
         if actor.token == token or (actor.token, token) in self._known:
             return True
@@ -39,4 +40,4 @@ class Succession:
         if {actor.kind, before.kind} != {TokenKind.AGENT} or before.name != actor.name or before.invitation:
             return False
         over = before.revoked or (before.expires_at is not None and before.expires_at <= self._clock())
-        return over or before.owner == actor.owner
+        return before.owner == actor.owner or (over and not actor.own_queues)
