@@ -59,8 +59,8 @@ class SqliteStore:
     async def add_tasks(self, records: Sequence[TaskRecord]) -> None:
         pace, ready = Pace(), []
         for record in records:
+            await pace.step()  # before: what adds one record never waits, and keeps its turn
             ready.append(tasks.ready(record))
-            await pace.step()
         await self._database.write(lambda connection: tasks.add_all(connection, ready))
 
     async def task(self, task_id: str) -> TaskRecord:
