@@ -764,6 +764,10 @@ def _in_form_of(old: str, wanted: Given) -> str:
     """The text of a value in the form that another one has on the line."""
     value = wanted.value
     pair = next((pair for pair in _BOOLEAN_PAIRS if old in pair), None)
+    if pair and not isinstance(value, bool) and (wanted.text or "").lower() not in pair:
+        raise _Refused(f"{old} stands there, so it is true or false")
+    if old.startswith("[") and old.endswith("]") and not isinstance(value, list):
+        raise _Refused("a list stands there")
     if NUMBER.fullmatch(old) and (value is None or isinstance(value, (bool, list))):
         raise _Refused(f"{old} stands there, a number")
     if isinstance(value, str) and wanted.text is None and (NUMBER.fullmatch(value) or value in _LITERALS):
@@ -778,10 +782,6 @@ def _in_form_of(old: str, wanted: Given) -> str:
     elif value is None:
         if old in ("None", "null"):
             return old
-    elif pair and (wanted.text or "").lower() not in pair:
-        raise _Refused(f"{old} stands there, so it is true or false")
-    elif old.startswith("[") and old.endswith("]"):
-        raise _Refused("a list stands there")
     elif NUMBER.fullmatch(old) and not _is_number_like(value, old):
         raise _Refused(f"{old} stands there, which is a number of another kind")
     elif isinstance(value, str) or wanted.text is not None:

@@ -255,6 +255,7 @@ def changed_parameters(spec: TaskSpec, given: Mapping[str, Any]) -> TaskChanges:
 
 def _rewritten(spec: TaskSpec, wanted: Mapping[str, Given]) -> tuple[Command, dict[str, str], dict[str, Any]]:
     """The command with the wanted arguments, and what it says as texts and as values."""
+    from taskyard import arguments
     from taskyard.rewriting import write, write_back
 
     interface = known_interface(spec.command)
@@ -263,7 +264,11 @@ def _rewritten(spec: TaskSpec, wanted: Mapping[str, Given]) -> tuple[Command, di
     if not spec.command.written:
         asked_again = {plain(name) for name in wanted}
         left = {name: text for name, text in texts.items() if plain(name) not in asked_again}
-        before = write_back(before, left, values, interface).args
+        if spec.command.interface is None and not values:  # an older client's, whose agents write it this way
+            again = {name: text for name, text in arguments.parse(before).items() if plain(name) in asked_again}
+            before = arguments.write_back(before, {**again, **left})
+        else:
+            before = write_back(before, left, values, interface).args
     written = write(before, wanted, interface)
     kept = {
         name: value

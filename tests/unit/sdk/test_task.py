@@ -182,14 +182,13 @@ def test_no_public_name_is_also_a_submodules() -> None:
 
 
 def test_a_name_belongs_to_the_command_line_where_it_is_written_there() -> None:
-    known = {"Args": {"learning-rate": "1", "model/depth": "2"}}
+    known = {"learning-rate": "1", "model/depth": "2"}
 
     sorted_in = sections({"learning_rate": 3, "model/depth": 4, "Model/depth": 5, "new": True}, known)
 
-    assert sorted_in == {
-        "Args": {"learning-rate": "3", "model/depth": "4", "new": "True"},
-        "Model": {"depth": "5"},
-    }
+    arguments = {name: value.value for name, value in sorted_in.arguments.items()}
+    assert arguments == {"learning-rate": 3, "model/depth": 4, "new": True}
+    assert sorted_in.sections == {"Model": {"depth": 5}}
 
 
 @pytest.mark.parametrize(
