@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 # Tests wait as much as they work: half as many again as there are cores.
 AT_ONCE := $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 3 / 2 )))
 
-.PHONY: setup demo test test-thorough lint bench docs clean
+.PHONY: setup compiled demo test test-thorough lint bench docs clean
 .DEFAULT_GOAL := help
 
 help:           ## Show what can be made
@@ -26,10 +26,13 @@ lint: setup     ## ruff, mypy, import-linter
 	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 -p taskyard
 	$(BIN)/lint-imports
 
-test: lint      ## Lint and all tests but the thorough ones
+compiled: setup # Tests start hundreds of processes: where Python writes no bytecode, each would compile all it imports.
+	@$(BIN)/python -m compileall -q sdk agent server
+
+test: lint compiled  ## Lint and all tests but the thorough ones
 	$(BIN)/python -m pytest --numprocesses $(AT_ONCE) -m "not thorough"
 
-test-thorough: lint  ## All tests: what `make test` leaves out takes as long again
+test-thorough: lint compiled  ## All tests: what `make test` leaves out takes as long again
 	$(BIN)/python -m pytest --numprocesses $(AT_ONCE)
 
 bench: setup    ## Measure what the design promises; writes tests/benchmarks/results.json

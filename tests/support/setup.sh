@@ -12,4 +12,4 @@ if [ ! -x "$venv/bin/uv" ]; then
     "$python" -m venv "$venv"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check uv
 fi
-"$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --editable '.[all]' --group dev
+"$venv/bin/uv" pip install --quiet --compile-bytecode --python "$venv/bin/python" --editable '.[all]' --group dev
