@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -156,11 +157,13 @@ class Preparation:
     # --- the command
 
     def _write_parameters(self, tree: Tree) -> Path:
-        """Write the parameters, with their types, to a file that the task may read."""
+        """Write the parameters, with their types, to a file that the task may read, and no other user."""
         file = self._parameters_of(tree)
         file.unlink(missing_ok=True)
+        file.touch(0o600)
         file.write_text(json.dumps(typed_parameters(self._spec)), encoding="utf-8")
-        file.chmod(0o644)
+        if account := self.services.account:
+            os.chown(file, account.uid, account.gid)
         return file
 
     def _variables(self, ready: ReadyEnvironment, box: Box | None, parameters: Path) -> dict[str, str]:

@@ -162,11 +162,11 @@ def test_a_run_that_is_given_up_ends_and_its_task_runs_again(
     server: ServerProcess, yard: Yard, tmp_path: Path
 ) -> None:
     yard.client.change_queue(yard.client.resolve_queue("default").id, QueueChanges(paused=True))
-    witness = Witness(yard, tmp_path / "witness")
-    run(server, tmp_path, "backup", str(tmp_path / "copy.tar"))
-    yard.client.change_queue(yard.client.resolve_queue("default").id, QueueChanges(paused=False))
 
     with yard.agent() as agent:
+        witness = Witness(yard, tmp_path / "witness")
+        run(server, tmp_path, "backup", str(tmp_path / "copy.tar"))  # which holds the agent's token
+        yard.client.change_queue(yard.client.resolve_queue("default").id, QueueChanges(paused=False))
         witness.wait_for_start()
         server.kill()
         shutil.rmtree(server.data)
