@@ -20,7 +20,7 @@ SNAPSHOT = ROOT / "docs" / "reference" / "openapi.json"
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 AGENT_ROUTES = ("/api/v1/claims", "/api/v1/beats", "/api/v1/runs/{run_id}/start", "/api/v1/runs/{run_id}/finish")
 EXAMPLES = 10
-SECONDS = 170
+SECONDS = 500
 
 
 @pytest.fixture
