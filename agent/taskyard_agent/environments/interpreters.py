@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import re
@@ -149,13 +150,22 @@ def minor_of(version: str) -> str:
     return ".".join(version.split(".")[:2])
 
 
+def _capture(
+    argv: list[str], variables: dict[str, str], seconds: float | None
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(argv, capture_output=True, cwd="/", env=variables, check=False, timeout=seconds)
+
+
 def _run_probe(executable: str, settings: EnvironmentSettings) -> dict[str, Any]:
     variables = visible_variables(settings.variables)
     argv = [executable, "-E", "-c", PROBE]
     try:
-        done = subprocess.run(
-            argv, capture_output=True, cwd="/", env=variables, check=False, timeout=_PROBE_SECONDS
-        )
+        try:
+            done = _capture(argv, variables, _PROBE_SECONDS)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a clock that was set meanwhile spoils the time-out, not the probe
+                raise
+            done = _capture(argv, variables, None)
     except subprocess.TimeoutExpired as error:
         raise failed(f"the interpreter {executable} does not answer", infrastructure=True) from error
     if done.returncode:
