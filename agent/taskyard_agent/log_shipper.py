@@ -294,7 +294,7 @@ class _Followed:
             return spool.read(count)
 
     def free(self) -> None:
-        """Gives the disk back what the server has, or does not want."""
+        """Frees the disk space of what the server has acknowledged or refuses."""
         self._space.free(sent=None if self._capped else self.offset, taken=self._reader)
 
     def take(self, position: LogPosition) -> None:

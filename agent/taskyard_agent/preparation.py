@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from taskyard import arguments, rewriting
-from taskyard.submission import known_interface
+from taskyard.interface import known_interface
 from taskyard.wire import Gpu, Phase, Reason, TaskSpec, typed_parameters
 
 from . import gpus, variables

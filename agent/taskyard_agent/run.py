@@ -385,7 +385,7 @@ class RunJob:
             logger.warning("the end of %s is not kept: %s", self.id, error, extra={"action": "end_not_kept"})
 
     def _report(self, request: FinishRequest) -> Run | None:
-        """Sends the end until the server has taken it; None once it is known to want it from somebody else."""
+        """Sends the end until the server has taken it; None once the run is known to be another agent's."""
         conversation = Conversation(Route.FINISH, self.id)
         forms = endings.shorter_and_shorter(request)
         while not self._stale.is_set():

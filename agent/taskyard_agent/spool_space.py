@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 BLOCK_BYTES = 1 << 20
 """What is freed at once; a multiple of the blocks of any file system."""
 SENT_KEPT_BYTES = 1 << 20
-"""Of what the server has: it may have lost the last of it."""
+"""Kept of the acknowledged bytes: a server that lost power may ask for the last of them again."""
 END_KEPT_BYTES = 64 << 10
 """At the end of the log, where the last exception is read."""
 KEEP_SIZE, PUNCH_HOLE = 1, 2
@@ -30,10 +30,10 @@ class SpoolSpace:
         """Bytes at the beginning that are gone."""
 
     def free(self, *, sent: int | None, taken: Callable[[], int | None]) -> None:
-        """Free what is needed no more.
+        """Free the blocks that are no longer needed.
 
-        `sent` is what the server has, None where it wants nothing more; `taken` returns what a reader on this
-        machine has, None without one.
+        `sent` is the offset that the server acknowledged, None where it takes no more; `taken` returns the
+        offset of a reader on this machine, None without one.
         """
         try:
             end = self._path.stat().st_size - END_KEPT_BYTES
@@ -67,7 +67,7 @@ class SpoolSpace:
 
 
 def missing(size: int) -> bytes:
-    """Return what stands for so many bytes of a log that neither this machine nor the server has any more."""
+    """Return the filler for `size` bytes of a log that neither this machine nor the server still has."""
     line = f"\ntaskyard: {size} bytes of this log are missing: the server had them, and lost them\n".encode()
     return line.ljust(size)[-size:] if size < len(line) else line[:-1].ljust(size - 1) + b"\n"
 

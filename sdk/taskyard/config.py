@@ -480,7 +480,7 @@ SERVER = Setting(
     default=DEFAULT_SERVER,
     metavar="URL",
     help="the server's address",
-    shared=True,  # but it counts only where somebody has logged in to it: see `resolve_connection`
+    shared=True,  # but it counts only after a login to it: see `resolve_connection`
 )
 CA_FILE = Setting(name="ca_file", kind=Path, metavar="FILE", help="certificates to trust beside the system's")
 INSECURE = Setting(name="insecure", kind=bool, default=False, help="allow plain http beyond this machine")

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from taskyard.wire import Command, from_json
+
 UNKNOWN = "unknown"
 
 
@@ -105,3 +107,13 @@ def stored(record: Interface | Option) -> dict[str, Any]:
 def plain(name: str) -> str:
     """Return a name as it is compared: without dashes before it, and with underscores."""
     return name.lstrip("-").replace("-", "_")
+
+
+def known_interface(command: Command) -> Interface:
+    """Return what was stored of the script's options; nothing where it is missing or cannot be read."""
+    if command.interface is None:
+        return NOTHING_KNOWN
+    try:
+        return from_json(Interface, command.interface)
+    except (ValueError, TypeError, KeyError):
+        return NOTHING_KNOWN

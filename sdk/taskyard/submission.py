@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from taskyard.errors import UsageError
-from taskyard.interface import NOTHING_KNOWN, Interface, plain, stored
+from taskyard.interface import NOTHING_KNOWN, Interface, known_interface, plain, stored
 from taskyard.wire import (
     Command,
     CommandKind,
@@ -28,7 +28,6 @@ from taskyard.wire import (
     TaskChanges,
     TaskSpec,
     as_text,
-    from_json,
     too_large_to_start,
 )
 
@@ -280,16 +279,6 @@ def _rewritten(spec: TaskSpec, wanted: Mapping[str, Given]) -> tuple[Command, di
     typed = spec.command.args if spec.command.args != written.args else None
     command = dataclasses.replace(spec.command, args=written.args, written=True, typed=typed)
     return command, {**gone, **written.parameters}, values
-
-
-def known_interface(command: Command) -> Interface:
-    """Return what was stored of the script's options; nothing where it is missing or cannot be read."""
-    if command.interface is None:
-        return NOTHING_KNOWN
-    try:
-        return from_json(Interface, command.interface)
-    except (ValueError, TypeError, KeyError):
-        return NOTHING_KNOWN
 
 
 def _texts(values: Mapping[str, Any]) -> dict[str, str]:

@@ -278,7 +278,7 @@ class Transport:
             yield
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
-        except httpx.DecodingError as error:  # cut, or made by somebody in between
+        except httpx.DecodingError as error:  # cut short, or made by a proxy
             raise self._unreachable(error) from error
         except httpx.HTTPError as error:
             raise TaskyardError(f"{self.server}: {error}") from error

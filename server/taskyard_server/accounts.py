@@ -261,7 +261,7 @@ def _owner_for(actor: Actor) -> str | None:
 
 
 def _serves_own_queues(new: NewToken, actor: Actor) -> bool:
-    """Whether the token is for an agent of a user: whoever enqueues elsewhere has not agreed to that machine."""
+    """Whether the token is for a user's agent: submitters to other queues have not agreed to that machine."""
     return new.kind is TokenKind.AGENT and actor.kind is not TokenKind.ADMINISTRATOR
 
 

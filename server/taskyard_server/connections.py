@@ -62,7 +62,7 @@ class Strangers:
     """Counts, by address, the connections on which no valid token was seen.
 
     Beyond a crowd a further connection is not refused, since many agents may stand behind one address and start
-    together: it must send its request within a second. So a stranger who holds connections keeps nobody out.
+    together: it must send its request within a second. So one who holds connections keeps no other client out.
     """
 
     def __init__(self, limits: Limits) -> None:

@@ -634,7 +634,7 @@ def _never_started(record: TaskRecord, now: float) -> TaskRecord:
 
 
 def _unreachable(record: TaskRecord, rest: RestRecord, now: float) -> TaskRecord:
-    """It goes back to its place, where it waits for the host with all that need it. Nobody is charged.
+    """It goes back to its place, where it waits for the host with all that need it. No retry is charged.
 
     A task that has waited behind others of the host does not begin to count only now.
     """

@@ -146,6 +146,8 @@ def mistakes(client: Client, mute: socket.socket, tmp_path: Path) -> list[Bad]:
     client.put_blob(digest, tmp_path / "bomb")
     silent = f"https://localhost:{mute.getsockname()[1]}/a/b.git"
     large = Command(kind=CommandKind.EXECUTABLE, target="true", args=("x" * 140_000,))
+    raising = r"raise SystemError('the last words \x00 of it')"
+    last_words = Command(kind=CommandKind.EXECUTABLE, target="python3", args=("-c", raising))
     return [
         Bad(spec(repository("https://no-such-host.invalid/a/b.git")), Reason.CHECKOUT, "--ship-code"),
         Bad(spec(repository("git@github-work:a/b.git")), Reason.CHECKOUT, "--ship-code"),
@@ -153,6 +155,7 @@ def mistakes(client: Client, mute: socket.socket, tmp_path: Path) -> list[Bad]:
         Bad(spec(environment=packages("no_such_package_1")), Reason.ENVIRONMENT, "no_such_package_1"),
         Bad(spec(Code(archive=digest)), Reason.CHECKOUT, "unpacks to more than"),
         Bad(spec(command=Command(kind=CommandKind.EXECUTABLE, target="nosuch")), Reason.COMMAND, "nosuch"),
+        Bad(spec(command=last_words), Reason.EXIT, "the last words"),
         Bad(spec(command=large), None, "longer than|too large|too long|argument"),
         Bad(spec(repository(silent)), Reason.GIT_HOST, "--ship-code"),
     ]
@@ -226,7 +229,7 @@ def live_through(
 
 
 def test_each_kind_of_mistake_before_all_good_tasks_on_one_worker(tmp_path: Path) -> None:
-    live_through(tmp_path, 1, all_bad_first, 8)
+    live_through(tmp_path, 1, all_bad_first, 9)
 
 
 @pytest.mark.thorough

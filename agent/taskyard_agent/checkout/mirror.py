@@ -210,7 +210,7 @@ class Mirror:
         return size
 
     def _measured(self, commit: str) -> TreeSize:
-        """A few objects can name a tree of any size: what is listed is counted, and the list ends at the limit."""
+        """Count the entries of the listing, which ends at the limit: a few objects can name a tree of any size."""
         size = TreeSize()
         with contextlib.closing(self.git.records("ls-tree", "-rtlz", "--full-tree", commit)) as listed:
             for number, line in enumerate(listed, start=1):

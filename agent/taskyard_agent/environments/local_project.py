@@ -22,7 +22,7 @@ class Pinned:
 
 @dataclass(frozen=True, kw_only=True)
 class Project:
-    """A Python project inside the task's tree; its modules are used from there, and what it needs is installed."""
+    """A Python project inside the task's tree: modules are imported from there, requirements are installed."""
 
     folder: Path
     name: str

@@ -258,7 +258,7 @@ def _configured(recipe: Recipe, folder: Path) -> list[str]:
     """Writes what [tool.uv] decides into a file of its own: nothing else that lies about is read."""
     options = dict(recipe.requirements.settings.options)
     local = [f"{project.name} ; python_version < '0'" for project in recipe.requirements.projects]
-    if local and recipe.source is None:  # no index is asked for a project of the tree, whoever needs it
+    if local and recipe.source is None:  # no index is asked for a project of the tree, whatever needs it
         options["override-dependencies"] = [*options.get("override-dependencies", []), *local]
     if not options:
         return ["--no-config"]

@@ -105,7 +105,7 @@ def _token(client: Any, where: Connection) -> Check:
 
 
 def _unconfined_agents(client: Any) -> Iterator[Check]:
-    """Agents' tokens of before, by which users serve queues of others: whoever may see the tokens can end them."""
+    """List older agents' tokens by which users serve queues of others; those who see a token may revoke it."""
     try:
         found = [token for token in client.tokens() if token.unconfined and not token.revoked]
     except TaskyardError:

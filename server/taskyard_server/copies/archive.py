@@ -102,7 +102,7 @@ class Writer:
 
 
 def members(file: BinaryIO) -> Iterator[tuple[str, int]]:
-    """Yields the name and size of each member; the caller reads exactly so many bytes before the next one.
+    """Yields the name and size of each member; the caller reads exactly that many bytes before the next one.
 
     Raises CopyRefused for anything that `Writer` does not write.
     """

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from taskyard.wire import Event, TaskEvent
 
 FEW_TASKS = 2000
-"""So many are looked at in any order; of more, those that were created first."""
+"""Tasks that are looked at in any order; of more, those that were created first."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -82,7 +82,7 @@ class GroupWriter:
             return early
         self._checkpointed_at = time.monotonic()
         try:
-            self._connection.execute("PRAGMA busy_timeout = 0")  # whoever writes next does not wait for readers
+            self._connection.execute("PRAGMA busy_timeout = 0")  # the next writer does not wait for readers
             (busy, *_) = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             self._connection.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
         except sqlite3.Error as error:
