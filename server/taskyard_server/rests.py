@@ -1,6 +1,7 @@
 """Hosts that rest: after a failure their tasks wait, longer each time, and then one of them tries first.
 
-A worker that cannot reach a host takes none of its tasks meanwhile; once a second worker cannot, no worker does.
+A worker that cannot reach a host takes none of its tasks meanwhile; once a second worker cannot,
+no worker does. A user's own agents speak for themselves alone.
 The records are the store's, so that they hold for every server on it; each server remembers them, and looks again
 with every tick of its sweeper.
 """
@@ -41,11 +42,19 @@ class Rests:
         now = self._clock()
         return frozenset(rest.target for rest in self._known.values() if rest.binds(worker, now))
 
-    async def failed(self, target: str, worker: str, *, claimed_at: float, detail: str) -> RestRecord:
-        """Lets a host rest that a run claimed at `claimed_at` could not reach."""
+    async def failed(
+        self, target: str, worker: str, *, claimed_at: float, detail: str, witness: bool = True
+    ) -> RestRecord:
+        """Lets a host rest that a run claimed at `claimed_at` could not reach; `witness`: see `RestRecord`."""
         now = self._clock()
         failure = partial(
-            after_failure, target=target, worker=worker, claimed_at=claimed_at, detail=detail[:MAX_DETAIL], now=now
+            after_failure,
+            target=target,
+            worker=worker,
+            witness=witness,
+            claimed_at=claimed_at,
+            detail=detail[:MAX_DETAIL],
+            now=now,
         )
         rest = self._known[target] = await self._store.save_rest(target, failure)
         logger.warning(
@@ -103,7 +112,14 @@ class Rests:
 
 
 def after_failure(
-    rest: RestRecord | None, *, target: str, worker: str, claimed_at: float, detail: str, now: float
+    rest: RestRecord | None,
+    *,
+    target: str,
+    worker: str,
+    claimed_at: float,
+    detail: str,
+    now: float,
+    witness: bool = True,
 ) -> RestRecord:
     """The record after one more failure. A run that was claimed before the last one does not make it longer.
 
@@ -112,7 +128,9 @@ def after_failure(
     if rest is None or now - rest.until > LONGEST_SECONDS:
         rest = RestRecord(target=target, since=now, failed_at=now, until=now, failures=0)
     if worker not in rest.workers:
-        rest = replace(rest, workers=tuple(sorted({*rest.workers, worker})), reached=False)
+        rest = replace(rest, workers=tuple(sorted({*rest.workers, worker})))
+    if witness and worker not in rest.witnesses:
+        rest = replace(rest, witnesses=tuple(sorted({*rest.witnesses, worker})), reached=False)
     if rest.failures and claimed_at < rest.failed_at:
         return rest
     seconds = min(LONGEST_SECONDS, FIRST_SECONDS * 2.0 ** min(rest.failures, 30))
@@ -121,4 +139,5 @@ def after_failure(
 
 def after_success(rest: RestRecord, *, worker: str) -> RestRecord:
     """The record once a worker has reached the host; one of no worker can be forgotten."""
-    return replace(rest, workers=tuple(other for other in rest.workers if other != worker), reached=True)
+    others, witnesses = (tuple(one for one in names if one != worker) for names in (rest.workers, rest.witnesses))
+    return replace(rest, workers=others, witnesses=witnesses, reached=True)

@@ -555,7 +555,9 @@ class Runs:
         if not target or run.outcome is not None:
             return None
         detail = request.outcome.message.partition("\n")[0]
-        return await self._rests.failed(target, run.worker, claimed_at=run.claimed_at, detail=detail)
+        return await self._rests.failed(
+            target, run.worker, claimed_at=run.claimed_at, detail=detail, witness=not actor.own_queues
+        )
 
     async def _reached(self, record: TaskRecord, run: Run) -> None:
         """The run came to its command, or failed at something else: the hosts that it needs were there."""

@@ -265,12 +265,14 @@ class RestRecord:
     """What was met last, in words."""
     workers: tuple[str, ...] = ()
     """Those that cannot reach it: no other worker waits for their sake while one does reach it."""
+    witnesses: tuple[str, ...] = ()
+    """Those of them that administrators' agents run: a user's own agent speaks for itself alone."""
     reached: bool = False
-    """Whether a worker has reached it since the last of them failed for the first time."""
+    """Whether a worker has reached it since the last witness failed for the first time."""
 
     def concerns(self, worker: str) -> bool:
-        """Whether the worker heeds it. A host that two workers cannot reach rests for all."""
-        return worker in self.workers or (len(self.workers) > 1 and not self.reached)
+        """Whether the worker heeds it. A host that two witnesses cannot reach rests for all."""
+        return worker in self.workers or (len(self.witnesses) > 1 and not self.reached)
 
     def binds(self, worker: str, now: float) -> bool:
         """Whether the worker takes none of its tasks now."""

@@ -1,16 +1,29 @@
-"""A host that cannot be reached rests: its tasks wait, others go on, nobody is charged."""
+"""A host that cannot be reached rests: its tasks wait, others go on, no retry is charged."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import pytest
-from taskyard.wire import Code, Environment, Outcome, OutcomeKind, Phase, Policy, Reason, Run, Task, TaskState
+from taskyard.wire import (
+    Code,
+    Environment,
+    NewQueue,
+    Outcome,
+    OutcomeKind,
+    Phase,
+    Policy,
+    Reason,
+    Run,
+    Task,
+    TaskState,
+)
+from taskyard_server.auth import Actor
 from taskyard_server.rests import FIRST_SECONDS, LONGEST_SECONDS, after_failure
 from taskyard_server.store.base import RestRecord
 from taskyard_server.targets import host_of, target_of, targets_of
 
-from tests.support.services import ADA, FAILED, FakeAgent, Services, spec
+from tests.support.services import ADA, BOB, FAILED, FakeAgent, Services, spec
 
 HOST = "git.example.org"
 CODE = Code(repository=f"https://{HOST}/a/b.git", commit="a" * 40)
@@ -151,6 +164,24 @@ async def test_a_host_that_two_workers_cannot_reach_rests_for_all_until_one_does
     await three.finish_and_forget(await three.take_and_start())
 
     assert await takes(three) is not None
+
+
+class OfBob(FakeAgent):
+    """A user's own agent, which serves the queues that the user created."""
+
+    @property
+    def actor(self) -> Actor:
+        return replace(super().actor, owner=BOB.owner, own_queues=True)
+
+
+async def test_a_users_own_agents_let_no_host_rest_for_others(services: Services) -> None:
+    await services.queues.create(NewQueue(name="bobs"), BOB)
+    for queue in ("bobs", "bobs", "default"):
+        await services.enqueue(queue, code=CODE)
+    for name in ("one", "two"):
+        await fail(OfBob(services, name, queues=("bobs",)))
+
+    assert await takes(services.agent("three")) is not None
 
 
 async def test_a_task_gives_up_when_its_time_is_over_with_its_own_reason(services: Services) -> None:
