@@ -14,7 +14,7 @@ from taskyard_server.errors import Conflict, NotFound
 from taskyard_server.queues import update_task
 from taskyard_server.recovery import Recovery, Report
 from taskyard_server.runs import Runs
-from taskyard_server.store.base import Store, TaskRecord
+from taskyard_server.store.base import QueueRecord, Store, TaskRecord, TokenRecord
 
 logger = logging.getLogger(__name__)
 
@@ -97,36 +97,63 @@ class Adoption:
     async def _ensure_task(self, task_id: str, report: Report) -> None:
         """A task that is younger than the copy is made again from what its agent was given."""
         try:
-            await self._store.task(task_id)
+            record = await self._store.task(task_id)
         except NotFound as error:
             if report.task is None or report.task.id != task_id:
                 raise Conflict(
                     f"the copy does not know task {task_id}, and its agent is too old to send it: give the run up"
                     " and submit the task again"
                 ) from error
-            await self._store.add_tasks([await self._made_again(report.task)])
+            record = await self._made_again(report.task, report)
+            await self._require_served(record, report)
+            await self._store.add_tasks([record])
+        else:
+            await self._require_served(record, report)
 
-    async def _made_again(self, task: Task) -> TaskRecord:
+    async def _require_served(self, record: TaskRecord, report: Report) -> None:
+        """Raises Conflict for a run that a user's own agent reports of a task which it could not have claimed."""
+        agent = await self._token(report.agent)
+        if agent is None or not agent.own_queues or record.owner == agent.owner:
+            return
+        queue = await self._known_queue(record.queue)
+        if queue is None or queue.owner != agent.owner:
+            raise Conflict(
+                f"run {report.run.id} is reported by the agent {agent.name!r} of a user who created neither its"
+                " task nor the task's queue: give it up"
+            )
+
+    async def _token(self, token_id: str) -> TokenRecord | None:
+        return next((token for token in await self._store.tokens() if token.id == token_id), None)
+
+    async def _owner_of(self, task: Task, report: Report) -> str:
+        """The one account of that name; a user's own agent makes tasks again for that user alone."""
+        owners = {token.owner for token in await self._store.tokens() if token.name == task.created_by}
+        agent = await self._token(report.agent)
+        if agent is not None and agent.own_queues:
+            owners &= {agent.owner}
+        return owners.pop() if len(owners) == 1 else ""
+
+    async def _made_again(self, task: Task, report: Report) -> TaskRecord:
         """As a draft, which its run then moves on. Its secret values are lost; the owner is known by name."""
-        tokens = [token for token in await self._store.tokens() if token.name == task.created_by]
+        queue = await self._known_queue(task.queue_id)
         record = TaskRecord(
             id=task.id,
             spec=specs.checked(task.spec),
             state=TaskState.DRAFT,
             created_at=task.created_at,
             updated_at=self._clock(),
-            owner=tokens[0].owner if tokens else "",
+            owner=await self._owner_of(task, report),
             created_by=task.created_by,
             parent=task.parent,
-            queue=await self._known_queue(task.queue_id),
+            queue=queue.id if queue is not None else None,
         )
         return matching.shaped(lifecycle.tell(record, "created", now=task.created_at))
 
-    async def _known_queue(self, queue_id: str | None) -> str | None:
+    async def _known_queue(self, queue_id: str | None) -> QueueRecord | None:
         if queue_id is None:
             return None
         try:
-            return (await self._store.queue(queue_id)).id
+            return await self._store.queue(queue_id)
         except NotFound:
             return None
 

@@ -21,11 +21,13 @@ from taskyard.wire import (
     Run,
     Task,
     TaskState,
+    TokenKind,
     UnknownKind,
     WorkerReport,
     WorkerState,
 )
 from taskyard_server.errors import Conflict, NotFound, Stale, Unavailable
+from taskyard_server.store.base import TaskFilter, TokenRecord
 
 from tests.support.services import ADA, COMPLETED, FAILED, Clock, FakeAgent, Services, open_services, sha256
 from tests.support.waiting import becomes_true_async
@@ -303,6 +305,31 @@ async def test_a_task_younger_than_the_copy_is_made_again_from_its_agents_journa
 
         task = await services.task(story.tasks[0].id)
         assert (task.spec.name, task.state) == ("young", TaskState.COMPLETED)
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_users_own_agent_brings_back_no_task_of_another_account(yard: Yard, known: bool) -> None:
+    story = Story(fields={"name": "adas"})
+    before = (story.queue, story.take) if known else (story.nothing, story.queue_and_take)
+    async with yard.restored(*before) as services:
+        bobs = TokenRecord(
+            id="agent-token",
+            hash="h",
+            kind=TokenKind.AGENT,
+            name="bobs",
+            owner="bob",
+            created_at=0.0,
+            expires_at=None,
+            own_queues=True,
+        )
+        await services.stores.store.add_token(bobs)
+        await beat(story.agent(services), story.kept())
+
+        with pytest.raises(Conflict, match="give it up"):
+            await services.adoption.adopt(ALL, ROOT)
+        assert len(await services.stores.store.tasks(TaskFilter())) == known
+        await services.adoption.give_up(ALL, ROOT)
+        await services.adoption.resume(ROOT)
 
 
 async def test_a_task_younger_than_the_copy_whose_agent_is_too_old_can_only_be_given_up(yard: Yard) -> None:
