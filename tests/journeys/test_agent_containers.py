@@ -311,13 +311,16 @@ def test_a_missing_image_is_the_tasks_fault_and_named(boxes: Boxes) -> None:
     assert f"{address}/absent:2" in outcome.message
 
 
-def test_a_registry_that_is_down_is_the_machines_fault(boxes: Boxes) -> None:
+def test_the_task_of_a_registry_that_is_down_waits_for_it(boxes: Boxes) -> None:
     task = boxes.put("true", container=Container(image="127.0.0.1:9/absent:2"))
 
     outcome = boxes.outcome(task)
+    waiting = boxes.task(task)
     boxes.client.stop_task(task.id)
 
-    assert (outcome.phase, outcome.reason, outcome.infrastructure) == (Phase.CONTAINER, Reason.CONTAINER, True)
+    assert (outcome.phase, outcome.reason, outcome.infrastructure) == (Phase.CONTAINER, Reason.IMAGE, True)
+    assert "127.0.0.1:9" in outcome.target
+    assert not waiting.state.terminal
 
 
 def test_an_image_without_python_runs_programs_but_no_scripts(boxes: Boxes, engine: docker.DockerClient) -> None:
