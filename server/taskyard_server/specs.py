@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import TypeAdapter
 from taskyard.wire import (
     Code,
     Command,
@@ -33,6 +32,7 @@ from taskyard.wire import (
 
 from taskyard_server.errors import Invalid, TooLarge
 from taskyard_server.names import checked_name
+from taskyard_server.schemas import adapter
 from taskyard_server.store.base import QueueRecord
 
 MAX_DESCRIPTION = 20_000
@@ -60,7 +60,7 @@ MAX_KEYS = 50
 MAX_RETRIES = 1000
 MAX_SECONDS = 366 * 86_400.0
 
-_SPEC = TypeAdapter(TaskSpec)
+_SPEC = adapter(TaskSpec)
 _COMMIT = re.compile(r"[0-9a-f]{40,64}", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import anyio
-from pydantic import TypeAdapter
 from sse_starlette import ServerSentEvent
 from taskyard.wire import LogChunk, Run
 
 from taskyard_server.errors import NotFound, ServerError
 from taskyard_server.runs import Runs
+from taskyard_server.schemas import adapter
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ PIECE_BYTES = 64 << 10
 _PIECES_KEPT = 8
 _LOOK_SECONDS = 30.0
 _AGAIN_SECONDS = 1.0
-_CHUNK, _RUN = TypeAdapter(LogChunk), TypeAdapter(Run)
+_CHUNK, _RUN = adapter(LogChunk), adapter(Run)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,10 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic import TypeAdapter
 from taskyard.wire import API_VERSION, IDEMPOTENCY_HEADER, Problem
 
 from taskyard_server.api.route import MUTATING, Route
+from taskyard_server.schemas import adapter
 
 _KEY_HEADER = {
     "name": IDEMPOTENCY_HEADER,
@@ -31,7 +31,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
         routes=app.routes,
         separate_input_output_schemas=False,
     )
-    document["components"]["schemas"][Problem.__name__] = TypeAdapter(Problem).json_schema()
+    document["components"]["schemas"][Problem.__name__] = adapter(Problem).json_schema()
     document["components"]["securitySchemes"] = {"token": _SCHEME}
     for route in app.routes:
         if isinstance(route, Route) and route.access.repeatable:

@@ -9,16 +9,16 @@ from typing import Any, cast
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from taskyard.wire import Problem
 
 from taskyard_server.errors import ServerError, TooLarge, TooMany, Unauthorised, Unavailable
+from taskyard_server.schemas import adapter
 
 logger = logging.getLogger(__name__)
 
-_PROBLEM = TypeAdapter(Problem)
+_PROBLEM = adapter(Problem)
 _WORDS = {400: "malformed", 404: "not_found", 405: "method_not_allowed", 413: "too_large", 422: "invalid"}
 _MOST_FIELDS = 5
 _HEADERS: dict[type[ServerError], dict[str, str]] = {

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import hashlib
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
-from pydantic import ConfigDict, TypeAdapter
-from taskyard import wire
 from taskyard.wire import API_PREFIX, IDEMPOTENCY_HEADER, Problem
 
 from taskyard_server import idempotency
@@ -21,6 +18,7 @@ from taskyard_server.api.services import Call, Services, services_of
 from taskyard_server.auth import Right, require
 from taskyard_server.connections import SCOPE_KEY
 from taskyard_server.errors import Unauthorised, UnknownToken
+from taskyard_server.schemas import adapter
 
 KIB, MIB = 1 << 10, 1 << 20
 MUTATING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
@@ -29,11 +27,6 @@ _PROBLEM = {"application/json": {"schema": {"$ref": f"#/components/schemas/{Prob
 _LONG_BYTES = 256 * KIB
 _GIVEN = frozenset({"body", "services", "actor", "request"})
 """Arguments that need no resolving."""
-
-_RECORDS: list[Any] = [each for each in vars(wire).values() if is_dataclass(each)]
-for _each in _RECORDS:
-    # Else text like "nan" would be read as a number that no store can hold and no answer can tell.
-    _each.__pydantic_config__ = ConfigDict(allow_inf_nan=False)
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -174,8 +167,8 @@ def _direct(route: Route) -> Handler | None:
 
 def _taker(kind: Any, field: str) -> Callable[[_CheckedRequest], Awaitable[Any]]:
     """What makes a request's body a record."""
-    takes = _adapter(kind)
-    items = _adapter(get_args(get_type_hints(kind)[field])[0]) if field else takes
+    takes = adapter(kind)
+    items = adapter(get_args(get_type_hints(kind)[field])[0]) if field else takes
 
     async def take(request: _CheckedRequest) -> Any:
         if field:
@@ -188,18 +181,12 @@ def _taker(kind: Any, field: str) -> Callable[[_CheckedRequest], Awaitable[Any]]
 def _giver(kind: Any) -> Callable[[Any], Awaitable[bytes]]:
     """What makes an answer JSON."""
     many = get_origin(kind) is list
-    gives = _adapter(get_args(kind)[0] if many else kind)
+    gives = adapter(get_args(kind)[0] if many else kind)
 
     async def give(answer: Any) -> bytes:
         return await bulk.write(gives, answer) if many else gives.dump_json(answer)
 
     return give
-
-
-@functools.cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    """Many routes answer with a task; making its adapter takes some milliseconds."""
-    return TypeAdapter(kind)
 
 
 async def _admit(request: Request, services: Services, access: Access) -> Call | None:

@@ -6,7 +6,6 @@ import json
 from typing import Annotated
 
 from fastapi import Query, Response
-from pydantic import TypeAdapter
 from taskyard.wire import (
     CloneRequest,
     EnqueueRequest,
@@ -28,11 +27,12 @@ from taskyard_server.api import bulk
 from taskyard_server.api.route import KIB, MIB, allow, errors, new_router
 from taskyard_server.api.services import InActor, InServices
 from taskyard_server.auth import Right
+from taskyard_server.schemas import adapter
 from taskyard_server.store.base import TaskFilter
 
 router = new_router("tasks")
 
-_TASK, _EVENT = TypeAdapter(Task), TypeAdapter(TaskEvent)
+_TASK, _EVENT = adapter(Task), adapter(TaskEvent)
 
 
 @router.post("/tasks", responses=errors(404, 409))

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 from pydantic_core import PydanticSerializationError
 
 from taskyard_server.errors import Invalid
+from taskyard_server.schemas import adapter
 from taskyard_server.store.base import QueueRecord, RestRecord, TaskRecord, TokenRecord, WorkerRecord
 
 R = TypeVar("R", TaskRecord, QueueRecord, WorkerRecord, TokenRecord, RestRecord)
@@ -19,7 +20,7 @@ class Codec(Generic[R]):
     them, where it can change them without a decoder, and hands them back when it decodes."""
 
     def __init__(self, kind: type[R], *, apart: frozenset[str] = frozenset()) -> None:
-        self._adapter: TypeAdapter[R] = TypeAdapter(kind)
+        self._adapter: TypeAdapter[R] = adapter(kind)
         self._apart = set(apart)
 
     def encode(self, record: R) -> bytes:

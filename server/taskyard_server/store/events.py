@@ -10,8 +10,9 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pydantic import TypeAdapter
 from taskyard.wire import Event, TaskEvent
+
+from taskyard_server.schemas import adapter
 
 FEW_TASKS = 2000
 """Tasks that are looked at in any order; of more, those that were created first."""
@@ -24,7 +25,7 @@ class _Story:
     events: tuple[Event, ...] = ()
 
 
-_STORIES = TypeAdapter(_Story)
+_STORIES = adapter(_Story)
 
 
 @dataclass(kw_only=True)

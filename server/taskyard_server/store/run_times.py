@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pydantic import TypeAdapter
+from taskyard_server.schemas import adapter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class _Attempts:
     runs: tuple[_Attempt, ...] = ()
 
 
-_ATTEMPTS = TypeAdapter(_Attempts)
+_ATTEMPTS = adapter(_Attempts)
 
 
 def latest(body: bytes) -> RunTimes | None:

@@ -11,12 +11,12 @@ import functools
 from dataclasses import dataclass
 
 import bson
-from pydantic import TypeAdapter
 from pymongo import ASCENDING, DESCENDING, IndexModel
 from taskyard.wire import TaskState
 
 from taskyard_server.errors import TooLarge
 from taskyard_server.mongodb import MAX_DOCUMENT_BYTES, Document
+from taskyard_server.schemas import adapter
 from taskyard_server.store.base import Candidate, TaskRecord
 from taskyard_server.store.codec import TASKS
 
@@ -31,7 +31,7 @@ HOLDING_STATES = tuple(state.value for state in TaskState if not state.terminal)
 """States in which a task holds a place in its queue."""
 
 _ROOM_BYTES = 64 * 1024
-_CANDIDATES = TypeAdapter(Candidate)
+_CANDIDATES = adapter(Candidate)
 _NEWEST = [("created_at", DESCENDING), ("_id", DESCENDING)]
 
 INDEXES = [
