@@ -507,12 +507,14 @@ def plain_of(value: Any) -> Any:
 
 
 @pytest.mark.thorough
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", TABLE)
 def test_every_value_is_seen_or_refused(name: str) -> None:
     assert_right_or_refused(TABLE[name], [given(value) for value in VALUES])
 
 
 @pytest.mark.thorough
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", TABLE)
 def test_what_a_person_types_is_seen_or_refused(name: str) -> None:
     script = TABLE[name]
