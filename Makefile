@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 # Tests wait as much as they work: half as many again as there are cores.
 AT_ONCE := $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 3 / 2 )))
 
-.PHONY: setup compiled demo test test-thorough lint bench docs clean
+.PHONY: setup compiled checked demo test test-thorough lint bench docs clean
 .DEFAULT_GOAL := help
 
 help:           ## Show what can be made
@@ -26,13 +26,19 @@ lint: setup     ## ruff, mypy, import-linter
 	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 -p taskyard
 	$(BIN)/lint-imports
 
-compiled: setup # Tests start hundreds of processes: where Python writes no bytecode, each would compile all it imports.
+# Tests start hundreds of processes, and each of pytest's reads all tests: where Python writes no bytecode, each would
+# compile all it imports. What is wrong with a test is said when it is run.
+compiled: setup
 	@$(BIN)/python -m compileall -q sdk agent server
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --collect-only -q >/dev/null 2>&1 || true
 
-test: lint compiled  ## Lint and all tests but the thorough ones
+checked: setup  # While one core lints, another compiles.
+	@$(MAKE) --no-print-directory --jobs 2 lint compiled
+
+test: checked   ## Lint and all tests but the thorough ones
 	$(BIN)/python -m pytest --numprocesses $(AT_ONCE) -m "not thorough"
 
-test-thorough: lint compiled  ## All tests: what `make test` leaves out takes as long again
+test-thorough: checked  ## All tests: what `make test` leaves out takes as long again
 	$(BIN)/python -m pytest --numprocesses $(AT_ONCE)
 
 bench: setup    ## Measure what the design promises; writes tests/benchmarks/results.json
