@@ -352,7 +352,7 @@ def _poetry(source: random.Random, universe: Universe) -> Drawn:
 
 def _needs_of(near: Mapping[str, str]) -> list[str]:
     if "setup.py" in near:
-        found = re.search(r"install_requires=(\[.*?\])", near["setup.py"])
+        found = re.search(r"install_requires=(\[.*\]), packages=", near["setup.py"])
         return [] if found is None else [str(line) for line in ast.literal_eval(found[1])]
     found = re.search(r"(?m)^dependencies = (.*)$", near["pyproject.toml"])
     return [] if found is None else [str(line) for line in json.loads(found[1])]

@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import io
 import json
+import re
 import shutil
 import sys
 import tarfile
@@ -30,6 +31,8 @@ def make_wheel(
     """Writes a pure wheel whose module `name` holds its version; returns the wheel."""
     info = f"{name}-{version}.dist-info"
     metadata = [f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}"]
+    extras = dict.fromkeys(re.findall(r"extra == ['\"](\w+)", "\n".join(requires)))
+    metadata += [f"Provides-Extra: {extra}" for extra in extras]  # without it pip knows no such extra
     metadata += [f"Requires-Dist: {line}" for line in requires]
     points = [f"{script} = {target}" for script, target in (scripts or {}).items()]
     members = {
