@@ -21,7 +21,8 @@ REPEAT_SECONDS = (0.2, 10.0)
 DENIED_SECONDS = (2.0, 60.0)
 """The first pause, and the longest, between two requests of an agent that is not let in."""
 SAID_AGAIN_SECONDS = 60.0
-"""How often a trouble that lasts is logged."""
+"""When a trouble that lasts is logged again; from then on ever more rarely."""
+RAREST_SECONDS = 600.0
 
 
 class Route(enum.Enum):
@@ -152,26 +153,43 @@ class Conversation:
         self._attempts = 0
         self._act = Act.REPEAT
         self._said_at: float | None = None
+        self._say_again_seconds = SAID_AGAIN_SECONDS
+        self._failing_since: float | None = None
+        self._failures = 0
 
     def heed(self, error: TaskyardError) -> Act:
-        """Returns what to do about the error; logs it when it is new, and once a minute while it lasts."""
+        """Returns what to do about the error; logs it when it is new, and ever more rarely while it lasts."""
         act = act_on(self._route, error)
         if act is not self._act:
             self._attempts, self._said_at = 0, None
         self._act = act
         self._attempts += 1
         now = self._clock()
-        if self._said_at is None or now - self._said_at >= SAID_AGAIN_SECONDS:
+        self._failing_since = now if self._failing_since is None else self._failing_since
+        self._failures += 1
+        if self._said_at is None or now - self._said_at >= self._say_again_seconds:
             lasting = self._said_at is not None
+            self._say_again_seconds = min(
+                RAREST_SECONDS, 2 * self._say_again_seconds if lasting else SAID_AGAIN_SECONDS
+            )
             self._said_at = now
-            self._say(error)
+            self._say(error, now - self._failing_since)
             if self._troubles and (lasting or act is Act.ASK_EACH_MINUTE):
                 self._troubles.note(self._route, str(error))
         return act
 
     def answered(self) -> None:
         """The server took the request: the next trouble is a new one."""
+        if self._said_at is not None and self._failing_since is not None:
+            logger.info(
+                "the server answers again after %.0f s: %s%s",
+                self._clock() - self._failing_since,
+                self._route.value,
+                f" {self._subject}" if self._subject else "",
+                extra={"action": f"{self._route.name.lower()}_taken_again"},
+            )
         self._attempts, self._said_at, self._act = 0, None, Act.REPEAT
+        self._failing_since, self._failures = None, 0
         if self._troubles:
             self._troubles.note(self._route, None)
 
@@ -182,13 +200,14 @@ class Conversation:
         doublings = min(max(0, self._attempts - 1), 16)
         return min(longest, first * 2.0**doublings) * random.uniform(0.5, 1.0)
 
-    def _say(self, error: TaskyardError) -> None:
+    def _say(self, error: TaskyardError, lasted_seconds: float) -> None:
         unheard = self._act in (Act.REPEAT, Act.SHRINK)
         logger.log(
             logging.WARNING if unheard else logging.ERROR,
-            "%s%s: %s%s",
+            "%s%s%s: %s%s",
             self._route.value,
             f" {self._subject}" if self._subject else "",
+            f" ({self._failures} times in {lasted_seconds:.0f} s)" if self._failures > 1 else "",
             error,
             "" if self._act in (Act.DISCARD, Act.STOP_SHIPPING, Act.GIVE_UP) else "; asking again",
             extra={"action": f"{self._route.name.lower()}_not_taken", "answer": word_of(error)},

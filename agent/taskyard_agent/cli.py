@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from taskyard import exit_codes
+from taskyard import exit_codes, log_lines
 from taskyard.cli import output
 from taskyard.cli.session import complete_tasks
 from taskyard.client import Client
@@ -216,13 +216,7 @@ def _run_build(namespace: argparse.Namespace) -> int:
 def _started(namespace: argparse.Namespace, settings: Any) -> AgentSettings:
     """Reads the settings, begins to log, and hides the agent's memory from tasks of the same user."""
     read = account.as_joined(read_settings(namespace, settings))
-    logging.basicConfig(
-        level=read.log_level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)-7s %(message)s",
-        datefmt="%H:%M:%S",
-    )
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    log_lines.begin(read.log_level, read.log_format, "agent")
     hide_memory()
     return read
 

@@ -28,6 +28,7 @@ from taskyard.config import (
     user_folder,
     user_table,
 )
+from taskyard.log_lines import FORMATS as LOG_FORMATS
 from taskyard.wire import GpuRange
 
 from . import presets
@@ -501,6 +502,12 @@ IDLE_GPU_PERCENT = Setting(
 LOG_LEVEL = Setting(
     name="log_level", choices=("debug", "info", "warning", "error"), default="info", help="how much the agent says"
 )
+LOG_FORMAT = Setting(
+    name="log_format",
+    choices=LOG_FORMATS,
+    default="text",
+    help="a line of text for each event, or a JSON object",
+)
 
 CACHE_SETTINGS = (
     LOCAL_DIR,
@@ -550,7 +557,7 @@ GROUPS: Mapping[str, tuple[Setting, ...]] = {
         IDLE_TIMEOUT,
         MAX_TASKS,
     ),
-    "hooks and monitoring": (HOOKS, HOOK_TIMEOUT, HTTP, LOG_LEVEL),
+    "hooks and monitoring": (HOOKS, HOOK_TIMEOUT, HTTP, LOG_LEVEL, LOG_FORMAT),
 }
 """Every setting of the agent, as the help and the reference show them."""
 DAEMON_SETTINGS = tuple(setting for group in GROUPS.values() for setting in group)
@@ -673,6 +680,7 @@ class AgentSettings:
     idle_gpu_percent: float
     run_as: str | None
     log_level: str
+    log_format: str
     environ: Mapping[str, str]
     """The agent's own variables, as they were at its start."""
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
+from taskyard import log_lines
 from taskyard.client import Client
 
 from .assembly import AgentParts, open_agent
@@ -137,6 +138,7 @@ class Daemon:
         )
 
     def _say_hello(self, parts: AgentParts) -> None:
+        log_lines.name(f"agent {parts.worker.name}")
         order = " in turn" if self._settings.order_fairness else " in this order"
         queues = ", ".join(repr(queue.name) for queue in parts.served)
         logger.info(

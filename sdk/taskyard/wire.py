@@ -1150,6 +1150,15 @@ class StoreStatus:
     """Workers of the copy that had not stopped and were not heard since the restore."""
     valid_tokens: tuple[str, ...] = ()
     """Names of the tokens that are valid: one that was revoked after the copy is among them again."""
+    uptime_seconds: float | None = None
+    """Of the server that answers; None from an older one."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Part of the store → bytes on the disk."""
+    queues: int | None = None
+    tasks: dict[str, int] = field(default_factory=dict)
+    """State → number of tasks that have not ended."""
+    workers: dict[str, int] = field(default_factory=dict)
+    """State → number."""
 
 
 @dataclass(frozen=True, kw_only=True)

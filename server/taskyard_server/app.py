@@ -18,6 +18,7 @@ from taskyard_server.adoption import Adoption
 from taskyard_server.api import (
     blobs,
     claims,
+    front,
     openapi,
     problems,
     queues,
@@ -33,17 +34,22 @@ from taskyard_server.api.log_feeds import LogFeeds
 from taskyard_server.api.rates import Places, RateLimit
 from taskyard_server.api.services import Services
 from taskyard_server.auth import Authenticator
+from taskyard_server.census import Counting
 from taskyard_server.claims import Claims
 from taskyard_server.config import ServerConfig
 from taskyard_server.copies.pins import remove_abandoned
 from taskyard_server.disk_space import DiskSpace
+from taskyard_server.exposition import Exposition, Sources
 from taskyard_server.idempotency import Repeats
+from taskyard_server.instruments import Instruments
 from taskyard_server.metrics import Metrics
 from taskyard_server.queues import Queues
 from taskyard_server.recovery import Recovery
 from taskyard_server.runs import Runs, timing_of
+from taskyard_server.status import Status
 from taskyard_server.store import Stores, control_file, open_store
 from taskyard_server.store.emptiness import refuse_empty_beside_data
+from taskyard_server.store.timed import timed
 from taskyard_server.sweeper import Sweeper
 from taskyard_server.tasks import Tasks
 from taskyard_server.workers import Workers
@@ -79,8 +85,10 @@ def create_app(config: ServerConfig) -> FastAPI:
     app.state.log_streams = Places(MOST_LOG_STREAMS, "live logs open")
     for module in ROUTERS:
         app.router.routes.extend(module.router.routes)
+    app.router.routes.extend(front.ROUTES)
     problems.install(app)
-    app.add_middleware(Guard, tls=config.tls)
+    app.state.instruments = Instruments()
+    app.add_middleware(Guard, tls=config.tls, instruments=app.state.instruments)
     _describe(app)
     return app
 
@@ -95,13 +103,13 @@ def _describe(app: FastAPI) -> None:
 
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    async with running(app.state.config) as services:
+    async with running(app.state.config, app.state.instruments) as services:
         app.state.services = services
         yield
 
 
 @contextlib.asynccontextmanager
-async def running(config: ServerConfig) -> AsyncIterator[Services]:
+async def running(config: ServerConfig, instruments: Instruments) -> AsyncIterator[Services]:
     """The services on an open store, with their loops; raises StartRefused when the store is unfit."""
     stores = open_store(config.store, config.data)
     if control := control_file(config.store, config.data):
@@ -110,14 +118,14 @@ async def running(config: ServerConfig) -> AsyncIterator[Services]:
     config.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     await stores.open()
     try:
-        services, room, sweeper = _compose(config, stores)
+        services, room, sweeper = _compose(config, stores, instruments)
         await services.recovery.refresh()
         _warn_of_recovery(services)
         await services.queues.ensure_defaults()
         created = await services.accounts.ensure_administrator(
             config.admin_token_file, anew=config.new_administrator
         )
-        async with _loops(sweeper.run(), room.listen()):
+        async with _loops(sweeper.run(), room.listen(), instruments.watch_loop()):
             yield replace(services, administrator_created=created)
     finally:
         await stores.close()
@@ -132,13 +140,15 @@ def _warn_of_recovery(services: Services) -> None:
         )
 
 
-def _compose(config: ServerConfig, stores: Stores) -> tuple[Services, Claims, Sweeper]:
-    clock, store = time.time, stores.store
+def _compose(config: ServerConfig, stores: Stores, instruments: Instruments) -> tuple[Services, Claims, Sweeper]:
+    clock, store = time.time, timed(stores.store, instruments.stored)
     authenticator = Authenticator(store, clock, refuse_unconfined=config.end_old_agent_tokens)
     room = Claims(store, clock)
     disk = DiskSpace(config.data, config.min_free_disk_bytes)
     recovered = Recovery(store, clock)
-    run_service = Runs(store, room, stores.logs, stores.samples, clock, config, recovered)
+    run_service = Runs(store, room, stores.logs, stores.samples, clock, config, recovered, instruments)
+    counting = Counting(store, clock)
+    sources = Sources(version=server.VERSION, store=store, data=config.data, room=room, recovery=recovered)
     services = Services(
         config=config,
         store=store,
@@ -156,6 +166,8 @@ def _compose(config: ServerConfig, stores: Stores) -> tuple[Services, Claims, Sw
         runs=run_service,
         metrics=Metrics(stores.samples, clock),
         log_feeds=LogFeeds(run_service),
+        exposition=Exposition(instruments, counting, sources),
+        status=Status(recovered, counting, stores.sizes, clock),
     )
     return services, room, Sweeper(store, room, run_service, stores.blobs, clock, config)
 

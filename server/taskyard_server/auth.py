@@ -66,6 +66,7 @@ class Right(enum.Enum):
     REPORT = "report on runs: that is for agents"
     INVITE = "invite anybody"
     MANAGE_TOKENS = "manage tokens"
+    READ_METRICS = "read the server's metrics: that is for users"
     RECOVER = "recover the store: that is for administrators"
 
 
@@ -85,6 +86,7 @@ RIGHTS: dict[Right, frozenset[TokenKind]] = {
     Right.REPORT: frozenset({_G}),
     Right.INVITE: frozenset({_A, _U}),
     Right.MANAGE_TOKENS: frozenset({_A, _U}),
+    Right.READ_METRICS: frozenset({_A, _U}),
     Right.RECOVER: frozenset({_A}),
 }
 """The whole table. The services narrow it further: a run to its project, a user to its own tokens, an

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from dataclasses import dataclass, field, replace
 
 import anyio
+from taskyard.log_lines import Outage
 from taskyard.wire import Capacity, RunDirective, TaskState
 
 from taskyard_server import matching
@@ -232,11 +233,14 @@ class Claims:
                 loops.start_soon(self._supervised, self.hear_directives)
 
     async def _supervised(self, loop: Callable[[], Awaitable[None]]) -> None:
+        outage = Outage(logger, "not hearing other servers", "changes_unavailable")
         while True:
             try:
                 await loop()
             except Unavailable as error:
-                logger.warning("not hearing other servers: %s", error, extra={"action": "changes_unavailable"})
+                outage.failed(error)
+            else:
+                outage.over()
             await anyio.sleep(LISTEN_AGAIN_SECONDS)
 
     async def _hear_entries(self) -> None:

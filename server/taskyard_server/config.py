@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import platformdirs
+from taskyard.log_lines import FORMATS as LOG_FORMATS
 from taskyard.wire import DEFAULT_PORT
 
 MIB = 1 << 20
@@ -132,7 +133,17 @@ class ServerConfig:
     login_rate_limit: str = field(
         default="20/minute", metadata=_how("codes that one address may try; empty for no limit", _rate)
     )
+    public_metrics: bool = field(
+        default=False, metadata=_how("show /metrics to those without a token: queue names are among them", bool)
+    )
     log_level: str = field(default="info", metadata=_how("how much to log", choices=LOG_LEVELS))
+    log_format: str = field(
+        default="text", metadata=_how("a line of text for each event, or a JSON object", choices=LOG_FORMATS)
+    )
+    log_claims: bool = field(
+        default=True,
+        metadata=_how("log each task that is handed out; `taskyard up` leaves that to its agents", bool),
+    )
     access_log: bool = field(default=False, metadata=_how("log every request", bool))
 
     @property

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from taskyard.log_lines import Outage
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 logger = logging.getLogger(__name__)
@@ -270,6 +271,7 @@ class Listener:
 
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
+        outage = Outage(logger, "cannot accept a connection", "accept_failed")
         while True:
             try:
                 for _ in range(_ACCEPTED_AT_ONCE):
@@ -278,7 +280,7 @@ class Listener:
                 await asyncio.sleep(0)  # accepting does not wait while more connections stand in line
             except OSError as error:
                 # No descriptor is left, or the client is gone already; the line stays in the kernel.
-                logger.warning("cannot accept a connection: %s", error, extra={"action": "accept_failed"})
+                outage.failed(error)
                 await asyncio.sleep(_ACCEPT_AGAIN_SECONDS)
 
     def _admit(self, accepted: socket.socket, address: str) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 import uvicorn
 import uvloop
 from fastapi import FastAPI
+from taskyard import log_lines
 
 from taskyard_server.api.services import Services
 from taskyard_server.app import create_app
@@ -33,7 +34,6 @@ BACKLOG = 4096
 GRACE_SECONDS = 10
 KEEP_ALIVE_SECONDS = 75
 """Longer than clients keep an idle connection, so that none is closed under a request."""
-_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def serve(config: ServerConfig, started: Callable[[Started], None] | None = None) -> int:
     """Serves until SIGTERM or Ctrl-C; calls `started` once the server listens. Returns the exit code."""
-    _configure_logging(config.log_level)
+    log_lines.begin(config.log_level, config.log_format, "server")
     try:
         problem = config.problem()
         if problem:
@@ -180,19 +180,3 @@ def _raise_file_limit() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-class _OneLine(logging.Formatter):
-    """Escapes what a name in a message could forge: further lines, the terminal's control codes."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        record.message = record.message.translate(_CONTROL)
-        return super().formatMessage(record)
-
-
-def _configure_logging(level: str) -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s [%(action)s]", defaults={"action": "-"}))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for name in ("uvicorn.error", "sse_starlette", "asyncio", "pymongo"):
-        logging.getLogger(name).setLevel(logging.WARNING)

@@ -23,6 +23,7 @@ from pymongo.errors import (
     ServerSelectionTimeoutError,
 )
 from pymongo.read_concern import ReadConcern
+from taskyard.log_lines import Outage
 
 from taskyard_server.errors import Invalid, StartRefused, TooLarge, Unavailable
 
@@ -81,6 +82,12 @@ class Database:
         if name not in self._collections:
             self._collections[name] = self._named[name]
         return self._collections[name]
+
+    async def sizes(self) -> dict[str, int]:
+        """Bytes that the database takes on the disk, with its indexes. Raises Unavailable."""
+        with translated():
+            found = await self._named.command("dbStats")
+        return {"database": int(found["storageSize"] + found.get("indexSize", 0))}
 
     @property
     def files(self) -> AsyncGridFSBucket:
@@ -202,8 +209,11 @@ def translated() -> Iterator[None]:
         raise _unavailable(error) from error
 
 
+_outage = Outage(logger, "MongoDB did not do it", "store_unavailable")
+
+
 def _unavailable(error: Exception) -> Unavailable:
-    logger.warning("MongoDB did not do it: %s", error, extra={"action": "store_unavailable"})
+    _outage.failed(error)
     return Unavailable("MongoDB cannot be reached or written just now: try again")
 
 

@@ -40,6 +40,7 @@ from taskyard_server.auth import Actor
 from taskyard_server.claims import Claims, Waiter
 from taskyard_server.config import ServerConfig
 from taskyard_server.errors import ClaimedByAnother, Conflict, Forbidden, Invalid, NotFound, Stale, Unavailable
+from taskyard_server.instruments import Instruments
 from taskyard_server.matching import Offer
 from taskyard_server.queue_names import by_queue_id, known_queues, named, queue_names, report_by_ids
 from taskyard_server.queues import update_task
@@ -103,9 +104,12 @@ class Runs:
         clock: Callable[[], float],
         config: ServerConfig,
         recovery: Recovery | None = None,
+        instruments: Instruments | None = None,
     ) -> None:
         self._store = store
         self.recovery = recovery or Recovery(store, clock)
+        self._log_claims = config.log_claims
+        self._instruments = instruments or Instruments()
         self._claims = claims
         self.logs = self._logs = RunLogs(store, logs, clock, config)
         self._samples = samples
@@ -227,6 +231,7 @@ class Runs:
             record = taken.record
             if record is None:
                 return await self._claimed_before(seeker), taken.held_back
+        self._instruments.claimed()
         return self._handed_out(record, record.runs[-1], seeker.queues.get(record.queue or "")), False
 
     async def _take_first(self, seeker: _Seeker, waiter: Waiter) -> Taken:
@@ -255,6 +260,7 @@ class Runs:
                 )
             await self._require_allowed_queue(task_id, seeker.actor)
             record = await self._store.update(task_id, lambda record: self._given_by_name(record, seeker))
+        self._instruments.claimed()
         return self._handed_out(record, record.runs[-1], await self._queue_of(record))
 
     async def _claimed_before(self, seeker: _Seeker) -> Claim | None:
@@ -298,7 +304,8 @@ class Runs:
             return None
 
     def _handed_out(self, record: TaskRecord, entry: RunRecord, queue: QueueRecord | None) -> Claim:
-        logger.info(
+        logger.log(
+            logging.INFO if self._log_claims else logging.DEBUG,
             "worker %s claimed task %s",
             entry.run.worker,
             record.id,
@@ -575,6 +582,8 @@ class Runs:
             await self._claims.hear_all()
 
     async def _count(self, run: Run, outcome: Outcome) -> None:
+        self._instruments.ended(outcome.kind.value)
+
         def counted(known: WorkerRecord | None) -> WorkerRecord:
             if known is None:
                 raise NotFound(f"worker {run.worker} never reported")

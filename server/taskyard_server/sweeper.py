@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import anyio
+from taskyard.log_lines import Outage
 from taskyard.wire import Worker, WorkerState
 
 from taskyard_server import lifecycle, specs, workers
@@ -85,6 +86,7 @@ class Sweeper:
         self._housekeeping = _Housekeeping(store, runs, blobs, config)
         self._cleaned_at = float("-inf")
         self._cleaning: asyncio.Task[None] | None = None
+        self._outage = Outage(logger, "the store is unavailable", "tick_unavailable")
 
     async def run(self) -> None:
         """Ticks for ever; a failed tick is a gap, which the next one gives back."""
@@ -100,10 +102,12 @@ class Sweeper:
         try:
             await self.tick(self._clock())
         except Unavailable as error:
-            logger.warning("the store is unavailable: %s", error, extra={"action": "tick_unavailable"})
+            self._outage.failed(error)
         except Exception:
             # The edge of the loop: without it one bad record would stop all leases.
             logger.exception("a tick failed", extra={"action": "tick_failed"})
+        else:
+            self._outage.over()
 
     async def tick(self, now: float) -> None:
         """One round of everything that is due at `now`. Raises Unavailable."""

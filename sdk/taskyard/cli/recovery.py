@@ -18,7 +18,7 @@ COLUMNS = ("RUN", "WHAT", "NAME", "IN THE COPY", "WORKER", "OUTCOME", "HEARD")
 def add_parsers(verbs: Any) -> None:
     """Adds the four verbs."""
     add_command(
-        verbs, "status", "which copy of itself the store is; after a restore, what it does not know", status
+        verbs, "status", "version, store, sizes, counts; after a restore, what the store does not know", status
     )
     adopt = add_command(
         verbs, "adopt", "take up runs that agents report and a restored store does not know", decide
@@ -71,6 +71,11 @@ def _about(found: StoreStatus) -> list[tuple[str, object]]:
     return [
         ("version", found.version),
         ("store", found.store),
+        ("up for", output.duration(found.uptime_seconds)),
+        ("sizes", ", ".join(f"{part} {output.size(count)}" for part, count in found.sizes.items())),
+        ("queues", found.queues),
+        ("tasks", _numbers(found.tasks)),
+        ("workers", _numbers(found.workers)),
         ("generation", found.generation),
         ("state", "recovers from a restore: nothing is handed out" if found.recovering else "in service"),
         ("as it was at", output.moment(found.copied_at) if found.copied_at else None),
@@ -80,6 +85,10 @@ def _about(found: StoreStatus) -> list[tuple[str, object]]:
         ("tokens that the copy lacks", ", ".join(seen)),
         *(("valid token", token) for token in found.valid_tokens),
     ]
+
+
+def _numbers(counts: dict[str, int]) -> str:
+    return ", ".join(f"{number} {state}" for state, number in counts.items() if number)
 
 
 def _row(run: UnknownRun) -> tuple[object, ...]:

@@ -75,7 +75,10 @@ def up(namespace: argparse.Namespace) -> int:
     children = _Children({STORE.variable: settings["store"]} if settings["store"] else {})
     try:
         children.start(
-            "server", *_flags(settings, (*SERVER_SETTINGS, CA_FILE)), *(["--insecure"] if insecure else [])
+            "server",
+            *_flags(settings, (*SERVER_SETTINGS, CA_FILE)),
+            "--no-log-claims",  # the agents log them
+            *(["--insecure"] if insecure else []),
         )
         code = children.until(lambda: _healthy(namespace), HEALTH_SECONDS)
         if code is not None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from taskyard.wire import GENERATION_HEADER, MARK_HEADER
 
-from taskyard_server.api.problems import problem
+from taskyard_server.api.problems import ERROR_KEY, problem
+from taskyard_server.instruments import Instruments
 
 _STRANGE = re.compile(rb"%2f|%5c|%00|\\|\x00", re.IGNORECASE)
 """An encoded slash or backslash would be a slash only to some of those that look at the path."""
@@ -27,8 +29,9 @@ _TLS_HEADER = (b"strict-transport-security", b"max-age=31536000")
 class Guard:
     """The outermost layer of the application."""
 
-    def __init__(self, app: ASGIApp, *, tls: bool) -> None:
+    def __init__(self, app: ASGIApp, *, tls: bool, instruments: Instruments) -> None:
         self._app = app
+        self._instruments = instruments
         self._headers = [*_HEADERS, _TLS_HEADER] if tls else list(_HEADERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,7 +50,15 @@ class Guard:
             answer = problem(400, "malformed", "the address holds an encoded slash, a backslash or a NUL")
             await answer(scope, receive, send_guarded)
             return
-        await self._app(scope, receive, send_guarded)
+        began = time.perf_counter()
+        try:
+            await self._app(scope, receive, send_guarded)
+        except Exception:  # it is answered and logged outside
+            scope[ERROR_KEY] = "internal"
+            raise
+        finally:
+            operation = getattr(scope.get("endpoint"), "__name__", "none")
+            self._instruments.request(operation, time.perf_counter() - began, scope.get(ERROR_KEY))
 
 
 def _generation(scope: Scope) -> list[tuple[bytes, bytes]]:

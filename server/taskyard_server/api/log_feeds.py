@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import anyio
 from sse_starlette import ServerSentEvent
+from taskyard.log_lines import Outage
 from taskyard.wire import LogChunk, Run
 
 from taskyard_server.errors import NotFound, ServerError
@@ -80,6 +81,7 @@ class LogFeed:
         self._run_id = run_id
         self._pieces: OrderedDict[int, asyncio.Task[Piece]] = OrderedDict()
         self._watching: asyncio.Task[None] | None = None
+        self._outage = Outage(logger, f"cannot follow the log of {run_id}", "log_unreadable")
 
     def start(self) -> None:
         """Begins to watch the log."""
@@ -134,7 +136,7 @@ class LogFeed:
                 self.ring()  # each follower finds that out by itself
                 return
             except ServerError as error:
-                logger.warning("cannot follow a log: %s", error, extra={"action": "log_unreadable"})
+                self._outage.failed(error)
                 self.ring()
                 await anyio.sleep(_AGAIN_SECONDS)
 

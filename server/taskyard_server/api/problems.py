@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match, Route
 from taskyard.wire import Problem
 
 from taskyard_server.errors import ServerError, TooLarge, TooMany, Unauthorised, Unavailable
@@ -18,6 +19,8 @@ from taskyard_server.schemas import adapter
 
 logger = logging.getLogger(__name__)
 
+ERROR_KEY = "taskyard.error"
+"""Where the word of an error answer stands in the scope of its request."""
 _PROBLEM = adapter(Problem)
 _WORDS = {400: "malformed", 404: "not_found", 405: "method_not_allowed", 413: "too_large", 422: "invalid"}
 _MOST_FIELDS = 5
@@ -44,36 +47,55 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _crashed)
 
 
-async def _refused(_: Request, raised: Exception) -> Response:
+async def _refused(request: Request, raised: Exception) -> Response:
     error = cast(ServerError, raised)
     headers = dict(next((value for kind, value in _HEADERS.items() if isinstance(error, kind)), {}))
     retry_after = getattr(error, "retry_after_seconds", None)
     if retry_after is not None:
         headers["Retry-After"] = str(retry_after)
-    return problem(error.status, error.word, str(error), headers)
+    return _answer(request, error.status, error.word, str(error), headers)
+
+
+def _answer(
+    request: Request, status: int, word: str, detail: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    """The answer, whose word the metrics count."""
+    request.scope[ERROR_KEY] = word
+    return problem(status, word, detail, headers)
 
 
 async def _unroutable(request: Request, raised: Exception) -> Response:
     error = cast(HTTPException, raised)
-    path = request.url.path
-    details = {
-        404: f"there is nothing at {path}; the routes are in /api/v1/openapi.json",
-        405: f"{path} does not take {request.method}; it takes {(error.headers or {}).get('Allow', 'others')}",
-    }
-    word = _WORDS.get(error.status_code, "refused")
-    phrase = http.HTTPStatus(error.status_code).phrase
-    return problem(error.status_code, word, details.get(error.status_code, phrase), error.headers)
+    path, headers = request.url.path, error.headers
+    detail = http.HTTPStatus(error.status_code).phrase
+    if error.status_code == 404:
+        detail = f"there is nothing at {path}; the routes are in /api/v1/openapi.json, for people in /docs"
+    if error.status_code == 405:
+        methods = ", ".join(_methods_of(request))
+        headers = {"Allow": methods}
+        detail = f"{path} does not take {request.method}; it takes {methods}"
+    return _answer(request, error.status_code, _WORDS.get(error.status_code, "refused"), detail, headers)
 
 
-async def _invalid(_: Request, raised: Exception) -> Response:
-    return problem(422, "invalid", in_words(cast(RequestValidationError, raised).errors()))
+def _methods_of(request: Request) -> list[str]:
+    """Every method that the path takes, whichever route has it: the framework names the first route's alone."""
+    matching = (
+        route.methods or ()
+        for route in request.app.router.routes
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE
+    )
+    return sorted({method for methods in matching for method in methods})
+
+
+async def _invalid(request: Request, raised: Exception) -> Response:
+    return _answer(request, 422, "invalid", in_words(cast(RequestValidationError, raised).errors()))
 
 
 async def _hung_up(request: Request, _: Exception) -> Response:
     """The client ended the connection before its body was whole; the answer reaches no one."""
     extra = {"action": "request_aborted"}
     logger.info("%s %s was given up by its client", request.method, request.url.path, extra=extra)
-    return problem(400, "malformed", "the body ended before it was whole")
+    return _answer(request, 400, "malformed", "the body ended before it was whole")
 
 
 async def _crashed(request: Request, error: Exception) -> Response:

@@ -15,8 +15,8 @@ router = new_router("server")
 @router.get("/recovery")
 @allow(Right.RECOVER)
 async def read_recovery(services: InServices) -> StoreStatus:
-    """Which copy of itself the store is; while it recovers from a restore, what the copy does not know."""
-    return await services.recovery.status(VERSION)
+    """What an operator sees at a glance; while the store recovers from a restore, what the copy does not know."""
+    return await services.status.read(VERSION)
 
 
 @router.post("/recovery/adopt", responses=errors(404, 409))

@@ -106,7 +106,7 @@ class Route(APIRoute):
 
         async def admitted(request: Request) -> Response:
             services = services_of(request)
-            call = await _admit(request, services, access)
+            call = None if access.right is None else await admit(request, services, access.right)
             mutating = request.method in MUTATING
             if not (mutating and (access.body_limit or access.repeatable)):
                 return await handle(request)
@@ -189,9 +189,8 @@ def _giver(kind: Any) -> Callable[[Any], Awaitable[bytes]]:
     return give
 
 
-async def _admit(request: Request, services: Services, access: Access) -> Call | None:
-    if access.right is None:
-        return None
+async def admit(request: Request, services: Services, right: Right) -> Call:
+    """Finds out who calls, and requires the right. Raises Unauthorised, Forbidden, RateLimited."""
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         raise Unauthorised("this route needs the header Authorization: Bearer …; log in with `taskyard login`")
@@ -204,7 +203,7 @@ async def _admit(request: Request, services: Services, access: Access) -> Call |
     if connection is not None:
         connection.prove()
     await request.app.state.rate_limit.take(actor.token)
-    require(actor, access.right)
+    require(actor, right)
     call = Call(actor=actor, secret=secret.strip())
     request.scope["taskyard.call"] = call
     return call

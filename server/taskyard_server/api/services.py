@@ -15,11 +15,13 @@ from taskyard_server.auth import Actor, Authenticator
 from taskyard_server.claims import Claims
 from taskyard_server.config import ServerConfig
 from taskyard_server.disk_space import DiskSpace
+from taskyard_server.exposition import Exposition
 from taskyard_server.idempotency import Repeats
 from taskyard_server.metrics import Metrics
 from taskyard_server.queues import Queues
 from taskyard_server.recovery import Recovery
 from taskyard_server.runs import Runs
+from taskyard_server.status import Status
 from taskyard_server.store.base import BlobStore, Store
 from taskyard_server.tasks import Tasks
 from taskyard_server.workers import Workers
@@ -45,6 +47,8 @@ class Services:
     runs: Runs
     metrics: Metrics
     log_feeds: LogFeeds
+    exposition: Exposition
+    status: Status
     administrator_created: bool = False
     """Whether this start made the first administrator's token."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)

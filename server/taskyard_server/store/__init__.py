@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -10,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from taskyard_server.errors import StartRefused
 from taskyard_server.store.base import BlobStore, LogStore, SampleStore, Store
+from taskyard_server.store.sizes import of_files
 
 
 class Part(Protocol):
@@ -30,6 +33,8 @@ class Stores:
     logs: LogStore
     blobs: BlobStore
     samples: SampleStore
+    sizes: Callable[[], Awaitable[dict[str, int]]]
+    """Part → bytes on the disk. Raises Unavailable."""
     parts: tuple[Part, ...] = ()
     """Those that are opened, in this order."""
 
@@ -83,7 +88,14 @@ def _in_files(path: Path, data: Path) -> Stores:
 
     store, logs = SqliteStore(path), FileLogs(data / "logs")
     blobs, samples = FolderBlobs(data / "blobs"), SqliteSamples(data / "samples.db")
-    return Stores(store=store, logs=logs, blobs=blobs, samples=samples, parts=(store, logs, blobs, samples))
+    return Stores(
+        store=store,
+        logs=logs,
+        blobs=blobs,
+        samples=samples,
+        sizes=functools.partial(of_files, path, data),
+        parts=(store, logs, blobs, samples),
+    )
 
 
 def _in_mongo(url: str) -> Stores:
@@ -99,4 +111,4 @@ def _in_mongo(url: str) -> Stores:
     store = MongoStore(url)
     database = store.database
     logs, blobs, samples = MongoLogs(database), MongoBlobs(database), MongoSamples(database)
-    return Stores(store=store, logs=logs, blobs=blobs, samples=samples, parts=(store, blobs))
+    return Stores(store=store, logs=logs, blobs=blobs, samples=samples, sizes=database.sizes, parts=(store, blobs))

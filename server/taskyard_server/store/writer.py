@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
+from taskyard.log_lines import Outage
+
 from taskyard_server.errors import Invalid, Unavailable
 from taskyard_server.store.rounds import Answer, Rounds
 
@@ -110,8 +112,11 @@ def explained(error: Exception) -> Exception:
     return refusal
 
 
+_outage = Outage(logger, "cannot write the database", "database_unwritable")
+
+
 def _unavailable(error: Exception) -> Unavailable:
-    logger.error("cannot write the database: %s", error, extra={"action": "database_unwritable"})
+    _outage.failed(error)
     refusal = Unavailable(
         f"the database cannot be written ({error}): free space on the server's disk, then try again"
     )

@@ -82,17 +82,33 @@ def test_an_agent_that_is_not_let_in_asks_at_last_once_a_minute() -> None:
     assert 30.0 <= pauses[-1] <= 60.0
 
 
-def test_a_trouble_that_lasts_is_said_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_trouble_that_lasts_is_said_ever_more_rarely(caplog: pytest.LogCaptureFixture) -> None:
     now = [0.0]
     conversation = Conversation(Route.FINISH, "t.1", clock=lambda: now[0])
     with caplog.at_level(logging.WARNING):
-        for _ in range(125):
+        for _ in range(425):
             conversation.heed(ForeignAnswer("a proxy answered", 413))
             now[0] += 1.0
 
     assert [record.message for record in caplog.records] == [
-        "cannot report the end of run t.1: a proxy answered; asking again"
-    ] * 3
+        "cannot report the end of run t.1: a proxy answered; asking again",
+        "cannot report the end of run t.1 (61 times in 60 s): a proxy answered; asking again",
+        "cannot report the end of run t.1 (181 times in 180 s): a proxy answered; asking again",
+        "cannot report the end of run t.1 (421 times in 420 s): a proxy answered; asking again",
+    ]
+
+
+def test_the_end_of_a_trouble_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    now = [0.0]
+    conversation = Conversation(Route.CLAIM, clock=lambda: now[0])
+    conversation.heed(Unavailable("no answer"))
+    now[0] = 42.0
+    with caplog.at_level(logging.INFO):
+        conversation.answered()
+        conversation.answered()
+
+    said = [record.message for record in caplog.records if record.levelno == logging.INFO]
+    assert said == ["the server answers again after 42 s: cannot claim"]
 
 
 def test_what_keeps_an_agent_out_is_a_trouble_until_the_server_takes_a_request() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pymongo.asynchronous.change_stream import AsyncChangeStream
 from pymongo.errors import PyMongoError
+from taskyard.log_lines import Outage
 from taskyard.wire import TaskState
 
 from taskyard_server.errors import Unavailable
@@ -24,15 +25,15 @@ _POLL_SECONDS = 2.0
 
 async def changes(tasks: Tasks) -> AsyncIterator[str]:
     """See `Store.changes`. What was missed while a stream was broken is covered by the poll."""
+    outage = Outage(logger, "cannot hear of other servers' entries", "changes_interrupted")
     while True:
         try:
             async with await _watch(tasks) as stream:
+                outage.over()
                 async for queue_id in _queues_of(stream):
                     yield queue_id
         except (PyMongoError, Unavailable) as error:
-            logger.warning(
-                "cannot hear of other servers' entries: %s", error, extra={"action": "changes_interrupted"}
-            )
+            outage.failed(error)
         yield ANY_QUEUE
         await asyncio.sleep(_POLL_SECONDS)
 
