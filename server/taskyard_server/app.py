@@ -109,8 +109,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def running(config: ServerConfig, instruments: Instruments) -> AsyncIterator[Services]:
+async def running(config: ServerConfig, instruments: Instruments | None = None) -> AsyncIterator[Services]:
     """The services on an open store, with their loops; raises StartRefused when the store is unfit."""
+    instruments = instruments or Instruments()
     stores = open_store(config.store, config.data)
     if control := control_file(config.store, config.data):
         refuse_empty_beside_data(control, config.data)
