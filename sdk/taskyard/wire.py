@@ -26,6 +26,8 @@ API_PREFIX = f"/api/{API_VERSION}"
 DEFAULT_PORT = 8420
 SERVICES_QUEUE = "services"
 DEFAULT_QUEUES = ("default", SERVICES_QUEUE)
+PART_BYTES = 64 << 20
+"""An artifact's file is sent and kept in parts of this size; the last one is what remains."""
 CONTAINER_LABEL = "container"
 """Label of a worker that runs tasks in containers; its value is the engine."""
 IDEMPOTENCY_HEADER = "Idempotency-Key"
@@ -226,6 +228,13 @@ class QueueKind(Word):
     SERVICES = "services"  # controllers and other light tasks: none that takes a GPU
 
 
+class OutputsState(OpenWord):
+    """How far the outputs of a run that has ended have come."""
+
+    UPLOADING = "uploading"
+    KEPT = "kept"
+
+
 class MoveTo(Word):
     """Where an entry goes within its queue."""
 
@@ -407,6 +416,9 @@ class TaskSpec:
     """Names of variables whose values the server holds apart and gives to the run alone."""
     report_token: bool = True
     """Whether user code gets a token that acts for its submitter inside the project."""
+    outputs: tuple[str, ...] = ()
+    """Patterns of files, relative to the working folder, that are kept once the command has ended: `*` stops at a
+    slash, `**` does not, and a folder's name stands for all that it holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -435,6 +447,29 @@ class Outcome:
     confirmed: bool | None = None
     """Whether a probe found that part of the machine out of order: only then it counts against the worker.
     None: an older agent, which does not probe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkippedOutput:
+    """A file that a task's `outputs` match and that is not kept."""
+
+    name: str
+    reason: str
+    size: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOutputs:
+    """What became of the files of a run that its task's `outputs` match."""
+
+    state: OutputsState = OutputsState.UPLOADING
+    files: int = 0
+    """Those that are kept, or will be."""
+    bytes: int = 0
+    skipped: tuple[SkippedOutput, ...] = ()
+    """The first of those that are not kept, each with its reason."""
+    skipped_files: int = 0
+    """All of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -472,6 +507,8 @@ class Run:
     """The final length of the log; None until the run ended. The log is complete when it is held up to it."""
     output_offset: int | None = None
     """Where in the log the command's own output begins; before it stand checkout and environment."""
+    outputs: RunOutputs | None = None
+    """None before its end, for a task without `outputs`, and from an agent that keeps none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -555,6 +592,8 @@ class TaskChanges:
     """Merged into the task's."""
     secret_values: dict[str, str] | None = None
     """Merged into the task's; their names join `secrets`."""
+    outputs: tuple[str, ...] | None = None
+    """In place of the task's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -977,6 +1016,8 @@ class FinishRequest:
     phases: tuple[PhaseTime, ...] = ()
     notes: tuple[str, ...] = ()
     """Last words for the story: what went wrong around the run without changing how it ended."""
+    outputs: RunOutputs | None = None
+    """What of the run's files is about to be sent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -1013,6 +1054,85 @@ class Series:
     subject: str
     name: str
     points: tuple[SeriesPoint, ...]
+
+
+# --- Artifacts -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArtifactFile:
+    """One file of an artifact: its manifest."""
+
+    path: str
+    """Relative, with slashes; the last part of the artifact's name where it is a single file."""
+    size: int
+    sha256: str
+    """Of the whole file. The server has checked those of the parts; this one is for whoever reads the file."""
+    parts: tuple[str, ...] = ()
+    """Digests of its parts, each of PART_BYTES but for the last; none for an empty file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewArtifact:
+    """Files that a run keeps under a name; the same name again replaces them."""
+
+    name: str
+    files: tuple[ArtifactFile, ...]
+    kind: str = "output"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewArtifacts:
+    """Body of `POST /runs/{id}/artifacts`: all or none, at most 100."""
+
+    artifacts: tuple[NewArtifact, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """What a run keeps under a name."""
+
+    run: str
+    name: str
+    kind: str
+    size: int
+    created_at: float
+    files: tuple[ArtifactFile, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunArtifacts:
+    """Answer to `GET /runs/{id}/artifacts`."""
+
+    artifacts: tuple[Artifact, ...]
+    """By name."""
+    outputs: RunOutputs | None = None
+    """As on the run: whether more are on their way, and what is not kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MissingRequest:
+    """Body of `POST /artifacts/missing`: which of these parts must be sent before the run can name them."""
+
+    run: str
+    digests: tuple[str, ...]
+    """At most 1,000."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MissingParts:
+    """Answer to it: those that this account has not sent, whatever others have."""
+
+    digests: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArtifactLimits:
+    """What the server keeps of one run at most."""
+
+    file_bytes: int
+    run_bytes: int
+    run_files: int
 
 
 # --- Getting in ------------------------------------------------------------------------------------------
@@ -1090,6 +1210,8 @@ class ServerInfo:
     """Higher with each restore of the store from a copy; every answer has it in `Taskyard-Store-Generation`."""
     recovering: bool = False
     """Whether nothing is handed out until an operator types `taskyard server resume`."""
+    artifacts: ArtifactLimits | None = None
+    """None: it keeps no outputs. Older servers keep none."""
 
 
 class UnknownKind(Word):

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -16,6 +17,7 @@ from taskyard.wire import API_PREFIX
 from taskyard_server.accounts import Accounts
 from taskyard_server.adoption import Adoption
 from taskyard_server.api import (
+    artifacts,
     blobs,
     claims,
     front,
@@ -33,6 +35,7 @@ from taskyard_server.api.guard import Guard
 from taskyard_server.api.log_feeds import LogFeeds
 from taskyard_server.api.rates import Places, RateLimit
 from taskyard_server.api.services import Services
+from taskyard_server.artifacts.service import Artifacts
 from taskyard_server.auth import Authenticator
 from taskyard_server.census import Counting
 from taskyard_server.claims import Claims
@@ -56,7 +59,7 @@ from taskyard_server.workers import Workers
 
 logger = logging.getLogger(__name__)
 
-ROUTERS = (claims, runs, tasks, queues, workers, blobs, tokens, server, recovery)
+ROUTERS = (claims, runs, tasks, queues, workers, blobs, artifacts, tokens, server, recovery)
 """In the order in which they are looked through: the busiest first."""
 
 MOST_PARKED_CLAIMS = 5000
@@ -112,7 +115,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 async def running(config: ServerConfig, instruments: Instruments | None = None) -> AsyncIterator[Services]:
     """The services on an open store, with their loops; raises StartRefused when the store is unfit."""
     instruments = instruments or Instruments()
-    stores = open_store(config.store, config.data)
+    stores = open_store(config.store, config.data, Path(config.artifacts) if config.artifacts else None)
     if control := control_file(config.store, config.data):
         refuse_empty_beside_data(control, config.data)
         remove_abandoned(config.data)
@@ -147,6 +150,7 @@ def _compose(config: ServerConfig, stores: Stores, instruments: Instruments) -> 
     room = Claims(store, clock)
     disk = DiskSpace(config.data, config.min_free_disk_bytes)
     recovered = Recovery(store, clock)
+    kept = Artifacts(store, stores.artifacts, stores.artifact_parts, clock, config)
     run_service = Runs(store, room, stores.logs, stores.samples, clock, config, recovered, instruments)
     counting = Counting(store, clock)
     sources = Sources(version=server.VERSION, store=store, data=config.data, room=room, recovery=recovered)
@@ -158,7 +162,8 @@ def _compose(config: ServerConfig, stores: Stores, instruments: Instruments) -> 
         authenticator=authenticator,
         accounts=Accounts(store, authenticator, clock),
         repeats=Repeats(store, clock),
-        tasks=Tasks(store, room, run_service.logs, stores.blobs, clock, disk),
+        tasks=Tasks(store, room, run_service.logs, stores.blobs, clock, disk, kept),
+        artifacts=kept,
         queues=Queues(store, room, clock),
         room=room,
         recovery=recovered,
@@ -170,7 +175,7 @@ def _compose(config: ServerConfig, stores: Stores, instruments: Instruments) -> 
         exposition=Exposition(instruments, counting, sources),
         status=Status(recovered, counting, stores.sizes, clock),
     )
-    return services, room, Sweeper(store, room, run_service, stores.blobs, clock, config)
+    return services, room, Sweeper(store, room, run_service, stores.blobs, clock, config, artifacts=kept)
 
 
 @contextlib.asynccontextmanager

@@ -18,7 +18,7 @@ import platformdirs
 from taskyard.log_lines import FORMATS as LOG_FORMATS
 from taskyard.wire import DEFAULT_PORT
 
-MIB = 1 << 20
+MIB, GIB = 1 << 20, 1 << 30
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -127,6 +127,20 @@ class ServerConfig:
         default=512 * MIB, metadata=_how("most bytes of one uploaded pack or archive", int)
     )
 
+    artifacts: str = field(
+        default="",
+        metadata=_how(
+            "folder of the outputs of runs; default: below --data, and with MongoDB none: name one that all"
+            " servers of the store see",
+            metavar="DIR",
+        ),
+    )
+    max_output_file_bytes: int = field(
+        default=10 * GIB, metadata=_how("most bytes of one output file of a run", int)
+    )
+    max_output_bytes: int = field(default=20 * GIB, metadata=_how("most bytes of all outputs of a run", int))
+    max_output_files: int = field(default=1000, metadata=_how("most output files of a run", int))
+
     rate_limit: str = field(
         default="200000/minute", metadata=_how("requests that one token may make; empty for no limit", _rate)
     )
@@ -167,6 +181,11 @@ class ServerConfig:
         return self.data / "admin-token"
 
     @property
+    def artifacts_folder(self) -> Path:
+        """Where outputs are kept, if they are."""
+        return Path(self.artifacts) if self.artifacts else self.data / "artifacts"
+
+    @property
     def shown_store(self) -> str:
         """The store's address without its password."""
         if not self.store:
@@ -181,6 +200,9 @@ class ServerConfig:
 
     def problem(self) -> str | None:
         """What is wrong with these settings together, and the cure; None when they can be served."""
+        if "://" in self.artifacts:
+            scheme = self.artifacts.partition(":")[0]
+            return f"--artifacts {scheme}://…: only a folder can be named yet, such as a mounted file system"
         if (self.tls_cert is None) != (self.tls_key is None):
             return "--tls-cert and --tls-key belong together; give both or none"
         missing = next((path for path in (self.tls_cert, self.tls_key) if path and not path.is_file()), None)

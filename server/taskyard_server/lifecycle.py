@@ -379,7 +379,11 @@ def finish(
     run = record.runs[-1].run
     phases = _merged(run.phases, request.phases)
     ended = replace(
-        run, phases=phases, phase=_later(run.phase, request.outcome.phase), log_bytes=request.log_bytes
+        run,
+        phases=phases,
+        phase=_later(run.phase, request.outcome.phase),
+        log_bytes=request.log_bytes,
+        outputs=request.outputs if request.outcome.kind is not OutcomeKind.LOST else None,
     )
     outcome = replace(request.outcome, message=request.outcome.message[:MAX_MESSAGE])
     record = _tell_notes(_with_run(record, ended), run.number, request.notes, now)

@@ -35,7 +35,7 @@ from taskyard.wire import (
     WorkerState,
 )
 
-from taskyard_server import lifecycle, matching, workers
+from taskyard_server import lifecycle, matching, run_outputs, workers
 from taskyard_server.auth import Actor
 from taskyard_server.claims import Claims, Waiter
 from taskyard_server.config import ServerConfig
@@ -505,6 +505,8 @@ class Runs:
         """Ends the run; a repeat is answered with the first end. Raises Stale, NotFound, Forbidden, Invalid."""
         if request.log_bytes < 0:
             raise Invalid("log_bytes is a length: 0 or more")
+        if request.outputs is not None:
+            request = replace(request, outputs=run_outputs.checked(request.outputs))
 
         def finished(record: TaskRecord, agent: str) -> TaskRecord:
             control_hash = _own(record, run_id, request.control_token, agent)

@@ -58,6 +58,7 @@ MAX_AMOUNT = 1e9
 MAX_KEYS = 50
 """Labels, and kinds of custom amounts, that one task asks for."""
 MAX_RETRIES = 1000
+MAX_OUTPUTS, MAX_PATTERN = 100, 500
 MAX_SECONDS = 366 * 86_400.0
 
 _SPEC = adapter(TaskSpec)
@@ -117,6 +118,7 @@ def checked(spec: TaskSpec) -> TaskSpec:
         _check_container(spec.container)
     _check_resources(spec.resources)
     _check_policy(spec.policy)
+    _check_outputs(spec.outputs)
     spec = with_texts(spec)
     _check_parameters(spec.parameters)
     _check_values(spec.values)
@@ -182,6 +184,7 @@ _REPLACED = (
     "environment",
     "resources",
     "policy",
+    "outputs",
 )
 
 
@@ -489,6 +492,19 @@ def _check_policy(policy: Policy) -> None:
 def _check_seconds(value: float, what: str) -> None:
     if not math.isfinite(value) or not 0 <= value <= MAX_SECONDS:
         raise Invalid(f"{what} must be 0 to {MAX_SECONDS:.0f} seconds")
+
+
+def _check_outputs(patterns: tuple[str, ...]) -> None:
+    """Relative to the working folder, and inside it."""
+    if len(patterns) > MAX_OUTPUTS:
+        raise Invalid(f"outputs: {len(patterns)} patterns are too many, {MAX_OUTPUTS} are allowed")
+    for pattern in patterns:
+        wrong = not pattern or pattern.startswith("/") or ".." in pattern.split("/") or _CONTROL.search(pattern)
+        if wrong or len(pattern) > MAX_PATTERN:
+            raise Invalid(
+                f"outputs: {pattern[:MAX_PATTERN]!r} names no files inside the working folder; write it like"
+                " 'out/**'"
+            )
 
 
 # --- Texts

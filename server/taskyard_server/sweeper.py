@@ -19,6 +19,7 @@ from taskyard.log_lines import Outage
 from taskyard.wire import Worker, WorkerState
 
 from taskyard_server import lifecycle, specs, workers
+from taskyard_server.artifacts.service import Artifacts
 from taskyard_server.claims import Claims
 from taskyard_server.config import ServerConfig
 from taskyard_server.errors import Conflict, NotFound, Unavailable
@@ -72,6 +73,8 @@ class Sweeper:
         clock: Callable[[], float],
         config: ServerConfig,
         monotonic: Callable[[], float] = time.monotonic,
+        *,
+        artifacts: Artifacts | None = None,
     ) -> None:
         self._store = store
         self._claims = claims
@@ -83,7 +86,7 @@ class Sweeper:
         self._server_id = uuid.uuid4().hex
         self._last: _Moment | None = None
         self._held_since: float | None = None
-        self._housekeeping = _Housekeeping(store, runs, blobs, config)
+        self._housekeeping = _Housekeeping(store, runs, blobs, config, artifacts)
         self._cleaned_at = float("-inf")
         self._cleaning: asyncio.Task[None] | None = None
         self._outage = Outage(logger, "the store is unavailable", "tick_unavailable")
@@ -268,10 +271,13 @@ class _Walk:
 class _Housekeeping:
     """Forgets what is older than its retention, walking through all tasks a portion at a time."""
 
-    def __init__(self, store: Store, runs: Runs, blobs: BlobStore, config: ServerConfig) -> None:
+    def __init__(
+        self, store: Store, runs: Runs, blobs: BlobStore, config: ServerConfig, artifacts: Artifacts | None
+    ) -> None:
         self._store = store
         self._runs = runs
         self._blobs = blobs
+        self._artifacts = artifacts
         self._config = config
         self._walk: _Walk | None = None
 
@@ -280,6 +286,8 @@ class _Housekeeping:
         await self._store.forget_answers(now - ANSWERS_KEPT_SECONDS)
         await self._runs.forget_samples(now - self._config.sample_retention_days * _DAY)
         await self._forget_gone_workers(now)
+        if self._artifacts is not None:
+            await self._artifacts.clean(now)
         self._walk = await self._further(self._walk or _Walk(began_at=now), now)
 
     async def _further(self, walk: _Walk, now: float) -> _Walk | None:
@@ -319,6 +327,8 @@ class _Housekeeping:
                 await self._store.delete_task(record.id, _require_unchanged(record))
             except (Conflict, NotFound):
                 return False
+            if self._artifacts is not None:
+                await self._artifacts.forget_task(record.id)
             logger.info("task %s is forgotten", record.id, extra={"action": "task_expired", "task": record.id})
         if expired or age_days > self._config.log_retention_days:
             await self._runs.forget_logs(record)

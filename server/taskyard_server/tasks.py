@@ -64,6 +64,16 @@ class DeletesLogs(Protocol):
         """Nothing happens when there is none."""
 
 
+class KeepsOutputs(Protocol):
+    """What keeps files of runs."""
+
+    def require_folder(self) -> object:
+        """Raises Invalid where there is no place for them."""
+
+    async def forget_task(self, task_id: str) -> None:
+        """Drops what the runs of a deleted task keep."""
+
+
 class Tasks:
     """The verbs of tasks. A run's token reads, creates, enqueues and stops, inside its task's project alone."""
 
@@ -75,6 +85,7 @@ class Tasks:
         blobs: BlobStore,
         clock: Callable[[], float],
         disk: DiskSpace | None = None,
+        artifacts: KeepsOutputs | None = None,
     ) -> None:
         self._store = store
         self._claims = claims
@@ -82,6 +93,7 @@ class Tasks:
         self._blobs = blobs
         self._clock = clock
         self._disk = disk
+        self._artifacts = artifacts
         self._variety = Variety(store, clock)
 
     # --- Create
@@ -120,7 +132,7 @@ class Tasks:
             self._disk.require_room("new tasks are refused")
 
     def _drafted(self, new: NewTask, queue: QueueRecord | None, actor: Actor) -> TaskRecord:
-        spec = specs.checked(_in_project(new.spec, actor))
+        spec = self._checked(_in_project(new.spec, actor))
         spec = replace(spec, secrets=tuple(dict.fromkeys((*spec.secrets, *new.secret_values))))
         specs.check_secrets(spec.secrets, new.secret_values)
         specs.check_total(spec, new.secret_values)
@@ -136,6 +148,12 @@ class Tasks:
             secret_values=new.secret_values,
             now=self._clock(),
         )
+
+    def _checked(self, spec: TaskSpec) -> TaskSpec:
+        """Raises Invalid, also where its outputs could not be kept."""
+        if spec.outputs and self._artifacts is not None:
+            self._artifacts.require_folder()
+        return specs.checked(spec)
 
     async def _require_blobs(self, wanted: Iterable[TaskSpec]) -> None:
         for digest in dict.fromkeys(digest for spec in wanted for digest in specs.blobs_of(spec)):
@@ -296,7 +314,7 @@ class Tasks:
             if record.owner != actor.owner and _touched(changes) - _SECRETS_KEPT_BY:
                 dropped = [name for name in record.secret_values if name not in given]
                 record = lifecycle.drop_secrets(record, dropped, by=actor.name, now=self._clock())
-            spec = specs.checked(specs.changed(record.spec, changes))
+            spec = self._checked(specs.changed(record.spec, changes))
             values = {**record.secret_values, **given}
             specs.check_secrets(spec.secrets, values)
             specs.check_total(spec, values)
@@ -371,6 +389,8 @@ class Tasks:
         await self._store.delete_task(task_id, _require_inactive)
         for entry in record.runs:
             await self._logs.delete(entry.run.id)
+        if self._artifacts is not None:
+            await self._artifacts.forget_task(task_id)
         logger.info(
             "task %s was deleted by %s", task_id, actor.name, extra={"action": "task_deleted", "task": task_id}
         )

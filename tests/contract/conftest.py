@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from taskyard_server.store import Stores, open_store
+from taskyard_server.store.artifacts import ArtifactStore, PartStore
 from taskyard_server.store.base import BlobStore, LogStore, QueueRecord, SampleStore, Store
 
 from tests.support.records import queue as new_queue
@@ -25,7 +26,7 @@ class Backend:
 
     def stores(self) -> Stores:
         """As a server that starts would have them; still to be opened."""
-        return open_store(self.url, self.data)
+        return open_store(self.url, self.data, self.data / "artifacts")
 
 
 @pytest.fixture(scope="session")
@@ -83,6 +84,17 @@ def logs(stores: Stores) -> LogStore:
 @pytest.fixture
 def blobs(stores: Stores) -> BlobStore:
     return stores.blobs
+
+
+@pytest.fixture
+def artifacts(stores: Stores) -> ArtifactStore:
+    return stores.artifacts
+
+
+@pytest.fixture
+def parts(stores: Stores) -> PartStore:
+    assert stores.artifact_parts is not None
+    return stores.artifact_parts
 
 
 @pytest.fixture

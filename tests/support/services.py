@@ -35,6 +35,7 @@ from taskyard.wire import (
     WorkerState,
 )
 from taskyard_server.adoption import Adoption
+from taskyard_server.artifacts.service import Artifacts
 from taskyard_server.auth import Actor
 from taskyard_server.claims import Claims
 from taskyard_server.config import ServerConfig
@@ -114,6 +115,7 @@ class Services:
     sweeper: Sweeper
     recovery: Recovery
     adoption: Adoption
+    artifacts: Artifacts
 
     async def enqueue(self, queue: str = "default", actor: Actor = ADA, **fields: Any) -> Task:
         return await self.tasks.create(NewTask(spec=spec(**fields), queue=queue), actor)
@@ -266,17 +268,21 @@ async def open_services(data: Path, clock: Clock | None = None, **settings: Any)
     try:
         claims = Claims(stores.store, clock)
         recovery = Recovery(stores.store, clock)
+        artifacts = Artifacts(stores.store, stores.artifacts, stores.artifact_parts, clock, config)
         runs = Runs(stores.store, claims, stores.logs, stores.samples, clock, config, recovery)
         services = Services(
             clock=clock,
             config=config,
             stores=stores,
             claims=claims,
-            tasks=Tasks(stores.store, claims, runs.logs, stores.blobs, clock),
+            tasks=Tasks(stores.store, claims, runs.logs, stores.blobs, clock, artifacts=artifacts),
+            artifacts=artifacts,
             queues=Queues(stores.store, claims, clock),
             workers=Workers(stores.store, claims, clock),
             runs=runs,
-            sweeper=Sweeper(stores.store, claims, runs, stores.blobs, clock, config, clock.monotonic),
+            sweeper=Sweeper(
+                stores.store, claims, runs, stores.blobs, clock, config, clock.monotonic, artifacts=artifacts
+            ),
             recovery=recovery,
             adoption=Adoption(stores.store, recovery, runs, claims, clock, timing_of(config)),
         )

@@ -33,6 +33,7 @@ async def read_info(services: InServices) -> ServerInfo:
         time=time.time(),
         generation=services.recovery.generation.number,
         recovering=services.recovery.recovering,
+        artifacts=services.artifacts.limits,
     )
 
 

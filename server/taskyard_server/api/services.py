@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 from taskyard_server.accounts import Accounts
 from taskyard_server.adoption import Adoption
 from taskyard_server.api.log_feeds import LogFeeds
+from taskyard_server.artifacts.service import Artifacts
 from taskyard_server.auth import Actor, Authenticator
 from taskyard_server.claims import Claims
 from taskyard_server.config import ServerConfig
@@ -45,6 +46,7 @@ class Services:
     adoption: Adoption
     workers: Workers
     runs: Runs
+    artifacts: Artifacts
     metrics: Metrics
     log_feeds: LogFeeds
     exposition: Exposition

@@ -53,8 +53,8 @@ class FolderBlobs:
             return held
         arriving = self._arriving / secrets.token_hex(16)
         try:
-            size = await _receive(arriving, digest, chunks, limit)
-            await _on_disk(_install, arriving, self._path(digest))
+            size = await receive(arriving, digest, chunks, limit)
+            await on_disk(install, arriving, self._path(digest))
         finally:
             arriving.unlink(missing_ok=True)
         return size
@@ -78,7 +78,7 @@ class FolderBlobs:
                 yield chunk
 
     async def forget_unused(self, used: Collection[str], before: float) -> int:
-        return await _on_disk(self._forget_unused, used, before)
+        return await on_disk(self._forget_unused, used, before)
 
     def _forget_unused(self, used: Collection[str], before: float) -> int:
         unused = [path for path in self._folder.glob("??/*") if path.name not in used]
@@ -102,28 +102,28 @@ class FolderBlobs:
         return self._folder / digest[:2] / digest
 
 
-async def _receive(path: Path, digest: str, chunks: AsyncIterator[bytes], limit: int) -> int:
+async def receive(path: Path, digest: str, chunks: AsyncIterator[bytes], limit: int) -> int:
     """Writes the chunks to `path` and returns their size. Raises TooLarge, Invalid for another digest."""
     hashed, size = hashlib.sha256(), 0
-    with await _on_disk(path.open, "xb", buffering=0) as file:
+    with await on_disk(path.open, "xb", buffering=0) as file:
         async for chunk in chunks:
             size += len(chunk)
             if size > limit:
-                raise TooLarge(f"blob {digest} is larger than {limit} bytes: leave files out, or raise the limit")
+                raise TooLarge(f"{digest} is larger than {limit} bytes: leave files out, or raise the limit")
             hashed.update(chunk)
-            await _on_disk(_write, file, chunk)
+            await on_disk(_write, file, chunk)
     if hashed.hexdigest() != digest:
         raise Invalid(f"the bytes have the digest {hashed.hexdigest()}, not {digest}: send them again")
     return size
 
 
-async def _on_disk(work: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+async def on_disk(work: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
     """Only the disk's errors are ours to explain: the sender's pass through."""
     try:
         return await asyncio.to_thread(work, *args, **options)
     except OSError as error:
         raise Unavailable(
-            f"blobs cannot be written ({error.strerror}): free space on the server's disk, then try again"
+            f"uploads cannot be written ({error.strerror}): free space on the server's disk, then try again"
         ) from error
 
 
@@ -133,7 +133,8 @@ def _write(file: BinaryIO, chunk: bytes) -> None:
         rest = rest[file.write(rest) :]
 
 
-def _install(arrived: Path, path: Path) -> None:
+def install(arrived: Path, path: Path) -> None:
+    """Gives what has arrived its name, durably."""
     flush(arrived)
     if not path.parent.exists():
         path.parent.mkdir(mode=0o700, exist_ok=True)

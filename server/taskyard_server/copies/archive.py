@@ -25,11 +25,15 @@ MOST_MANIFEST_BYTES = 256 << 20
 _NAME = re.compile(
     r"control\.db|samples\.db|admin-token|manifest\.json"
     r"|logs/[0-9a-f]{2}/[0-9a-f]{32}\.[0-9]{1,9}\.[0-9]{4,9}"
-    r"|blobs/[0-9a-f]{2}/[0-9a-f]{64}",
+    r"|(?:blobs|artifacts)/[0-9a-f]{2}/[0-9a-f]{64}|artifacts/id",
     re.ASCII,
 )
 _REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE)
 _END = bytes(tarfile.BLOCKSIZE)
+
+BY_DIGEST = ("blobs/", "artifacts/")
+"""Members that are named by their digest, but for ARTIFACTS_ID."""
+ARTIFACTS_ID = "artifacts/id"
 
 Advance = Callable[[int], None]
 """Is called with the number of bytes that were just copied."""
@@ -131,6 +135,11 @@ def pieces(file: BinaryIO, size: int) -> Iterator[bytes]:
 def place_of(name: str, control: Path, data: Path) -> Path:
     """Where a member belongs."""
     return control if name == CONTROL else data / name
+
+
+def is_by_digest(name: str) -> bool:
+    """Whether the last part of a member's name is its digest."""
+    return name.startswith(BY_DIGEST) and name != ARTIFACTS_ID
 
 
 def _block(file: BinaryIO) -> bytes:

@@ -42,6 +42,7 @@ class Backup:
     logs: int
     """Runs of which there is a log."""
     blobs: int
+    artifact_parts: int = 0
 
 
 @dataclass(kw_only=True)
@@ -141,6 +142,8 @@ def _written(
             _add_database(writer, archive.SAMPLES, view.samples, work)
         if (data / archive.TOKEN_FILE).exists():
             _add_bytes(writer, archive.TOKEN_FILE, (data / archive.TOKEN_FILE).read_bytes())
+        if (data / archive.ARTIFACTS_ID).exists():
+            _add_bytes(writer, archive.ARTIFACTS_ID, (data / archive.ARTIFACTS_ID).read_bytes())
         for path in files:
             _add_pinned(writer, path, path.relative_to(pins).as_posix())
         version = importlib.metadata.version("taskyard")
@@ -168,7 +171,7 @@ def _add_database(writer: archive.Writer, name: str, source: sqlite3.Connection,
 
 
 def _add_pinned(writer: archive.Writer, path: Path, name: str) -> None:
-    """A blob whole, of a log segment what it has now: an append cuts off bytes that were never acknowledged."""
+    """A blob or a part whole, of a log segment what it has now: an append cuts off what was never acknowledged."""
     with path.open("rb") as file:
         if name.startswith("logs/"):
             _add_bytes(writer, name, file.read())
@@ -198,6 +201,7 @@ def _summary(target: Path, manifest: archive.Manifest, view: _View) -> Backup:
         tokens=tokens,
         logs=len({name.rpartition(".")[0] for name in names if name.startswith("logs/")}),
         blobs=sum(name.startswith("blobs/") for name in names),
+        artifact_parts=sum(name.startswith("artifacts/") and archive.is_by_digest(name) for name in names),
     )
 
 

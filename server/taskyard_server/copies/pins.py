@@ -44,8 +44,9 @@ def remove_abandoned(parent: Path) -> None:
 
 
 def pin(data: Path, pins: Path) -> None:
-    """Links each log segment and blob into `pins`: what the server deletes from now on can still be copied."""
-    for path in (*data.glob("logs/??/*"), *data.glob("blobs/??/*")):
+    """Links each log segment, blob and part of an artifact into `pins`: what the server deletes from now on can
+    still be copied."""
+    for path in (*data.glob("logs/??/*"), *data.glob("blobs/??/*"), *data.glob("artifacts/[0-9a-f][0-9a-f]/*")):
         pinned = pins / path.relative_to(data)
         try:
             pinned.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -155,7 +155,7 @@ def _compare(digests: dict[str, str], manifest: archive.Manifest) -> None:
         raise CopyRefused("this is no copy that Taskyard made: it has no control database")
     listed = dict(manifest.digests)
     wrong = sorted(name for name in digests.keys() | listed.keys() if digests.get(name) != listed.get(name))
-    wrong += [name for name, digest in digests.items() if name.startswith("blobs/") and not name.endswith(digest)]
+    wrong += [name for name, digest in digests.items() if archive.is_by_digest(name) and not name.endswith(digest)]
     if wrong:
         raise CopyRefused(f"the copy is damaged: {wrong[0]} is not what the manifest says; take another copy")
 
@@ -190,14 +190,14 @@ def _named(token: TokenRecord) -> str:
 
 async def mark_restored(url: str, data: Path) -> Generation:
     """Begins a new generation of a store that other tools restored. Raises StartRefused."""
-    stores = open_store(url, data)
-    await stores.open()
+    store = open_store(url, data).store
+    await store.open()
     try:
         now = time.time()
-        copied_at = await stores.store.sign_of_life("restore", now)
-        return await stores.store.begin_generation(copied_at=now if copied_at is None else copied_at, now=now)
+        copied_at = await store.sign_of_life("restore", now)
+        return await store.begin_generation(copied_at=now if copied_at is None else copied_at, now=now)
     finally:
-        await stores.close()
+        await store.close()
 
 
 def _tokens(control: Path) -> dict[str, TokenRecord]:

@@ -10,9 +10,10 @@ from pydantic_core import PydanticSerializationError
 
 from taskyard_server.errors import Invalid
 from taskyard_server.schemas import adapter
+from taskyard_server.store.artifacts import ArtifactRecord
 from taskyard_server.store.base import QueueRecord, RestRecord, TaskRecord, TokenRecord, WorkerRecord
 
-R = TypeVar("R", TaskRecord, QueueRecord, WorkerRecord, TokenRecord, RestRecord)
+R = TypeVar("R", TaskRecord, QueueRecord, WorkerRecord, TokenRecord, RestRecord, ArtifactRecord)
 
 
 class Codec(Generic[R]):
@@ -46,3 +47,4 @@ QUEUES = Codec(QueueRecord)
 WORKERS = Codec(WorkerRecord)
 TOKENS = Codec(TokenRecord)
 RESTS = Codec(RestRecord)
+ARTIFACTS = Codec(ArtifactRecord)

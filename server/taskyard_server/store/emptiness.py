@@ -43,6 +43,6 @@ def is_empty(control: Path) -> bool:
 
 
 def _what_is_there(data: Path) -> str:
-    found = [name for name in ("logs", "blobs") if next(data.glob(f"{name}/??/*"), None) is not None]
+    found = [name for name in ("logs", "blobs", "artifacts") if next(data.glob(f"{name}/??/*"), None) is not None]
     found += ["admin-token"] if (data / "admin-token").exists() else []
     return ", ".join(found)

@@ -87,4 +87,36 @@ CREATE TABLE generations (number INTEGER PRIMARY KEY, copied_at REAL, restored_a
 
 _RESTS = "CREATE TABLE rests (target TEXT PRIMARY KEY NOT NULL, body BLOB NOT NULL);"
 
-CONTROL = Schema(application_id=0x5459_4331, migrations=(_FIRST, _ONE_RUN_PER_REQUEST, _GENERATIONS, _RESTS))
+_ARTIFACTS = """
+CREATE TABLE artifacts (
+    run TEXT NOT NULL,
+    name TEXT NOT NULL,
+    task TEXT NOT NULL REFERENCES tasks (id) ON DELETE CASCADE,
+    files INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    body BLOB NOT NULL,
+    PRIMARY KEY (run, name)
+) WITHOUT ROWID;
+CREATE INDEX artifacts_of_task ON artifacts (task);
+CREATE TABLE artifact_parts (
+    digest TEXT NOT NULL,
+    account TEXT NOT NULL,
+    run TEXT NOT NULL,
+    name TEXT NOT NULL,
+    PRIMARY KEY (digest, account, run, name),
+    FOREIGN KEY (run, name) REFERENCES artifacts (run, name) ON DELETE CASCADE
+) WITHOUT ROWID;
+CREATE INDEX parts_of_artifact ON artifact_parts (run, name);
+CREATE TABLE sent_parts (
+    digest TEXT NOT NULL,
+    account TEXT NOT NULL,
+    at REAL NOT NULL,
+    PRIMARY KEY (digest, account)
+) WITHOUT ROWID;
+CREATE INDEX sent_parts_by_age ON sent_parts (at);
+CREATE TABLE settings (name TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL);
+"""
+
+CONTROL = Schema(
+    application_id=0x5459_4331, migrations=(_FIRST, _ONE_RUN_PER_REQUEST, _GENERATIONS, _RESTS, _ARTIFACTS)
+)

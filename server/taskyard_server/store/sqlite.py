@@ -48,6 +48,11 @@ class SqliteStore:
         self._queues: Remembered[QueueRecord] = Remembered()
         self._workers: Remembered[WorkerRecord] = Remembered()
 
+    @property
+    def database(self) -> Database:
+        """The file, for what else is kept in it."""
+        return self._database
+
     async def open(self) -> None:
         await self._database.open()
 

@@ -40,6 +40,7 @@ TELLING: dict[str, Any] = {
     "values": {"Args": {"dump": True}},
     "env": {"PYTHONPATH": "evil"},
     "secret_values": {"OTHER": "bobs"},
+    "outputs": ("**",),
 }
 
 
