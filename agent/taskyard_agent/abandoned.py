@@ -45,6 +45,7 @@ def _give_back(journal: Journal, settings: AgentSettings, client: Client) -> Non
     worker = Worker(journal.folder.name, Means(), ())
     with agent_on(journal, worker, (), settings, client) as parts:
         parts.leftovers.give_back()
+        parts.services.uploads.wait(LOGS_SECONDS)
         deadline = time.monotonic() + LOGS_SECONDS
         while journal.runs() and time.monotonic() < deadline:
             time.sleep(LOOK_SECONDS)

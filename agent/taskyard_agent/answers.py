@@ -36,6 +36,7 @@ class Route(enum.Enum):
     BEAT = "the beat was not taken"
     LOGS = "cannot send the log of run"
     FINISH = "cannot report the end of run"
+    OUTPUTS = "cannot send outputs of run"
 
 
 class Act(enum.Enum):
@@ -46,6 +47,7 @@ class Act(enum.Enum):
     SHRINK = "ask again at once with less; with the least that there is, as REPEAT"
     DISCARD = "the run is not this agent's any more: stop it and report nothing"
     STOP_SHIPPING = "send no more of this log; the run goes on"
+    SEND_AGAIN = "the server lacks a part: ask which, and send it"
     DRAW_AGAIN = "the claim took nothing: draw another one after a pause"
     GIVE_UP = "no repeat changes that: the caller says so"
 
@@ -79,6 +81,7 @@ TABLE: Mapping[Route, Mapping[str, Act]] = {
         FOREIGN_TOO_LARGE: Act.SHRINK,
     },
     Route.FINISH: {**_DENIED, **_TOO_MUCH, **_GONE},
+    Route.OUTPUTS: {**_DENIED, **_TOO_MUCH, **_GONE, "conflict": Act.SEND_AGAIN},
 }
 """By the word of the answer. Every other word, known or not, and silence are repeated: REPEAT.
 

@@ -35,10 +35,12 @@ from .lease import Lease
 from .leftovers import Leftovers
 from .log_shipper import LogShipper
 from .monitor import Monitor, WatchedRun, WatchedWorker
+from .outputs import Uploads
 from .part_settings import (
     checkout_settings,
     container_settings,
     environment_settings,
+    output_limits,
     server_files,
     server_variables,
 )
@@ -174,6 +176,7 @@ def agent_on(
         yield parts
     finally:
         parts.lease.stop()
+        parts.services.uploads.stop()
         parts.shipper.close()
         parts.services.keepers.close()
 
@@ -216,10 +219,12 @@ def _assemble(
             if job.id == run_id:
                 job.obey(RunDirective(run=run_id, stale=True))  # it closes its run itself
                 return
-        journal.close_run(run_id)
+        uploads.close_run(run_id)
 
     troubles = Troubles()
-    shipper = LogShipper(append, on_stale=log_refused, on_complete=journal.close_run)
+    users = {account.uid if account else os.geteuid()}
+    uploads = Uploads(client, journal.close_run, output_limits(settings), users)
+    shipper = LogShipper(append, on_stale=log_refused, on_complete=uploads.close_run)
     environments = environment_settings(settings)
     containers = Containers(settings=container_settings(settings, journal.folder))
     shared = bool(worker.means.capacity.gpu_memory_bytes)
@@ -260,6 +265,7 @@ def _assemble(
         send_beat=lease.poke,
         probes=checks,
         keepers=SpareKeeper(),
+        uploads=uploads,
         troubles=troubles,
         hooks=Hooks(
             folder=settings.hooks,

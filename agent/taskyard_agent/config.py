@@ -465,6 +465,30 @@ CHECKOUT_FILES = Setting(
     metavar="N",
     help="files and folders that a task's code may have",
 )
+OUTPUT_FILE_BYTES = Setting(
+    name="output_file_bytes",
+    kind=size,
+    default=10 << 30,
+    default_text="10GB",
+    metavar="SIZE",
+    help="largest file that `--output` of a task keeps; the server has a limit of its own",
+)
+OUTPUT_BYTES = Setting(
+    name="output_bytes",
+    kind=size,
+    default=20 << 30,
+    default_text="20GB",
+    metavar="SIZE",
+    help="the most that `--output` of a task keeps of one run",
+)
+OUTPUT_FILES = Setting(
+    name="output_files",
+    kind=at_least_one,
+    default=1000,
+    default_text="1000",
+    metavar="N",
+    help="files that `--output` of a task keeps of one run",
+)
 MIN_FREE_DISK = Setting(
     name="min_free_disk",
     kind=size,
@@ -523,6 +547,7 @@ GROUPS: Mapping[str, tuple[Setting, ...]] = {
     "worker": (NAME, PRESET, LABEL, RESOURCES),
     "GPUs and slots": (GPUS, CPU_ONLY, DYNAMIC_GPUS, SHARE_GPUS, SLOTS, SERVICES_MODE, WORKERS),
     "limits": (MEMORY, MACHINE_PART, PAUSE_AT, LEAST_FREE_DISK, IDLE_GPU_PERCENT, RUN_AS, PASS_ENV),
+    "outputs": (OUTPUT_FILE_BYTES, OUTPUT_BYTES, OUTPUT_FILES),
     "code": (
         GIT_TOKEN_FILE,
         GIT_SSH_KEY,
@@ -674,6 +699,9 @@ class AgentSettings:
     checkout_memory: int
     checkout_bytes: int
     checkout_files: int
+    output_file_bytes: int
+    output_bytes: int
+    output_files: int
     min_free_disk: int
     pause_at: float | None
     least_free_disk: int | None

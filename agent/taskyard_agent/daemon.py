@@ -28,6 +28,8 @@ from .worker import Claimer, Worker
 logger = logging.getLogger(__name__)
 
 LOGS_AFTER_DRAIN_SECONDS = 10.0
+QUIET_SECONDS = 10.0
+"""Outputs are waited for as long as something of them arrives; a further signal ends that."""
 FAREWELL_SECONDS = 2.0
 UNATTENDED_SECONDS = 5.0
 """How long runs that an earlier daemon left may wait for GPUs that others left: far less than a lease."""
@@ -204,12 +206,14 @@ class Daemon:
             parts.lease.tell(patience_seconds=FAREWELL_SECONDS)
 
     def _ship_rest(self, parts: AgentParts) -> None:
+        parts.services.uploads.wait(QUIET_SECONDS, given_up=lambda: self._end > End.DRAIN)
         deadline = time.monotonic() + LOGS_AFTER_DRAIN_SECONDS
         while parts.journal.runs() and time.monotonic() < deadline and self._end < End.KILL:
             time.sleep(0.02)
         if parts.journal.runs():
             logger.warning(
-                "some logs wait on this machine; the next daemon ships them", extra={"action": "logs_wait"}
+                "some logs or outputs wait on this machine; the next daemon sends them",
+                extra={"action": "logs_wait"},
             )
 
 

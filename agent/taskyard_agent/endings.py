@@ -170,7 +170,8 @@ def shorter_and_shorter(request: FinishRequest) -> tuple[FinishRequest, ...]:
         infrastructure=outcome.infrastructure,
         confirmed=outcome.confirmed,
     )
-    without_texts = dataclasses.replace(request, outcome=outcome, notes=())
+    kept = dataclasses.replace(request.outputs, skipped=()) if request.outputs is not None else None
+    without_texts = dataclasses.replace(request, outcome=outcome, notes=(), outputs=kept)
     return (request, without_texts, dataclasses.replace(without_texts, outcome=bare, phases=()))
 
 

@@ -18,7 +18,7 @@ from taskyard.wire import ClaimRequest, Run
 from . import abandoned, executes
 from .assembly import AgentParts, open_agent
 from .config import AgentSettings
-from .daemon import FAREWELL_SECONDS
+from .daemon import FAREWELL_SECONDS, QUIET_SECONDS
 from .errors import SettingsError
 from .held import Cause
 from .introduction import Introduction
@@ -42,6 +42,7 @@ def execute(task_id: str, settings: AgentSettings, client: Client, log: BinaryIO
         parts.lease.start()
         with _stopped_by_signals(job), _copied(run, log, parts.shipper):
             outcome = job.execute()
+        parts.services.uploads.wait(QUIET_SECONDS)
         parts.shipper.flush(run.run.id, timeout=30.0)
     return dataclasses.replace(run.run, outcome=outcome)
 

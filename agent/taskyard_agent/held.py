@@ -96,6 +96,10 @@ class Launch:
     """None: the keeper's own."""
     tree: str = ""
     """The run's copy of the code, of which the log's last lines say what is removed with it; empty for none."""
+    work: str = ""
+    """The command's working folder in it."""
+    outputs: tuple[str, ...] = ()
+    """Patterns of files below the working folder that are kept."""
     exclusive: bool = False
     lease_seconds: float = 60.0
     lease_at: float | None = None

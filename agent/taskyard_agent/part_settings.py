@@ -12,6 +12,7 @@ from .config import AgentSettings
 from .containers import ContainerSettings
 from .environments import EnvironmentSettings
 from .journal import folder_name
+from .outputs import Limits
 from .run_as import BUILDS_NOTHING
 
 logger = logging.getLogger(__name__)
@@ -103,6 +104,13 @@ def container_settings(settings: AgentSettings, agent: Path) -> ContainerSetting
             extra={"action": "server_out_of_reach"},
         )
     return found
+
+
+def output_limits(settings: AgentSettings) -> Limits:
+    """The most that is kept of one run's files, as far as this agent has a say."""
+    return Limits(
+        file_bytes=settings.output_file_bytes, run_bytes=settings.output_bytes, run_files=settings.output_files
+    )
 
 
 def server_files(settings: AgentSettings) -> tuple[Path, ...]:

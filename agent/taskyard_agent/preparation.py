@@ -28,6 +28,7 @@ from .held import Launch, LaunchUser
 from .hooks import Hook
 from .journal import JournalledRun
 from .keeper.processes import sweep
+from .outputs import hold_tree
 from .phases import PhaseLog
 from .reproduction import Reproduction
 from .run_as import let_read
@@ -105,6 +106,8 @@ class Preparation:
             argv=prepared.argv,
             cwd=str(prepared.tree.work),
             tree=str(prepared.tree.root),
+            work=str(prepared.tree.work),
+            outputs=self._spec.outputs,
             env=dict(prepared.environ),
             masks=self.masks,
             grace_seconds=policy.grace_seconds,
@@ -144,6 +147,8 @@ class Preparation:
             self.run_hook(Hook.BEFORE_CHECKOUT)
             tree = self._reproduction.code()
             stack.callback(tree.release)
+            if self._spec.outputs:
+                hold_tree(self.journalled.directory.path, tree.root, tree.work, tree.keep)
             return tree
 
     def _provision(self, tree: Tree, box: Box | None, stack: ExitStack) -> ReadyEnvironment:

@@ -26,7 +26,7 @@ from taskyard.wire import (
     StartRequest,
 )
 
-from . import containers, endings, texts
+from . import containers, endings, outputs, texts
 from .answers import Act, Conversation, Route
 from .errors import RunFailed, RunGone, RunStopped
 from .held import Cause, HeldRun, KeeperRefused, Launch, WarmKeeper, boot_clock
@@ -34,6 +34,7 @@ from .hooks import Hook, HookFailed, HookStopped
 from .journal import JournalledRun
 from .keeper.masking import Masker
 from .keeper.processes import sweep
+from .outputs import OutputPlan
 from .phases import PhaseLog
 from .preparation import Preparation, Prepared
 from .run_services import RunServices
@@ -170,9 +171,19 @@ class RunJob:
         outcome = self._progress.outcome or self._followed_by_hook(self._reach_outcome())
         reported = self._finish(outcome)
         containers.conclude(self._journalled.directory.path, self.id)  # takes 50 ms, for which nobody waits
+        self._send_outputs(reported=reported)
         if not self._services.shipper.end(self.id, self._log_bytes()):
-            self._services.journal.close_run(self.id)
+            self._services.uploads.close_run(self.id)
         return outcome if reported else None
+
+    def _send_outputs(self, *, reported: bool) -> None:
+        directory = self._journalled.directory.path
+        plan = outputs.plan_of(directory) if reported else None
+        if plan is None or not plan.files:
+            outputs.release_tree(directory)
+            return
+        control_token = self._tokens.control_token
+        self._services.uploads.send(outputs.Upload(run=self.id, control_token=control_token, directory=directory))
 
     def _followed_by_hook(self, outcome: Outcome) -> Outcome:
         """What was reached stays, whatever becomes of the hook."""
@@ -357,12 +368,14 @@ class RunJob:
         self._save(outcome=outcome, log_bytes=self._log_bytes(), phases=self._phases.times)
         self.reporting_since = time.monotonic()
         self._free()
+        kept = self._find_outputs(outcome)
         request = FinishRequest(
             control_token=self._tokens.control_token,
             outcome=outcome,
             log_bytes=self._log_bytes(),
             phases=self._phases.close(),
             notes=texts.cleaned(self._last_notes),
+            outputs=kept.report if kept is not None else None,
         )
         run = self._report(request)
         if run is None:
@@ -377,6 +390,23 @@ class RunJob:
             extra={"action": "run_finished", "run": self.id, "outcome": outcome.kind.value},
         )  # fmt: skip
         return True
+
+    def _find_outputs(self, outcome: Outcome) -> OutputPlan | None:
+        """What is kept of the run's files; decided once, and said in its log. None where nothing is to be kept."""
+        if not self._spec.outputs or outcome.kind is OutcomeKind.LOST:
+            return None
+        directory, uploads = self._journalled.directory.path, self._services.uploads
+        try:
+            found = outputs.plan_of(directory)
+            if found is None:
+                found = outputs.planned(directory, self._spec.outputs, uploads.users, uploads.limits())
+                for line in found.lines() if found else ():
+                    self._say(line)
+        except (OSError, ValueError) as error:
+            self._say(f"taskyard: the outputs cannot be kept: {error}")
+            logger.error("outputs of %s: %s", self.id, error, extra={"action": "outputs_not_found"})
+            return None
+        return found
 
     def _remember_end(self, run: Run) -> None:
         try:

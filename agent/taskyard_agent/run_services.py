@@ -16,6 +16,7 @@ from .environments import EnvironmentSettings
 from .hooks import Hooks
 from .journal import Journal
 from .log_shipper import LogShipper
+from .outputs import Uploads
 from .probes import Probes
 from .run_as import Account
 from .spare_keeper import SpareKeeper
@@ -43,6 +44,8 @@ class RunServices:
     """Files that these variables name."""
     send_beat: Callable[[], None]
     keepers: SpareKeeper
+    uploads: Uploads
+    """Of what runs that have ended keep."""
     account: Account | None = None
     """Whom tasks run as; None: the agent's own user."""
     hooks: Hooks

@@ -9,13 +9,14 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from urllib.parse import quote
 
 from taskyard.config import Connection
 from taskyard.errors import NotFound, UsageError
-from taskyard.transport import Transport
+from taskyard.transport import Stretch, Transport
 from taskyard.wire import (
+    ArtifactFile,
     Beat,
     BeatAnswer,
     BulkEnqueueRequest,
@@ -32,7 +33,11 @@ from taskyard.wire import (
     LogChunk,
     LoginRequest,
     LogPosition,
+    MissingParts,
+    MissingRequest,
     MoveRequest,
+    NewArtifact,
+    NewArtifacts,
     NewQueue,
     NewTask,
     NewTasks,
@@ -42,6 +47,8 @@ from taskyard.wire import (
     QueueChanges,
     RecoveryChoice,
     Run,
+    RunArtifacts,
+    RunOutputs,
     Series,
     ServerInfo,
     StartRequest,
@@ -450,6 +457,95 @@ class Client:
             keyed=False,
             patience_seconds=patience_seconds,
         )
+
+    # --- artifacts
+
+    def missing_parts(
+        self, run_id: str, digests: Sequence[str], *, control_token: str, patience_seconds: float | None = None
+    ) -> list[str]:
+        """Those that must be sent before the run can name them. Raises Stale."""
+        request = MissingRequest(run=run_id, digests=tuple(digests))
+        answer = self._send(
+            MissingParts,
+            "POST",
+            "/artifacts/missing",
+            request,
+            headers={CONTROL_HEADER: control_token},
+            keyed=False,
+            patience_seconds=patience_seconds,
+        )
+        return list(answer.digests)
+
+    def put_part(
+        self,
+        sha256: str,
+        content: Stretch | bytes,
+        *,
+        run: str,
+        control_token: str,
+        patience_seconds: float | None = None,
+    ) -> None:
+        """Sends one part that the run will name. Raises Stale, and what reading `content` raises."""
+        self.transport.request(
+            "PUT",
+            f"/artifacts/parts/{_part(sha256)}",
+            content=content,
+            params={"run": run},
+            headers={CONTROL_HEADER: control_token, "Content-Type": "application/octet-stream"},
+            timeout_seconds=BLOB_ANSWER_SECONDS,
+            patience_seconds=patience_seconds,
+        )
+
+    def attach_artifacts(
+        self,
+        run_id: str,
+        artifacts: Sequence[NewArtifact],
+        *,
+        control_token: str,
+        patience_seconds: float | None = None,
+    ) -> RunArtifacts:
+        """Names what was sent; a repeat is harmless. Raises Stale, and Refused while a part is missing."""
+        return self._send(
+            RunArtifacts,
+            "POST",
+            _run(run_id, "artifacts"),
+            NewArtifacts(artifacts=tuple(artifacts)),
+            headers={CONTROL_HEADER: control_token},
+            keyed=False,
+            patience_seconds=patience_seconds,
+        )
+
+    def report_outputs(
+        self, run_id: str, outputs: RunOutputs, *, control_token: str, patience_seconds: float | None = None
+    ) -> Run:
+        """Says how far the outputs of a run that has ended have come. Raises Stale."""
+        return self._send(
+            Run,
+            "POST",
+            _run(run_id, "outputs"),
+            outputs,
+            headers={CONTROL_HEADER: control_token},
+            keyed=False,
+            patience_seconds=patience_seconds,
+        )
+
+    def artifacts(self, run_id: str) -> RunArtifacts:
+        """What the run keeps, by name."""
+        return self._get(RunArtifacts, _run(run_id, "artifacts"))
+
+    def read_artifact(
+        self,
+        run_id: str,
+        name: str,
+        file: ArtifactFile,
+        target: BinaryIO,
+        *,
+        advance: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        """Appends to `target` what it lacks of a file of an artifact; the digest is for the caller to check."""
+        params = {"name": name, "file": file.path}
+        path = _run(run_id, "artifacts/content")
+        self.transport.download_further(path, target, params=params, tag=f'"{file.sha256}"', advance=advance)
 
     def run(self, run_id: str) -> Run:
         """One attempt at a task."""

@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from taskyard import answers
@@ -58,6 +58,7 @@ _LONGEST_PAUSE_SECONDS = 5.0
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
 """What OpenSSL says of an answer that is none of TLS, and its later versions."""
 _TOO_MANY = 429
+_PARTIAL = 206
 _UNAUTHORISED = 401
 _NOT_FOUND = 404
 _TOO_LARGE = 413
@@ -72,6 +73,17 @@ class ServerEvent:
     kind: str
     data: str
     id: str | None
+
+
+class Stretch(Protocol):
+    """A body of a known length that is read as it is sent."""
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+
+    def chunks(self) -> Iterator[bytes]:
+        """All of it, from its beginning; called for each attempt. What it raises passes through."""
 
 
 class Transport:
@@ -136,7 +148,7 @@ class Transport:
         path: str,
         *,
         json: Any = None,
-        content: bytes | Path | None = None,
+        content: bytes | Path | Stretch | None = None,
         params: Params | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_seconds: float = ANSWER_SECONDS,
@@ -151,6 +163,8 @@ class Transport:
         Raises Unavailable, ForeignAnswer, NotLoggedIn, Refused.
         """
         own_headers = dict(headers or {})
+        if content is not None and not isinstance(content, (bytes, Path)):
+            own_headers["Content-Length"] = str(content.size)
         if keyed and method in MUTATING:
             own_headers[IDEMPOTENCY_HEADER] = uuid.uuid4().hex
 
@@ -175,6 +189,33 @@ class Transport:
         Raises as `request`; Unavailable as well when the bytes do not have the digest.
         """
         return self._repeated(lambda: self._download(path, target, sha256), None)
+
+    def download_further(
+        self,
+        path: str,
+        file: BinaryIO,
+        *,
+        params: Params | None = None,
+        tag: str,
+        advance: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        """Appends to `file` what the answer has beyond its length; a broken connection goes on where it broke.
+
+        `tag` is the ETag of what the file holds the beginning of; where the server has something else by now, the
+        file begins again. `advance` is called with each number of bytes that came. Raises as `request`; patience
+        begins again with each of them.
+        """
+        waiting = self._patience(None)
+        while True:
+            before = file.tell()
+            try:
+                self._download_further(path, file, params, tag, advance)
+            except Unavailable as error:
+                if file.tell() > before:
+                    waiting = self._patience(None)
+                waiting.pause(error)
+            else:
+                return
 
     def events(
         self, path: str, *, params: Params | None = None, patience_seconds: float | None = None
@@ -220,6 +261,20 @@ class Transport:
             Path(partial).unlink(missing_ok=True)
             raise
         return size
+
+    def _download_further(
+        self, path: str, file: BinaryIO, params: Params | None, tag: str, advance: Callable[[int], None]
+    ) -> None:
+        have = file.tell()
+        headers = {"Range": f"bytes={have}-", "If-Range": tag} if have else {}
+        with self._stream(path, params=params, headers=headers) as response:
+            if response.status_code != _PARTIAL and have:
+                file.seek(0)
+                file.truncate()
+                advance(-have)
+            for chunk in response.iter_bytes(CHUNK_BYTES):
+                file.write(chunk)
+                advance(len(chunk))
 
     @contextlib.contextmanager
     def _stream(
@@ -484,10 +539,13 @@ def _timeout(seconds: float) -> httpx.Timeout:
 
 
 @contextlib.contextmanager
-def _opened(content: bytes | Path | None) -> Iterator[Any]:
+def _opened(content: bytes | Path | Stretch | None) -> Iterator[Any]:
     """The body of one attempt; a file is read anew for each."""
-    if not isinstance(content, Path):
+    if content is None or isinstance(content, bytes):
         yield content
+        return
+    if not isinstance(content, Path):
+        yield content.chunks()
         return
     with content.open("rb") as file:
         yield iter(lambda: file.read(CHUNK_BYTES), b"")

@@ -626,3 +626,17 @@ def next_folder(agent: AgentProcess) -> str:
 
 def _child_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
+
+def test_outputs_of_a_container_are_kept(boxes: Boxes) -> None:
+    write = "import os; os.makedirs('out'); open('out/model', 'w').write('inside')"
+    source = f"{write}; os.symlink('/etc/hostname', 'out/x')"
+    task = boxes.inside(source, outputs=("out",))
+    (ended,) = boxes.wait_for_end(task, seconds=SLOW)
+    assert ended.state is TaskState.COMPLETED, boxes.said(task)
+
+    wait_until(lambda: (found := boxes.run(task).outputs) and found.state == "kept", what="outputs")
+
+    run = boxes.run(task)
+    assert [(each.name, each.size) for each in boxes.client.artifacts(run.id).artifacts] == [("out/model", 6)]
+    assert "not kept: out/x: it is a link that leads out of the code" in boxes.said(task)

@@ -149,3 +149,27 @@ def test_a_folder_that_the_user_cannot_enter_is_refused(yard: Yard, folder: Path
 
     assert code == 2
     assert f"{USER} may not enter {folder}/cache" in agent.log
+
+
+def test_files_of_the_run_s_own_user_are_kept_and_no_others(yard: Yard, agent: AgentProcess, folder: Path) -> None:
+    (folder / "secret").write_text("of another user")
+    (folder / "secret").chmod(0o600)
+    waits = "until [ -e out/hard ]; do sleep 0.1; done"
+    script = (
+        f"mkdir out; echo mine > out/model; ln -s {folder}/secret out/link; chmod 700 out; echo ready; {waits}"
+    )
+    task = shell(yard, script, outputs=("out",))
+    yard.wait_for_output(task, "ready", seconds=90.0)
+    (tree,) = (folder / "cache/git/trees").glob("*/*/tree/out")
+    os.link(folder / "secret", tree / "hard")  # as where the kernel lets a user do so
+    yard.wait_for_end(task)
+
+    wait_until(lambda: (found := yard.run(task).outputs) and found.state == "kept", what="outputs")
+
+    run = yard.run(task)
+    assert [artifact.name for artifact in yard.client.artifacts(run.id).artifacts] == ["out/model"]
+    assert run.outputs is not None
+    assert {skipped.name: skipped.reason for skipped in run.outputs.skipped} == {
+        "out/hard": "it belongs to another user",
+        "out/link": "it is a link that leads out of the code",
+    }

@@ -61,6 +61,10 @@ class Tree:
         self._slot = slot
         self._spare = spare
 
+    def keep(self, claim: Path) -> None:
+        """Keeps the tree as it is for as long as the file `claim` exists, even if this process is killed."""
+        self._slot.keep(claim)
+
     def release(self) -> None:
         """Lets go of the tree: it is used again once no process holds its lock. A repeat does nothing."""
         if self.lock_fd is not None:

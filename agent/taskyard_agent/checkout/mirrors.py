@@ -14,7 +14,7 @@ from pathlib import Path
 from . import gitdir
 from .lock import try_lock
 from .mirror import change_lock, use_lock
-from .pool import lock_file
+from .pool import is_kept, lock_file
 from .settings import CheckoutSettings
 
 REMOVED = ".removed-"
@@ -127,7 +127,7 @@ def _hold(path: Path, settings: CheckoutSettings, stack: contextlib.ExitStack) -
     first = (use_lock(path), change_lock(path))
     if not all(_take(lock, stack) for lock in first):
         return False
-    return all(_take(lock_file(tree), stack) for tree in _borrowers(path, settings))
+    return all(_take(lock_file(tree), stack) and not is_kept(tree) for tree in _borrowers(path, settings))
 
 
 def _take(lock: Path, stack: contextlib.ExitStack) -> bool:

@@ -62,6 +62,12 @@ class Slot:
         gitdir.remove(self.folder)
         self.folder.mkdir(parents=True)
 
+    def keep(self, claim: Path) -> None:
+        """Keeps the place as it is, whoever holds its lock, for as long as the file `claim` exists."""
+        new = self.folder.with_name(f"{self.folder.name}.kept.new")
+        new.write_bytes(os.fsencode(claim))
+        new.replace(_kept_file(self.folder))
+
     def release(self, spare: int) -> None:
         """Lets go of the place, and removes unused ones over `spare`. It is free once nobody holds its lock."""
         os.close(self.lock)
@@ -76,10 +82,14 @@ def acquire(pool: Path, commit: str) -> Slot:
     pool.mkdir(parents=True, exist_ok=True)
     for folder in sorted(_folders(pool), key=lambda folder: _read_state(folder).commit != commit):
         lock = try_lock(lock_file(folder))
-        if lock is not None:
-            slot = Slot(folder, lock)
-            take_back(slot.tree)
-            return slot
+        if lock is None:
+            continue
+        if is_kept(folder):
+            os.close(lock)
+            continue
+        slot = Slot(folder, lock)
+        take_back(slot.tree)
+        return slot
     return _new(pool)
 
 
@@ -88,7 +98,7 @@ def _new(pool: Path) -> Slot:
     while True:
         folder = pool / str(number)
         number += 1
-        if folder.exists() or (lock := try_lock(lock_file(folder))) is None:
+        if folder.exists() or is_kept(folder) or (lock := try_lock(lock_file(folder))) is None:
             continue
         folder.mkdir(exist_ok=True)
         return Slot(folder, lock)
@@ -107,7 +117,28 @@ def _free(folder: Path, stack: contextlib.ExitStack) -> bool:
     lock = try_lock(lock_file(folder))
     if lock is not None:
         stack.callback(os.close, lock)
-    return lock is not None
+    return lock is not None and not is_kept(folder)
+
+
+def is_kept(folder: Path) -> bool:
+    """Whether a run that has ended still needs what stands there; see `Slot.keep`."""
+    marker = _kept_file(folder)
+    try:
+        claim = Path(os.fsdecode(marker.read_bytes()))
+    except FileNotFoundError:
+        return False
+    try:
+        claim.stat()
+    except FileNotFoundError:
+        marker.unlink(missing_ok=True)
+        return False
+    except OSError:
+        return True  # another user's agent, perhaps
+    return True
+
+
+def _kept_file(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.kept")
 
 
 def _folders(pool: Path) -> list[Path]:

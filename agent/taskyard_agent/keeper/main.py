@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 
-from taskyard_agent.keeper import cgroups, processes, unsaved
+from taskyard_agent.keeper import cgroups, globs, processes, unsaved
 from taskyard_agent.keeper.command import Command
 from taskyard_agent.keeper.durable import Reserved, fifo, write_whole
 from taskyard_agent.keeper.masking import NAMES, Masker
@@ -399,7 +399,9 @@ class Keeper:
             self._message += f"the end of the log is missing: {self._spool.trouble}"
 
     def _name_unsaved_files(self) -> None:
-        text = unsaved.notice(self._tree, self._tree_at) if self._tree_at else ""
+        outputs = globs.Patterns(self._launch.get("outputs", ()))
+        work = self._launch.get("work") or self._tree
+        text = unsaved.notice(self._tree, self._tree_at, work, outputs) if self._tree_at else ""
         if text:
             line_end = "" if self._spool.ends_line else "\n"
             self._spool.append(self._masker.mask_all(f"{line_end}{text}".encode()))

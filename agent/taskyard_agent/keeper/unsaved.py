@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 
+from taskyard_agent.keeper.globs import Patterns, stamp_file
 from taskyard_agent.keeper.memory_guard import size_text
 
 TYPE_CHECKING = False
@@ -29,21 +30,25 @@ NAME_CHARACTERS = 200
 
 def stamp(tree: str) -> int:
     """Return the time on the clock of the tree's file system, in nanoseconds; 0 where it cannot be told."""
-    path = os.path.join(os.path.dirname(tree), "started")
     try:
-        with open(path, "w", encoding="ascii") as file:
+        with open(stamp_file(tree), "w", encoding="ascii") as file:
             return os.fstat(file.fileno()).st_ctime_ns
     except OSError:
         return 0
 
 
-def notice(tree: str, since: int) -> str:
-    """Return lines that name what was written in the tree after `since`, the largest first; empty for nothing."""
+def notice(tree: str, since: int, work: str = "", outputs: Patterns | None = None) -> str:
+    """Return lines that name what was written in the tree after `since`, the largest first; empty for nothing.
+
+    `outputs` are kept: patterns of files below the folder `work`.
+    """
     count = total = 0
     largest: list[tuple[int, str]] = []
     deadline = time.monotonic() + LOOK_SECONDS
     whole = True
     for path, size in _written(tree, since):
+        if outputs is not None and _is_output(path, work, outputs):
+            continue
         count, total = count + 1, total + size
         largest = sorted([*largest, (size, path)], key=lambda item: (-item[0], item[1]))[:NAMED]
         if time.monotonic() > deadline:
@@ -55,12 +60,25 @@ def notice(tree: str, since: int) -> str:
     least = "" if whole else "at least "
     lines = [
         f"taskyard: this run wrote {least}{files} ({size_text(total)}) into its copy of the code, "
-        "which is removed; write what should stay to a folder outside of it:"
+        f"which is removed; to keep such files: {_option(largest[0][1], work or tree)}"
     ]
     lines += [f"taskyard:   {_shown(os.path.relpath(path, tree))} ({size_text(size)})" for size, path in largest]
     if count > len(largest):
         lines.append(f"taskyard:   and {count - len(largest)} more")
     return "".join(f"{line}\n" for line in lines)
+
+
+def _is_output(path: str, work: str, outputs: Patterns) -> bool:
+    relative = os.path.relpath(path, work)
+    return not relative.startswith("..") and outputs.match(relative)
+
+
+def _option(path: str, work: str) -> str:
+    """What to type so that a file like this one is kept: its folder, where it lies in one."""
+    folder, name = os.path.split(os.path.relpath(path, work))
+    pattern = f"{folder}/**" if folder else f"*{os.path.splitext(name)[1]}" if "." in name[1:] else name
+    plain = all(sign.isascii() and (sign.isalnum() or sign in "_-./*") for sign in pattern)
+    return f"--output '{pattern}'" if plain and not pattern.startswith(("..", "-")) else "--output GLOB"
 
 
 def _written(tree: str, since: int) -> Iterator[tuple[str, int]]:

@@ -33,7 +33,7 @@ ERRORS: dict[str, TaskyardError] = {
     "foreign 413": ForeignAnswer("x", 413),
     "not understood": TaskyardError("x"),
 }
-R, M, S, D, L, C, G = (
+R, M, S, D, L, C, G, A = (
     Act.REPEAT,
     Act.ASK_EACH_MINUTE,
     Act.SHRINK,
@@ -41,22 +41,32 @@ R, M, S, D, L, C, G = (
     Act.STOP_SHIPPING,
     Act.DRAW_AGAIN,
     Act.GIVE_UP,
+    Act.SEND_AGAIN,
 )
-ROUTES = (Route.REGISTER, Route.CLAIM, Route.CODE, Route.START, Route.BEAT, Route.LOGS, Route.FINISH)
+ROUTES = (
+    Route.REGISTER,
+    Route.CLAIM,
+    Route.CODE,
+    Route.START,
+    Route.BEAT,
+    Route.LOGS,
+    Route.FINISH,
+    Route.OUTPUTS,
+)
 EXPECTED = {
-    "stale": (R, C, R, D, R, D, D),
-    "not_found": (R, C, G, D, R, L, D),
-    "invalid": (G, C, G, S, S, S, S),
-    "not Unicode": (G, C, G, S, S, S, S),
-    "too_large": (R, C, R, S, S, S, S),
-    "forbidden": (M, M, M, M, M, M, M),
-    "unauthorised": (M, M, M, M, M, M, M),
-    "conflict": (R, C, R, R, R, R, R),
-    "unknown word": (R, R, R, R, R, R, R),
-    "too_many, unavailable, internal, silence": (R, R, R, R, R, R, R),
-    "foreign": (R, R, R, R, R, R, R),
-    "foreign 413": (R, R, R, S, S, S, R),
-    "not understood": (R, R, R, R, R, R, R),
+    "stale": (R, C, R, D, R, D, D, D),
+    "not_found": (R, C, G, D, R, L, D, D),
+    "invalid": (G, C, G, S, S, S, S, S),
+    "not Unicode": (G, C, G, S, S, S, S, S),
+    "too_large": (R, C, R, S, S, S, S, S),
+    "forbidden": (M, M, M, M, M, M, M, M),
+    "unauthorised": (M, M, M, M, M, M, M, M),
+    "conflict": (R, C, R, R, R, R, R, A),
+    "unknown word": (R, R, R, R, R, R, R, R),
+    "too_many, unavailable, internal, silence": (R, R, R, R, R, R, R, R),
+    "foreign": (R, R, R, R, R, R, R, R),
+    "foreign 413": (R, R, R, S, S, S, R, R),
+    "not understood": (R, R, R, R, R, R, R, R),
 }
 CELLS = [(name, route, act) for name, acts in EXPECTED.items() for route, act in zip(ROUTES, acts, strict=True)]
 
