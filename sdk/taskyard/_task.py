@@ -73,13 +73,15 @@ class Task:
         secrets: Mapping[str, str] | None = None,
         include: Iterable[str] = (),
         ship_code: bool = False,
+        output: str | Iterable[str] = (),
         timeout: str | float | None = None,
         retries: int = 0,
         client: Client | None = None,
     ) -> Task:
         """Captures the code in `folder` as it stands and makes a task of it, in `queue` where one is named.
 
-        Sizes and times are written as for `taskyard run`; `setup_script` is a file.
+        Sizes and times are written as for `taskyard run`; `setup_script` is a file. `output` are patterns of files
+        that are kept once the command has ended.
         Give exactly one of `script` (relative to `folder`), `module` and `executable`; `args` follow it.
         """
         asked = asking.Asked(
@@ -114,6 +116,7 @@ class Task:
             secret_values=dict(secrets or {}),
             include=tuple(include),
             ship_code=ship_code,
+            outputs=_patterns(output),
             policy=asking.limits(
                 wire.Policy(retries=retries),
                 timeout=timeout,
@@ -275,15 +278,18 @@ class Task:
         env: Mapping[str, str] | None = None,
         tags: Iterable[str] | None = None,
         queue: str | None = None,
+        output: str | Iterable[str] | None = None,
         **asked: Any,
     ) -> Task:
-        """Copies it with changes, as a draft or into `queue`; `asked` is as in `set`."""
+        """Copies it with changes, as a draft or into `queue`; `asked` is as in `set`, and `output` takes the place
+        of the task's patterns."""
         changes = dataclasses.replace(
             self._asked(asked),
             name=name,
             tags=None if tags is None else tuple(tags),
             **self._set(parameters),
             env=dict(env) if env else None,
+            outputs=None if output is None else _patterns(output),
         )
         request = wire.CloneRequest(changes=changes, queue=queue)
         return Task(self._client.clone_task(self.id, request), self._client)
@@ -393,6 +399,10 @@ class Task:
 
     def __repr__(self) -> str:
         return f"<Task {self.id} {self.name!r} {self._record.state}>"
+
+
+def _patterns(given: str | Iterable[str]) -> tuple[str, ...]:
+    return asking.outputs([given] if isinstance(given, str) else given)
 
 
 def _default_client() -> Client:

@@ -233,6 +233,17 @@ def size_in_words(amount: int) -> str:
     return f"{found:.4g} TB"
 
 
+def outputs(given: Iterable[str]) -> tuple[str, ...]:
+    """Reads patterns of output files, with slashes as on every system. Raises UsageError."""
+    found = tuple(dict.fromkeys(given))
+    for pattern in found:
+        if not pattern or pattern.startswith(("/", "~")) or ".." in pattern.split("/") or "\\" in pattern:
+            raise UsageError(
+                f"--output {pattern!r}: name files relative to the working folder and inside it, like 'out/**'"
+            )
+    return found
+
+
 def pairs(given: Iterable[str], flag: str) -> dict[str, str]:
     """Reads `NAME=VALUE` each. Raises UsageError."""
     found: dict[str, str] = {}

@@ -66,6 +66,8 @@ class Wanted:
     secret_values: Mapping[str, str] = field(default_factory=dict, repr=False)
     include: tuple[str, ...] = ()
     ship_code: bool = False
+    outputs: tuple[str, ...] = ()
+    """Patterns of files that are kept once the command has ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +89,20 @@ class Prepared:
         self.snapshot.close()
 
 
+def require_outputs(client: Client) -> None:
+    """Raises UsageError where the server keeps no outputs: an older one would leave them out in silence."""
+    info = client.info()
+    if info.artifacts is None:
+        raise UsageError(
+            f"{client.server} (version {info.version}) keeps no outputs: a server on MongoDB needs --artifacts"
+            " FOLDER, an older one has to be upgraded; until then leave --output out"
+        )
+
+
 def submit(client: Client, wanted: Wanted, *, queue: str | None = None) -> Task:
     """Captures, uploads and creates, in one go. Raises UsageError and what `Transport.request` raises."""
+    if wanted.outputs:
+        require_outputs(client)
     with prepare(wanted) as prepared:
         return submit_prepared(client, prepared, queue=queue)
 
@@ -124,6 +138,7 @@ def prepare(wanted: Wanted, *, memory: Path | None = None) -> Prepared:
             policy=wanted.policy,
             env=_variables(wanted, needs),
             secrets=tuple(wanted.secret_values),
+            outputs=wanted.outputs,
         )
         folder = wanted.folder.absolute()
         spec = _with_parameters(spec, wanted.parameters, _interface(command, folder, snapshot.root))

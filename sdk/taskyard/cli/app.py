@@ -41,6 +41,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         "delete",
     ),
     "taskyard.cli.logs": ("logs",),
+    "taskyard.cli.artifacts": ("artifact",),
     "taskyard.cli.story": ("explain", "story", "events"),
     "taskyard.cli.metrics": ("metrics",),
     "taskyard.cli.queues": ("queue", "queues"),

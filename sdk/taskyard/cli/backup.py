@@ -22,7 +22,10 @@ QUIET_SECONDS = 1.0
 SHOWN_SECONDS = 0.5
 LINES_SECONDS = 10.0
 """Between two lines of progress where there is no terminal."""
-_MONGODB = "the store is MongoDB: copy it with `mongodump --oplog`, see the page `backup` of the documentation"
+_MONGODB = (
+    "the store is MongoDB: copy it with `mongodump --oplog`, and the folder of --artifacts after it; see the page"
+    " `backup` of the documentation"
+)
 
 
 def add_parsers(verbs: Any, settings: Sequence[Setting]) -> None:
@@ -65,9 +68,11 @@ def back_up(namespace: argparse.Namespace) -> None:
         return
     size = size_in_words(made.bytes)
     output.note(
-        f"taskyard: {made.file} ({size}) holds {made.tasks} tasks, {made.logs} logs, {made.blobs} uploads and"
-        f" {made.tokens} tokens, as of {output.moment(made.copied_at)}"
+        f"taskyard: {made.file} ({size}) holds {made.tasks} tasks, {made.logs} logs, {made.blobs} uploads,"
+        f" {made.artifact_parts} parts of outputs and {made.tokens} tokens, as of {output.moment(made.copied_at)}"
     )
+    if elsewhere := _artifacts_elsewhere(namespace):
+        output.note(f"  the outputs in {elsewhere} are not in it: copy that folder, too, after this copy was made")
 
 
 def bring_back(namespace: argparse.Namespace) -> None:
@@ -126,6 +131,12 @@ def _mark(url: str, data: Path, namespace: argparse.Namespace) -> None:
 def _store_of(namespace: argparse.Namespace) -> tuple[str, Path]:
     values = resolve(namespace.store_settings, namespace, user_file=user_file())
     return str(values["store"]), Path(values["data"])
+
+
+def _artifacts_elsewhere(namespace: argparse.Namespace) -> str:
+    """The folder of outputs where it is not a part of the data folder."""
+    values = resolve(namespace.store_settings, namespace, user_file=user_file())
+    return str(values["artifacts"] or "")
 
 
 def _control(url: str, data: Path) -> Path | None:

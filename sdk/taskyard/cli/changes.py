@@ -49,6 +49,14 @@ def add_flags(parser: argparse.ArgumentParser, *, of_run: bool = False) -> None:
         metavar="NAME",
         help="a secret variable; its value comes from your environment or is asked for",
     )
+    parser.add_argument(
+        "--output",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="keep these files once the command has ended, like 'out/**'; "
+        + ("may be repeated" if of_run else "in place of the task's; none: keep none"),
+    )
     _add_asking(parser)
     if not of_run:
         parser.add_argument(
@@ -131,7 +139,15 @@ def changes(namespace: argparse.Namespace, task: Task) -> TaskChanges:
         values=parameters.values,
         env=assignments(namespace.env, "--env") or None,
         secret_values=secrets(namespace.secret) or None,
+        outputs=_outputs(namespace.output),
     )
+
+
+def _outputs(given: list[str]) -> tuple[str, ...] | None:
+    """The patterns; none of them for the word `none`, and no change where nothing is given."""
+    from taskyard.asking import NOTHING, outputs
+
+    return (() if given == [NOTHING] else outputs(given)) if given else None
 
 
 def policy(namespace: argparse.Namespace, base: Policy) -> Policy:

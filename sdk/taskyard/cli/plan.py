@@ -47,6 +47,8 @@ def plan(prepared: Prepared, queue: Queue, explained: Explanation) -> Iterator[s
     yield f"python        {version} ({output.clean(prepared.python.origin)}), {made}"
     if spec.container is not None:
         yield f"container     {output.clean(container_in_words(spec.container))}"
+    if spec.outputs:
+        yield f"keeps         {output.clean(', '.join(spec.outputs))}"
     asks = in_words(spec.resources)
     if asks:
         yield f"asks for      {output.clean(asks)}"

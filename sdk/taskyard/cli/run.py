@@ -73,12 +73,14 @@ def _is_not_ours(error: TaskyardError | OSError) -> bool:
 
 
 def _submit(client: Client, namespace: argparse.Namespace) -> Task:
-    from taskyard.submission import prepare, submit_prepared
+    from taskyard.submission import prepare, require_outputs, submit_prepared
     from taskyard.wire import NewTask
 
     settings = resolve(RUN_SETTINGS, namespace, project_file=find_project_file(Path.cwd()), user_file=user_file())
     wanted = _wanted(namespace, settings)
     queue = find_queue(client, settings["queue"])
+    if wanted.outputs:
+        require_outputs(client)
     with prepare(wanted, memory=user_folder()) as prepared:
         explained = client.explain_new(NewTask(spec=replace(prepared.spec, secrets=()), queue=queue.id))
         for line in [*plan.server(client.server, usual_server()), *plan.plan(prepared, queue, explained)]:
@@ -122,6 +124,7 @@ def _wanted(namespace: argparse.Namespace, settings: Any) -> Wanted:
         secret_values=changes.secrets(namespace.secret),
         include=tuple(namespace.include),
         ship_code=namespace.ship_code,
+        outputs=asking.outputs(namespace.output),
     )
 
 

@@ -27,7 +27,7 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(handler=serve)
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", dest="verb", prog="taskyard server")
     recovery.add_parsers(verbs)
-    backup.add_parsers(verbs, [setting for setting in settings if setting.name in ("data", "store")])
+    backup.add_parsers(verbs, [setting for setting in settings if setting.name in ("data", "store", "artifacts")])
 
 
 def server_settings() -> list[Setting]:

@@ -116,13 +116,19 @@ def ps(namespace: argparse.Namespace) -> None:
 
 
 def show(namespace: argparse.Namespace) -> None:
-    """Prints one task whole."""
+    """Prints one task whole, with the names of what its latest run keeps."""
+    from taskyard.cli import artifacts
+    from taskyard.wire import to_json
+
     with open_client(namespace) as client:
         task = find_task(client, namespace.task)
+        kept = client.artifacts(task.run.id).artifacts if task.run and task.run.outputs else ()
     if namespace.json:
-        output.print_json(task)
+        output.print_json({**to_json(task), "artifacts": kept})
         return
-    output.print_fields([*_about(task), *(_about_run(task.run) if task.run else [])])
+    output.print_fields(
+        [*_about(task), *(_about_run(task.run) if task.run else []), *artifacts.in_fields(task, kept)]
+    )
 
 
 def stop(namespace: argparse.Namespace) -> None:
@@ -293,6 +299,7 @@ def _about(task: Task) -> list[tuple[str, object]]:
         ),
         *((f"env {name}", value) for name, value in spec.env.items()),
         ("secrets", ", ".join(spec.secrets)),
+        ("keeps", ", ".join(spec.outputs)),
     ]
 
 
