@@ -128,7 +128,7 @@ class Artifacts:
             manifests.check(each)
         record = await self._own(run_id, control_token, actor)
         await self._check_limits(run_id, new.artifacts)
-        await self._check_parts(new.artifacts)
+        await self._check_parts(new.artifacts, record.owner)
         records = [self._record(each, run_id, record) for each in new.artifacts]
         await self._references.attach(records)
         return RunArtifacts(artifacts=tuple(kept.artifact for kept in records))
@@ -166,13 +166,17 @@ class Artifacts:
         if kept.bytes + sum(file.size for file in files) > limits.run_bytes:
             raise TooLarge(f"run {run_id} would keep more than {limits.run_bytes} bytes")
 
-    async def _check_parts(self, new: Iterable[NewArtifact]) -> None:
-        """Sizes as the manifest says. Asking for them is a use: they stay until they are named."""
+    async def _check_parts(self, new: Iterable[NewArtifact], account: str) -> None:
+        """Sizes as the manifest says. Asking for them is a use: they stay until they are named.
+
+        Parts of other accounts are not looked for: nothing tells them from those that are nowhere.
+        """
         parts = self.require_folder()
-        for file in (file for each in new for file in each.files):
+        files = [file for each in new for file in each.files]
+        sent = await self._references.sent_by(account, {digest for file in files for digest in file.parts})
+        for file in files:
             for digest, size in zip(file.parts, manifests.part_sizes(file), strict=True):
-                held = await parts.size(digest)
-                if held != size:
+                if digest not in sent or await parts.size(digest) != size:
                     raise Conflict(f"a part of {file.path!r} was not sent: ask which are missing, and send them")
 
     def _record(self, new: NewArtifact, run_id: str, task: TaskRecord) -> ArtifactRecord:

@@ -138,6 +138,19 @@ async def test_two_accounts_with_one_digest_learn_nothing_of_each_other(services
     assert (await services.artifacts.of_run(bob.run)).artifacts[0].created_at == START
 
 
+async def test_a_part_of_another_account_is_refused_as_one_that_is_nowhere(services: Services) -> None:
+    bob = await sender(services, "host:cpu:1", BOB)
+    with pytest.raises(Conflict) as nowhere:
+        await bob.attach()
+
+    ada = await sender(services)
+    await ada.put()
+
+    with pytest.raises(Conflict) as elsewhere:
+        await bob.attach()
+    assert str(elsewhere.value) == str(nowhere.value)
+
+
 async def test_only_the_run_s_own_agent_sends(services: Services) -> None:
     ada = await sender(services)
     other = services.agent("host:cpu:1", token="another-agent")
