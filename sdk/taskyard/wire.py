@@ -156,6 +156,8 @@ class Reason(OpenWord):
     REBOOT = "reboot"  # the machine restarted
     UNCONFIRMED = "unconfirmed"  # claimed, but the agent never confirmed or never started it
     EXCLUSIVE = "exclusive"  # an exclusive run was ended because its lease could not be renewed
+    PREEMPTED = "preempted"  # the batch system took its machine back; see `Outcome.exact`
+    TIME_LIMIT = "time_limit"  # the batch job that it ran in reached its time limit; see `Outcome.exact`
     INTERNAL = "internal"  # Taskyard's own fault
 
 
@@ -447,6 +449,13 @@ class Outcome:
     confirmed: bool | None = None
     """Whether a probe found that part of the machine out of order: only then it counts against the worker.
     None: an older agent, which does not probe."""
+    exact: Reason | None = None
+    """The reason in a word that older readers do not know; `reason` is the nearest that they do."""
+
+    @property
+    def why(self) -> Reason:
+        """The reason in the most exact word that there is."""
+        return self.reason if self.exact is None else self.exact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -804,6 +813,10 @@ class Worker:
     """Why it takes nothing: in the words of who paused it, of its agent or of the server."""
     counters: WorkerCounters | None = None
     """Only where one worker is asked for."""
+    ends_at: float | None = None
+    """When the batch job ends that its agent lives in: it is given nothing that may run longer."""
+    takes_endless: bool = True
+    """Whether it takes tasks without a time limit."""
     completed: int = 0
     failed: int = 0
     infrastructure_failures: int = 0
@@ -839,6 +852,8 @@ class WorkerReport:
     """Why its agent lets it take nothing just now: memory or disk too full, outside its hours."""
     healthy: bool = False
     """The probe that the server asked for (`WorkerDirective.probe`) finds nothing wrong any more."""
+    ends_at: float | None = None
+    takes_endless: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -972,8 +987,24 @@ class ClaimRequest:
     runs: tuple[str, ...] = ()
     """Ids of the agent's runs, so that a directive for one of them ends the wait."""
     task: str | None = None
-    """Take this task and no other (`agent execute`)."""
+    """Take this task and no other (`agent execute`). A task without a queue gets the first of `queues`, to go back
+    to if its run is lost."""
     wait_seconds: float = 25.0
+    ends_at: float | None = None
+    """As in `Worker`, and so is the next one."""
+    takes_endless: bool = True
+    names_obstacle: bool = False
+    """With `task`: one that has ended, or runs, is answered with `Claim.obstacle` and is no conflict."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Obstacle:
+    """Why a task that was asked for by its id was not taken."""
+
+    state: TaskState
+    detail: str
+    unresponsive: bool = False
+    """It is with a worker that fell silent: its run may soon be lost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -987,6 +1018,7 @@ class Claim:
     directives: tuple[RunDirective, ...] = ()
     beat: bool = False
     """There is word for one of the agent's workers, which the answer to a beat brings: send one now."""
+    obstacle: Obstacle | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,6 +61,8 @@ def obstacle(
     worker: Worker,
     names: Mapping[str, str],
     resting: frozenset[str] = frozenset(),
+    *,
+    now: float,
 ) -> str | None:
     """Why the worker would not take the task even with nothing else to do; None when it would.
 
@@ -75,10 +77,10 @@ def obstacle(
         return "somebody told it to drain: it takes nothing more"
     if worker.paused_reason or worker.state is WorkerState.PAUSED:
         return f"paused: {worker.paused_reason or 'by its agent'}"
-    return matching.misfit(record.candidate, replace(_offer(queue, worker).whole, resting=resting), queue.id)
+    return matching.misfit(record.candidate, replace(_offer(queue, worker, now).whole, resting=resting), queue.id)
 
 
-def _offer(queue: QueueRecord, worker: Worker) -> Offer:
+def _offer(queue: QueueRecord, worker: Worker, now: float) -> Offer:
     return Offer(
         worker=worker.name,
         free=worker.free,
@@ -86,6 +88,8 @@ def _offer(queue: QueueRecord, worker: Worker) -> Offer:
         labels=worker.labels,
         given_gpus=matching.given_gpus([queue], worker.queue_gpus),
         runs=worker.runs,
+        left_seconds=None if worker.ends_at is None else worker.ends_at - now,
+        takes_endless=worker.takes_endless,
     )
 
 
@@ -179,17 +183,17 @@ def _verdict(
     waits: Iterable[RestRecord],
 ) -> WorkerVerdict:
     resting = frozenset(rest.target for rest in waits if rest.binds(worker.name, now))
-    reason = obstacle(record, queue, worker, names, resting)
+    reason = obstacle(record, queue, worker, names, resting, now=now)
     if reason is not None:
         return WorkerVerdict(worker=worker.name, fits=False, reason=reason, watches=queue.id in worker.queues)
-    words = _occupation(record, queue, worker, kept_for)
+    words = _occupation(record, queue, worker, kept_for, now)
     silent = now - worker.last_seen_at
     if silent > SILENT_SECONDS:
         words = f"{words}, and not heard of for {silent:.0f} s"
     return WorkerVerdict(worker=worker.name, fits=True, reason=words)
 
 
-def _occupation(record: TaskRecord, queue: QueueRecord, worker: Worker, kept_for: Front | None) -> str:
+def _occupation(record: TaskRecord, queue: QueueRecord, worker: Worker, kept_for: Front | None, now: float) -> str:
     """What keeps a worker that could take the task from doing so now."""
     if not worker.runs and kept_for is None:
         return _IDLE
@@ -198,7 +202,7 @@ def _occupation(record: TaskRecord, queue: QueueRecord, worker: Worker, kept_for
         words.append("kept for this task")
     elif kept_for is not None:
         words.append("kept for a larger task that has waited too long")
-    lacking = matching.misfit(record.candidate, _offer(queue, worker), queue.id)
+    lacking = matching.misfit(record.candidate, _offer(queue, worker, now), queue.id)
     if lacking is not None and worker.total.slots > 1:
         words.append(lacking)
     return "; ".join(words)

@@ -46,6 +46,7 @@ RESERVATION_SECONDS = 10.0
 MAX_RETRY_DELAY_SECONDS = 3600.0
 FIRST_EVENTS, LAST_EVENTS = 50, 450
 """Of a longer story the first and the last events are kept."""
+SHORT_ID = 8
 MAX_DETAIL, MAX_MESSAGE, MAX_NOTES = 1000, 10_000, 20
 """Characters of an event's detail and of an outcome's message; notes taken from one beat."""
 
@@ -573,7 +574,7 @@ def _close(record: TaskRecord, outcome: Outcome, now: float, rest: RestRecord | 
 def _summary(outcome: Outcome) -> str:
     """The reason in words: `exit 3`, `signal 9`, `lease: nothing was heard …`."""
     number = outcome.signal if outcome.signal is not None else outcome.exit_code
-    head = outcome.reason.value if number is None else f"{outcome.reason.value} {number}"
+    head = outcome.why.value if number is None or outcome.exact else f"{outcome.reason.value} {number}"
     return f"{head}: {outcome.message}" if outcome.message else head
 
 
@@ -612,20 +613,25 @@ def _lost_after_start(record: TaskRecord, now: float) -> TaskRecord:
 
 
 def _interrupted(record: TaskRecord, now: float) -> TaskRecord:
-    """The agent was told to end its runs: the task is treated as lost, and nobody is charged."""
-    return _as_on_lost_says(record, now)
+    """The agent was told to end its runs, or its machine was taken back: treated as lost, and not charged."""
+    outcome = record.runs[-1].run.outcome
+    preempted = outcome is not None and outcome.why is Reason.PREEMPTED
+    return _as_on_lost_says(record, now, "its run was preempted" if preempted else "its run was lost")
 
 
-def _as_on_lost_says(record: TaskRecord, now: float) -> TaskRecord:
+def _as_on_lost_says(record: TaskRecord, now: float, why: str = "its run was lost") -> TaskRecord:
     on_lost = record.spec.policy.on_lost
     if on_lost is OnLost.FAIL:
         return _end(record, TaskState.FAILED, now=now, detail="on_lost is fail")
     if on_lost is OnLost.WAIT:
         waiting = _move(record, TaskState.WAITING, due_at=None)
         return _tell(
-            waiting, "waiting", now, detail="on_lost is wait: enqueue it, stop it, or let its run come back"
+            waiting,
+            "waiting",
+            now,
+            detail=f"{why}, and on_lost is wait: `{_way_back(record)}`, stop it, or let its run come back",
         )
-    return _requeue(record, now=now, detail="its run was lost")
+    return _requeue(record, now=now, detail=why)
 
 
 def _never_started(record: TaskRecord, now: float) -> TaskRecord:
@@ -705,12 +711,20 @@ def _failed(record: TaskRecord, now: float) -> TaskRecord:
 def _requeue(
     record: TaskRecord, *, now: float, detail: str, by: str = "", due_at: float | None = None
 ) -> TaskRecord:
-    """Back to its place: the rank stays. A task whose queue was deleted waits for somebody to choose another."""
+    """Back to its place: the rank stays. A task without a queue waits until a user names one, or executes it."""
     if record.queue is None:
         waiting = record if record.state is TaskState.WAITING else _move(record, TaskState.WAITING)
-        return _tell(replace(waiting, due_at=None), "waiting", now, detail="it has no queue: enqueue it in one")
+        next_step = f"`{_way_back(record)}`, or `taskyard agent execute --id {record.id}` on its machine"
+        return _tell(
+            replace(waiting, due_at=None), "waiting", now, detail=f"{detail}, and it has no queue: {next_step}"
+        )
     moved = _move(record, TaskState.QUEUED, queued_at=now, due_at=due_at)
     return _tell(moved, "requeued", now, by=by, detail=detail)
+
+
+def _way_back(record: TaskRecord) -> str:
+    """What to type to put it into a queue."""
+    return f"taskyard enqueue --queue QUEUE {record.id[:SHORT_ID]}"
 
 
 def _end(record: TaskRecord, state: TaskState, *, now: float, by: str = "", detail: str = "") -> TaskRecord:

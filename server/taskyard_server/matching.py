@@ -35,6 +35,10 @@ class Offer:
     """What it runs, and will have free again."""
     resting: frozenset[str] = frozenset()
     """Hosts whose tasks wait just now, whichever worker would take them."""
+    left_seconds: float | None = None
+    """How long its batch job still lasts; None: for ever."""
+    takes_endless: bool = True
+    """Whether it takes tasks without a time limit."""
 
     @property
     def whole(self) -> Offer:
@@ -182,6 +186,16 @@ def _waits_for_host(candidate: Candidate, offer: Offer, given: GpuRange | None) 
     return f"{' and '.join(sorted(resting))} cannot be reached: the task waits for it" if resting else None
 
 
+def _would_outlast(candidate: Candidate, offer: Offer, given: GpuRange | None) -> str | None:
+    lasts, left = candidate.lasts_seconds, offer.left_seconds
+    if left is None or (lasts is not None and lasts <= left) or (lasts is None and offer.takes_endless):
+        return None
+    ends = f"the worker's batch job has {_span(left)} left"
+    if lasts is None:
+        return f"has no time limit (--timeout), and {ends}"
+    return f"may run for {_span(lasts)} (--timeout and grace, rounded up), and {ends}"
+
+
 _RULES: tuple[Callable[[Candidate, Offer, GpuRange | None], str | None], ...] = (
     _waits_for_host,
     _avoided,
@@ -190,6 +204,7 @@ _RULES: tuple[Callable[[Candidate, Offer, GpuRange | None], str | None], ...] = 
     _runs_no_containers,
     _outside_the_queues_range,
     _may_not_share,
+    _would_outlast,
 )
 """What no end of a run changes."""
 
@@ -241,6 +256,10 @@ def _range(given: GpuRange) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _span(seconds: float) -> str:
+    return f"{max(0.0, seconds):.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _bytes(amount: int | None) -> str:

@@ -117,13 +117,13 @@ class Reservations:
         name = record.reserved_for
         if name is None or record.queue is None:
             return record
-        reason = await self._why_not(record, record.queue, workers.get(name))
+        reason = await self._why_not(record, record.queue, workers.get(name), now)
         if reason is None:
             return await update_task(self._store, record.id, partial(lifecycle.keep, worker=name, now=now))
         release = partial(lifecycle.release, worker=name, reason=reason, now=now)
         return await update_task(self._store, record.id, release)
 
-    async def _why_not(self, record: TaskRecord, queue_id: str, worker: Worker | None) -> str | None:
+    async def _why_not(self, record: TaskRecord, queue_id: str, worker: Worker | None, now: float) -> str | None:
         if worker is None:
             return "it is gone"
         try:
@@ -132,4 +132,4 @@ class Reservations:
             return "the queue is gone"
         if queue.paused:
             return "the queue is paused"
-        return explanations.obstacle(record, queue, worker, await queue_names(self._store))
+        return explanations.obstacle(record, queue, worker, await queue_names(self._store), now=now)

@@ -20,6 +20,7 @@ from taskyard.wire import (
     GpuRange,
     KeptRun,
     LogPosition,
+    Obstacle,
     Outcome,
     QueueKind,
     Run,
@@ -35,7 +36,7 @@ from taskyard.wire import (
     WorkerState,
 )
 
-from taskyard_server import lifecycle, matching, run_outputs, workers
+from taskyard_server import explanations, lifecycle, matching, run_outputs, specs, workers
 from taskyard_server.auth import Actor
 from taskyard_server.claims import Claims, Waiter
 from taskyard_server.config import ServerConfig
@@ -137,7 +138,9 @@ class Runs:
             request=request,
             actor=actor,
             gone=gone,
-            offer=_offer(request, queues.values(), await by_queue_id(self._store, request.queue_gpus)),
+            offer=_offer(
+                request, queues.values(), await by_queue_id(self._store, request.queue_gpus), now=self._clock()
+            ),
             queues=queues,
             lock=self._repeats.setdefault(request.request_id, asyncio.Lock()),
         )
@@ -248,7 +251,10 @@ class Runs:
         return taken
 
     async def _claim_by_name(self, seeker: _Seeker, task_id: str) -> Claim:
-        """`agent execute`: this task and no other, at once. Raises NotFound, Conflict when it does not fit."""
+        """`agent execute`: this task and no other, at once. Raises NotFound, Conflict when it does not fit.
+
+        One that has ended, or runs, is answered with an obstacle where the agent asks for that.
+        """
         async with seeker.lock:
             earlier = await self._claimed_before(seeker)
             if earlier is not None:
@@ -259,9 +265,24 @@ class Runs:
                     " `taskyard server resume`"
                 )
             await self._require_allowed_queue(task_id, seeker.actor)
-            record = await self._store.update(task_id, lambda record: self._given_by_name(record, seeker))
+            try:
+                record = await self._store.update(task_id, lambda record: self._given_by_name(record, seeker))
+            except Conflict:
+                obstacle = await self._obstacle(task_id) if seeker.request.names_obstacle else None
+                if obstacle is None:
+                    raise
+                return Claim(obstacle=obstacle)
         self._instruments.claimed()
         return self._handed_out(record, record.runs[-1], await self._queue_of(record))
+
+    async def _obstacle(self, task_id: str) -> Obstacle | None:
+        """Why a task cannot be taken anywhere just now; None where it is only not for this worker."""
+        record = await self._store.task(task_id)
+        if not (record.state.active or record.state.terminal):
+            return None
+        unresponsive = record.state.active and record.runs[-1].run.unresponsive
+        detail = explanations.of_others(record, self._clock()).summary
+        return Obstacle(state=record.state, detail=detail, unresponsive=unresponsive)
 
     async def _claimed_before(self, seeker: _Seeker) -> Claim | None:
         record = await self._store.run_of_request(seeker.request.request_id)
@@ -293,7 +314,7 @@ class Runs:
         reason = matching.misfit(record.candidate, seeker.offer, record.queue)
         if reason is not None:
             raise Conflict(f"task {record.id} cannot run here: {reason}")
-        return self._given(record, seeker)
+        return self._given(_with_way_back(record, seeker.queues.values()), seeker)
 
     async def _queue_of(self, record: TaskRecord) -> QueueRecord | None:
         if record.queue is None:
@@ -717,7 +738,9 @@ def _check_claim(request: ClaimRequest) -> None:
         raise Invalid("control_hash and report_hash must be SHA-256 digests in lower-case hexadecimal digits")
 
 
-def _offer(request: ClaimRequest, queues: Iterable[QueueRecord], queue_gpus: Mapping[str, GpuRange]) -> Offer:
+def _offer(
+    request: ClaimRequest, queues: Iterable[QueueRecord], queue_gpus: Mapping[str, GpuRange], *, now: float
+) -> Offer:
     return Offer(
         worker=request.worker or request.agent,
         free=request.free,
@@ -725,7 +748,23 @@ def _offer(request: ClaimRequest, queues: Iterable[QueueRecord], queue_gpus: Map
         labels=request.labels,
         given_gpus=matching.given_gpus(queues, queue_gpus),
         runs=request.runs,
+        left_seconds=None if request.ends_at is None else request.ends_at - now,
+        takes_endless=request.takes_endless,
     )
+
+
+def _with_way_back(record: TaskRecord, queues: Iterable[QueueRecord]) -> TaskRecord:
+    """Gives a task without a queue the first of these, to go back to when its run is lost. Raises Forbidden.
+
+    The agents of another user's queue would be given its secrets without its owner's consent.
+    """
+    queue = next(iter(queues), None)
+    if record.queue is not None or queue is None:
+        return record
+    if queue.owner not in ("", record.owner):
+        raise Forbidden(f"queue {queue.name!r} is another user's: task {record.id} cannot go back to it")
+    specs.check_queue(record.spec, queue)
+    return replace(record, queue=queue.id)
 
 
 def _task_for_agent(record: TaskRecord, queue: QueueRecord | None) -> Task:

@@ -74,7 +74,13 @@ class Workers:
             executing=sum(entry.runs[-1].run.worker == worker.name for entry in active),
             executed=record.executed,
             waiting=sum(counts.get(queue_id, {}).get(TaskState.WAITING, 0) for queue_id in ids),
-            **load(record, queues, await self._store.fronts(ids), await self._store.shape_counts(ids)),
+            **load(
+                record,
+                queues,
+                await self._store.fronts(ids),
+                await self._store.shape_counts(ids),
+                now=self._clock(),
+            ),
         )
 
     async def delete(self, name: str, actor: Actor) -> None:
@@ -191,6 +197,8 @@ def reported(
         labels=report.labels,
         queue_gpus=report.queue_gpus,
         parent=report.parent,
+        ends_at=report.ends_at,
+        takes_endless=report.takes_endless,
     )
     executed = known.executed if known is not None else 0
     return WorkerRecord(
@@ -237,12 +245,14 @@ def load(
     queues: Sequence[QueueRecord],
     fronts: Iterable[Front],
     counts: Mapping[tuple[str, str], int],
+    *,
+    now: float,
 ) -> dict[str, int]:
     """`ready` and `constrained`: what the worker could take now, and what it could with nothing else to do.
 
     A paused queue hands nothing out, so it has no fronts and its entries count for nothing.
     """
-    offer = _offer(record, queues)
+    offer = _offer(record, queues, now)
     number = {"ready": 0, "constrained": 0}
     for front in fronts:
         if matching.fits(front.candidate, offer, front.queue):
@@ -252,7 +262,7 @@ def load(
     return number
 
 
-def _offer(record: WorkerRecord, queues: Iterable[QueueRecord]) -> Offer:
+def _offer(record: WorkerRecord, queues: Iterable[QueueRecord], now: float) -> Offer:
     worker = record.worker
     serving = worker.state in SERVING_STATES
     return Offer(
@@ -262,6 +272,8 @@ def _offer(record: WorkerRecord, queues: Iterable[QueueRecord]) -> Offer:
         labels=worker.labels,
         given_gpus=matching.given_gpus(queues, worker.queue_gpus),
         runs=worker.runs,
+        left_seconds=None if worker.ends_at is None else worker.ends_at - now,
+        takes_endless=worker.takes_endless,
     )
 
 

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
@@ -184,3 +185,72 @@ def test_repeats_of_one_claim_at_two_servers_are_given_one_run() -> None:
 
                 assert first["run"]["id"] == second["run"]["id"]
         assert len(root.get("/tasks", params={"state": "preparing"}).json()["tasks"]) == 10
+
+
+# --- Tasks that are asked for by name
+
+
+def named(agent: Claimant, task: str, *queues: str, **more: Any) -> httpx.Response:
+    body = {**agent.request(), "queues": list(queues), "task": task, "names_obstacle": True, **more}
+    return agent.http.post("/claims", json=body)
+
+
+def test_a_task_that_runs_or_has_ended_is_named_and_no_conflict(server: ServerProcess, root: httpx.Client) -> None:
+    task = enqueue(root)
+    with (
+        Claimant(server, server.issue("agent")) as agent,
+        Claimant(server, server.issue("agent"), "other") as other,
+    ):
+        run = named(agent, task).json()["run"]["id"]
+        agent.beat(run)
+        busy = named(other, task).json()
+        old = named(other, task, names_obstacle=False)
+        agent.start(run)
+        agent.finish(run)
+        done = named(other, task).json()
+        unfit = named(other, enqueue(root, resources={"gpus": 2}))
+
+    assert (busy["run"], busy["obstacle"]["state"]) == (None, "preparing")
+    assert "worker host:cpu:0 has it" in busy["obstacle"]["detail"]
+    assert not busy["obstacle"]["unresponsive"]
+    assert (done["run"], done["obstacle"]["state"]) == (None, "completed")
+    assert (old.status_code, unfit.status_code) == (409, 409)
+    assert "needs 2 GPUs" in unfit.json()["detail"]
+
+
+def test_a_task_without_a_queue_is_given_one_to_go_back_to_but_no_other_users(
+    server: ServerProcess, root: httpx.Client
+) -> None:
+    drafts = [root.post("/tasks", json={"spec": {"command": {"target": "a.py"}}}).json()["id"] for _ in range(2)]
+    with server.client(server.issue("user", name="bob")) as bob:
+        bob.post("/queues", json={"name": "bobs"}).raise_for_status()
+    preempted = {"kind": "lost", "reason": "agent_stopped", "exact": "preempted", "phase": "running"}
+    with Claimant(server, server.issue("agent")) as agent:
+        refused = named(agent, drafts[0], "bobs")
+        run = named(agent, drafts[1], "default").json()["run"]["id"]
+        agent.beat(run)
+        agent.start(run).raise_for_status()
+        body = {"control_token": agent.control_token, "outcome": preempted, "log_bytes": 0}
+        agent.http.post(f"/runs/{run}/finish", json=body).raise_for_status()
+
+    assert (refused.status_code, "another user's" in refused.json()["detail"]) == (403, True)
+    assert root.get(f"/tasks/{drafts[0]}").json()["state"] == "draft"
+    left = root.get(f"/tasks/{drafts[1]}").json()
+    assert (left["state"], left["queue"], left["losses"]) == ("queued", "default", 0)
+    assert left["run"]["outcome"]["exact"] == "preempted"
+
+
+def test_a_worker_whose_job_ends_is_given_nothing_longer(server: ServerProcess, root: httpx.Client) -> None:
+    queue = root.post("/queues", json={"name": "short"}).json()["name"]
+    for timeout in (3600, None, 30):
+        enqueue(root, queue, policy={"timeout_seconds": timeout, "grace_seconds": 0})
+    now = root.get("/info").json()["time"]
+    with Claimant(server, server.issue("agent")) as agent:
+        ends = {"ends_at": now + 120, "takes_endless": False}
+        taken = agent.send({**agent.request("short"), **ends})
+        none = agent.send({**agent.request("short"), **ends})
+        endless = agent.send({**agent.request("short"), **ends, "takes_endless": True})
+
+    assert taken["task"]["spec"]["policy"]["timeout_seconds"] == 30
+    assert none["run"] is None
+    assert endless["task"]["spec"]["policy"]["timeout_seconds"] is None

@@ -56,6 +56,22 @@ def follows_a_task(person: Person, *, cloned_by: Person) -> None:
     assert '{"lr": 0.25, "name": "a b", "amp": true}' in followed.stdout
 
 
+def preempts_a_task(server: ServerProcess) -> str:
+    """An agent of this version reports a preemption, which is not charged: beside its word stands an older one."""
+    with server.client() as http, Claimant(server, server.issue("agent"), "node:job7") as agent:
+        http.post("/queues", json={"name": "slurm"}).raise_for_status()
+        task = enqueue(http, "slurm")
+        run = agent.claim("slurm")["run"]["id"]
+        agent.beat(run)
+        agent.start(run).raise_for_status()
+        outcome = {"kind": "lost", "reason": "agent_stopped", "exact": "preempted", "phase": "running"}
+        body = {"control_token": agent.control_token, "outcome": outcome, "log_bytes": 0}
+        agent.http.post(f"/runs/{run}/finish", json=body).raise_for_status()
+        left = http.get(f"/tasks/{task}").json()
+    assert (left["state"], left["losses"], left["run"]["outcome"]["reason"]) == ("queued", 0, "agent_stopped")
+    return task
+
+
 @needs_history
 def test_an_older_agent_and_command_line_work_with_this_server(tmp_path: Path, old: dict[str, str]) -> None:
     with ServerProcess() as server, AgentProcess(server, variables=old):
@@ -63,11 +79,17 @@ def test_an_older_agent_and_command_line_work_with_this_server(tmp_path: Path, o
         now = Person(tmp_path / "now", TASKYARD_MANAGER="inherit").log_in(server)
         follows_a_task(before, cloned_by=now)
         follows_a_task(now, cloned_by=before)
+        task = preempts_a_task(server)
+        assert [
+            word in reader.types("show", task).stdout
+            for reader, word in ((now, "preempted"), (before, "agent_stopped"))
+        ] == [True, True]
 
 
 @needs_history
 def test_this_agent_and_command_line_work_with_an_older_server(tmp_path: Path, old: dict[str, str]) -> None:
     with ServerProcess(variables=old) as server, AgentProcess(server):
+        preempts_a_task(server)
         now = Person(tmp_path / "now", TASKYARD_MANAGER="inherit").log_in(server)
         before = Person(tmp_path / "before", TASKYARD_MANAGER="inherit", **old).log_in(server)
         follows_a_task(now, cloned_by=before)

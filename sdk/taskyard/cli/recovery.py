@@ -92,7 +92,7 @@ def _numbers(counts: dict[str, int]) -> str:
 
 
 def _row(run: UnknownRun) -> tuple[object, ...]:
-    outcome = "" if run.outcome is None else f"{run.outcome.kind} ({run.outcome.reason})"
+    outcome = "" if run.outcome is None else f"{run.outcome.kind} ({run.outcome.why})"
     return (
         run.run,
         f"{run.kind}, given up" if run.given_up else run.kind,

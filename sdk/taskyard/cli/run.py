@@ -201,4 +201,4 @@ def _words(outcome: Outcome | None) -> str:
     if outcome.reason == "signal":
         return f"signal {outcome.signal}"
     first = (outcome.message or "").partition("\n")[0].rstrip(":")
-    return output.clean(f"{outcome.reason}: {first}" if first else outcome.reason)
+    return output.clean(f"{outcome.why}: {first}" if first else outcome.why)

@@ -101,7 +101,7 @@ def _ending(run: Run) -> str:
     if run.outcome is None:
         return str(run.phase)
     outcome = run.outcome
-    details = [str(outcome.reason)]
+    details = [str(outcome.why)]
     if outcome.exit_code is not None:
         details.append(f"exit code {outcome.exit_code}")
     if outcome.signal is not None:

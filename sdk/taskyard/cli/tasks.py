@@ -232,7 +232,7 @@ def note(task: Task) -> str:
         "signal": f"signal {outcome.signal}",
         "cancelled": "",
     }
-    return words.get(outcome.reason, str(outcome.reason))
+    return words.get(outcome.why, str(outcome.why))
 
 
 def run_seconds(run: Run | None) -> float | None:
@@ -328,7 +328,7 @@ def _about_run(run: Run) -> list[tuple[str, object]]:
         ("started", output.moment(run.started_at)),
         ("ended", output.moment(run.ended_at)),
         ("ran for", output.duration(run_seconds(run))),
-        ("outcome", f"{outcome.kind} ({outcome.reason}) in phase {outcome.phase}" if outcome else None),
+        ("outcome", f"{outcome.kind} ({outcome.why}) in phase {outcome.phase}" if outcome else None),
         ("exit code", outcome.exit_code if outcome else None),
         ("message", outcome.message if outcome else None),
         ("devices", ", ".join(run.gpus)),

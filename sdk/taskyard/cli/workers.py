@@ -147,6 +147,7 @@ def _about(worker: Worker) -> list[tuple[str, object]]:
         ),
         ("labels", " ".join(f"{name}={value}" for name, value in worker.labels.items())),
         ("runs", " ".join(worker.runs)),
+        ("takes what ends by", output.moment(worker.ends_at) if worker.ends_at else None),
         *(dataclasses.asdict(counters).items() if counters else ()),
         ("seen", output.ago(worker.last_seen_at)),
         ("since", output.moment(worker.registered_at)),

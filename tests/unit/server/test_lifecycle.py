@@ -214,6 +214,28 @@ def test_a_task_without_a_queue_waits_for_one_when_it_comes_back() -> None:
     assert lifecycle.enqueue(record, "other", by="ada", now=32.0).state is TaskState.QUEUED
 
 
+PREEMPTED = Outcome(
+    kind=OutcomeKind.LOST, reason=Reason.AGENT_STOPPED, exact=Reason.PREEMPTED, phase=Phase.RUNNING
+)
+LIMITED = Outcome(kind=OutcomeKind.FAILED, reason=Reason.TIMEOUT, exact=Reason.TIME_LIMIT, phase=Phase.RUNNING)
+
+
+def test_a_preemption_is_not_charged_and_the_end_of_the_batch_jobs_time_is() -> None:
+    record = queued(policy=Policy(retries=1))
+    for number in range(1, 6):
+        record = finish(
+            start(claimed(record, f"t{number}"), number, f"t{number}"), PREEMPTED, number, f"t{number}"
+        )
+        assert (record.state, record.losses, record.retries_used) == (TaskState.QUEUED, 0, 0)
+    assert record.events[-1].detail == "its run was preempted"
+    assert record.events[-2].detail == "preempted"
+
+    record = finish(start(claimed(record, "t6"), 6, "t6"), LIMITED, 6, "t6")
+
+    assert (record.state, record.retries_used) == (TaskState.QUEUED, 1)
+    assert [event.detail for event in record.events if event.kind == "failed"] == ["time_limit"]
+
+
 def test_the_length_of_the_log_is_taken_after_a_reboot_too() -> None:
     record = lifecycle.reboot(start(claimed(queued())), f"{TASK}.1", now=1.0)
 

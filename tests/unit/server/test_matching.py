@@ -277,3 +277,27 @@ def test_the_release_is_when_enough_runs_have_ended_by_their_own_limits(
     large = Candidate(resources=Resources(gpus=3))
 
     assert matching.release_seconds(large, offer, "queue", holdings) == release
+
+
+@pytest.mark.parametrize(
+    ("timeout", "left", "endless", "reason"),
+    [
+        (3600, None, True, None),
+        (None, None, False, None),
+        (3600, 7200, True, None),
+        (3600, 3600, True, "may run for 68 min"),
+        (None, 60, True, None),
+        (None, 60, False, "has no time limit (--timeout), and the worker's batch job has 60 s left"),
+        (30, -5, True, "the worker's batch job has 0 s left"),
+    ],
+)
+def test_a_worker_in_a_batch_job_takes_nothing_that_cannot_end_with_it(
+    timeout: float | None, left: float | None, endless: bool, reason: str | None
+) -> None:
+    policy = Policy(timeout_seconds=timeout, grace_seconds=0)
+    candidate = Candidate(resources=Resources(), lasts_seconds=longest_seconds(policy))
+    offer = Offer(worker="w", left_seconds=left, takes_endless=endless)
+
+    said = matching.misfit(candidate, offer, "queue")
+
+    assert (said is None) if reason is None else (reason in (said or ""))

@@ -181,7 +181,8 @@ async def test_a_run_that_is_lost_in_a_queue_that_vanished_waits_for_another_que
 
     assert (await services.task(task.id)).state is TaskState.WAITING
     last = (await services.tasks.story(task.id, ADA)).events[-1]
-    assert last.detail == "it has no queue: enqueue it in one"
+    assert "it has no queue: `taskyard enqueue --queue QUEUE" in last.detail
+    assert f"`taskyard agent execute --id {task.id}`" in last.detail
 
 
 async def test_a_task_that_went_elsewhere_stays_there_when_its_old_queue_is_deleted(services: Services) -> None:
