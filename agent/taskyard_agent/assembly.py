@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import time
@@ -20,13 +21,15 @@ from taskyard.wire import (
     Sample,
 )
 
-from . import gpus, means, probes
+from . import gpus, job_folder, means, probes
 from .answers import Act, Conversation, Route, Troubles, until_answered
+from .batch import BatchJob
 from .clock import ServerClock
 from .config import AgentSettings
 from .containers import Containers
 from .environments import unreachable_index
 from .errors import AgentNotStarted, RunGone
+from .held import LaunchJob
 from .hooks import Hook, HookFailed, Hooks
 from .idle_gpus import IdleGpus
 from .journal import Journal, JournalledRun
@@ -52,7 +55,7 @@ from .run_services import RunServices
 from .spare_keeper import SpareKeeper
 from .variables import INSIDE, inherited
 from .watchman import Gauge, Watchman
-from .worker import AgentIdentity, QueueOrder, Worker
+from .worker import AgentIdentity, Horizon, QueueOrder, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +145,16 @@ def open_agent(
 
     `journal_of` opens the journal of an agent of that name.
     """
+    with job_folder.opened(settings) as placed, _opened(placed, client, journal_of) as parts:
+        yield parts
+
+
+@contextlib.contextmanager
+def _opened(
+    settings: AgentSettings,
+    client: Client,
+    journal_of: Callable[[str], contextlib.AbstractContextManager[Journal]],
+) -> Iterator[AgentParts]:
     account = _account(settings)
     devices = means.choose_gpus(settings)
     if account is not None and devices:
@@ -201,6 +214,8 @@ def _assemble(
     account: Account | None,
 ) -> AgentParts:
     clock = ServerClock()
+    if settings.job is not None:
+        worker.horizon = functools.partial(_horizon, settings.job, settings.endless_until, clock)
     monitor = Monitor(disk=settings.local_dir, measure_gpu=gpus.measure, clock=clock.now)
 
     watchman = Watchman(worker, IdleGpus(settings.idle_gpu_percent), _gauges(settings))
@@ -257,7 +272,7 @@ def _assemble(
         checkout=checkout_settings(settings),
         environments=environments,
         containers=containers,
-        inherited=inherited(settings.environ, settings.pass_env) | (account.variables if account else {}),
+        inherited=inherited(settings.environ, _passed(settings)) | (account.variables if account else {}),
         account=account,
         inherited_inside=inherited(settings.environ, settings.pass_env, base=INSIDE),
         server_variables=server_variables(settings),
@@ -266,6 +281,8 @@ def _assemble(
         probes=checks,
         keepers=SpareKeeper(),
         uploads=uploads,
+        job=_launch_job(settings),
+        gpus_by_index=settings.gpu_ids == "index",
         troubles=troubles,
         hooks=Hooks(
             folder=settings.hooks,
@@ -286,6 +303,30 @@ def _assemble(
         served=served,
         order=QueueOrder(worker.queues, fair=settings.order_fairness),
     )
+
+
+def _horizon(job: BatchJob, endless_until: float, clock: ServerClock) -> Horizon:
+    """The end of the batch job, on the server's clock."""
+    if job.ends_at is None or job.last_end_at is None:
+        return Horizon()
+    now = time.time()
+    return Horizon(ends_at=clock.now() + job.last_end_at - now, takes_endless=job.ends_at - now >= endless_until)
+
+
+def _launch_job(settings: AgentSettings) -> LaunchJob | None:
+    own = processes.identify(os.getpid())
+    if settings.job is None or own is None:
+        return None
+    return LaunchJob(
+        agent_pid=own.pid,
+        agent_start_ticks=own.start_ticks,
+        grace_seconds=settings.job.grace_seconds,
+        limit_at=settings.job.limit_at,
+    )
+
+
+def _passed(settings: AgentSettings) -> tuple[str, ...]:
+    return (*settings.pass_env, "SLURM_TMPDIR") if settings.job else settings.pass_env
 
 
 def _account(settings: AgentSettings) -> Account | None:

@@ -19,13 +19,21 @@ from taskyard.cli import output
 from taskyard.cli.session import complete_tasks
 from taskyard.client import Client
 from taskyard.config import CONNECTION_SETTINGS, Connection, add_settings, connection, server_address
-from taskyard.wire import Gpu, to_json
+from taskyard.wire import Gpu, Obstacle, to_json
 
-from . import abandoned, account, doctor, means, scaffold
+from . import abandoned, account, batch, doctor, means, scaffold
 from .answers import until_answered
 from .build import build, exit_code
 from .checkout import CachedMirror, list_mirrors, prune_mirrors
-from .config import CACHE_SETTINGS, DAEMON_SETTINGS, EXECUTE_SETTINGS, AgentSettings, add_groups, read_settings
+from .config import (
+    BUILD_SETTINGS,
+    CACHE_SETTINGS,
+    DAEMON_SETTINGS,
+    EXECUTE_SETTINGS,
+    AgentSettings,
+    add_groups,
+    read_settings,
+)
 from .containers import ContainerSettings, kept
 from .daemon import Daemon
 from .environments import cache, downloads
@@ -91,7 +99,8 @@ def _run_daemon(namespace: argparse.Namespace) -> int:
         return detached.stop(place, namespace.stop or None, everything=namespace.all, say=_say)
     if namespace.status is not None:
         return _show_agents(namespace)
-    settings = _started(namespace, DAEMON_SETTINGS)
+    settings = _in_job(_started(namespace, DAEMON_SETTINGS))
+    _refuse_outliving(settings)
     devices = means.choose_gpus(settings)
     settings = dataclasses.replace(settings, name=settings.name or means.default_name(settings, devices))
     folder = Journal(agents_folder(settings), str(settings.name)).folder
@@ -101,6 +110,14 @@ def _run_daemon(namespace: argparse.Namespace) -> int:
             return _live(settings, devices)
 
     return detached.go_on_in_background(folder, live, _say) if settings.detached else live()
+
+
+def _refuse_outliving(settings: AgentSettings) -> None:
+    """Raises SettingsError for what a batch job has no place for."""
+    if settings.job and settings.detached:
+        raise SettingsError("--detached: a batch job ends with its script; write `exec taskyard agent daemon`")
+    if settings.job and settings.workers:
+        raise SettingsError("--workers: in a batch job give one agent --slots, or start several with `srun`")
 
 
 def _refuse_lone_words(namespace: argparse.Namespace) -> None:
@@ -178,10 +195,14 @@ def _add_id(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_execute(namespace: argparse.Namespace) -> int:
-    settings = _started(namespace, EXECUTE_SETTINGS)
+    settings = _in_job(_started(namespace, EXECUTE_SETTINGS))
     task = account.task_id(namespace.id, settings)
     log = (sys.stderr if namespace.json else sys.stdout).buffer
-    ended = execute(task, settings, account.connect(settings), log=log)
+    client = until_answered(lambda: account.connect(settings)) if settings.job else account.connect(settings)
+    ended = execute(task, settings, client, log=log)
+    if isinstance(ended, Obstacle):
+        output.note(f"taskyard: nothing to do: task {task}: {ended.detail}")
+        return 0
     if namespace.json:
         output.print_json(ended)
     return exit_codes.exit_code(ended.outcome)
@@ -192,11 +213,11 @@ def _add_build(verbs: Any) -> None:
     _add_id(parser)
     parser.add_argument("--target", metavar="NAME", help="make an image of this name with all that the task needs")
     _add_json(parser)
-    add_groups(parser, EXECUTE_SETTINGS)
+    add_groups(parser, BUILD_SETTINGS)
 
 
 def _run_build(namespace: argparse.Namespace) -> int:
-    settings = _started(namespace, EXECUTE_SETTINGS)
+    settings = _started(namespace, BUILD_SETTINGS)
     task = account.task_id(namespace.id, settings)
     try:
         with account.reader(settings) as client:
@@ -219,6 +240,12 @@ def _started(namespace: argparse.Namespace, settings: Any) -> AgentSettings:
     log_lines.begin(read.log_level, read.log_format, "agent")
     hide_memory()
     return read
+
+
+def _in_job(settings: AgentSettings) -> AgentSettings:
+    """The settings with the batch job that this process is in, if any."""
+    job = batch.found(settings.environ, wanted=settings.batch, kill_wait_seconds=settings.kill_wait)
+    return dataclasses.replace(settings, job=job)
 
 
 # --- join
@@ -309,11 +336,11 @@ def _add_doctor(verbs: Any) -> None:
     parser = _verb(verbs, "doctor", "check that this machine can run tasks", _run_doctor)
     parser.add_argument("--repo", metavar="URL", help="check the access to this repository too")
     parser.add_argument("--json", action="store_true", help="print records")
-    add_groups(parser, EXECUTE_SETTINGS)
+    add_groups(parser, BUILD_SETTINGS)
 
 
 def _run_doctor(namespace: argparse.Namespace) -> int:
-    settings = account.as_joined(read_settings(namespace, EXECUTE_SETTINGS))
+    settings = account.as_joined(read_settings(namespace, BUILD_SETTINGS))
     findings = []
     for finding in doctor.examine(settings, repository=namespace.repo):
         findings.append(finding)

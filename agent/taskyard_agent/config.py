@@ -10,7 +10,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import platformdirs
 from taskyard.asking import TORCH_BACKEND as TORCH_BACKEND_WORDS
@@ -35,6 +35,9 @@ from . import presets
 from .allotment import UNLIMITED_SLOTS
 from .errors import SettingsError
 from .life import hours
+
+if TYPE_CHECKING:
+    from .batch import BatchJob
 
 
 def at_least_one(text: str) -> int:
@@ -515,6 +518,32 @@ LEAST_FREE_DISK = Setting(
 RUN_AS = Setting(
     name="run_as", metavar="USER", help="run tasks as this user of the machine; needs an agent that root started"
 )
+BATCH = Setting(
+    name="batch",
+    kind=bool,
+    help="whether this is within a batch job, with which the agent and all that it runs end; default: where "
+    "SLURM_JOB_ID is set",
+)
+KILL_WAIT = Setting(
+    name="kill_wait",
+    kind=span_above_zero,
+    metavar="TIME",
+    help="time between the batch system's SIGTERM and its SIGKILL; default: what Slurm says, else 30s",
+)
+ENDLESS_UNTIL = Setting(
+    name="endless_until",
+    kind=span,
+    default=600.0,
+    default_text="10m",
+    metavar="TIME",
+    help="take tasks without a --timeout as long as the batch job has this much time left",
+)
+GPU_IDS = Setting(
+    name="gpu_ids",
+    choices=("uuid", "index"),
+    default="uuid",
+    help="what CUDA_VISIBLE_DEVICES holds for a task: some frameworks understand an index alone",
+)
 IDLE_GPU_PERCENT = Setting(
     name="idle_gpu_percent",
     kind=percentage,
@@ -545,9 +574,10 @@ GROUPS: Mapping[str, tuple[Setting, ...]] = {
     "connection": (*CONNECTION_SETTINGS, TOKEN_FILE),
     "queues": (QUEUE, ORDER_FAIRNESS, CREATE_QUEUE),
     "worker": (NAME, PRESET, LABEL, RESOURCES),
-    "GPUs and slots": (GPUS, CPU_ONLY, DYNAMIC_GPUS, SHARE_GPUS, SLOTS, SERVICES_MODE, WORKERS),
+    "GPUs and slots": (GPUS, CPU_ONLY, GPU_IDS, DYNAMIC_GPUS, SHARE_GPUS, SLOTS, SERVICES_MODE, WORKERS),
     "limits": (MEMORY, MACHINE_PART, PAUSE_AT, LEAST_FREE_DISK, IDLE_GPU_PERCENT, RUN_AS, PASS_ENV),
     "outputs": (OUTPUT_FILE_BYTES, OUTPUT_BYTES, OUTPUT_FILES),
+    "batch systems": (BATCH, KILL_WAIT, ENDLESS_UNTIL),
     "code": (
         GIT_TOKEN_FILE,
         GIT_SSH_KEY,
@@ -587,7 +617,9 @@ GROUPS: Mapping[str, tuple[Setting, ...]] = {
 """Every setting of the agent, as the help and the reference show them."""
 DAEMON_SETTINGS = tuple(setting for group in GROUPS.values() for setting in group)
 DAEMON_ALONE = (
-    *GROUPS["queues"],
+    ORDER_FAIRNESS,
+    CREATE_QUEUE,
+    ENDLESS_UNTIL,
     PRESET,
     DYNAMIC_GPUS,
     SLOTS,
@@ -599,6 +631,8 @@ DAEMON_ALONE = (
 )
 """What means nothing to an agent that runs one task and ends."""
 EXECUTE_SETTINGS = tuple(setting for setting in DAEMON_SETTINGS if setting not in DAEMON_ALONE)
+BUILD_SETTINGS = tuple(setting for setting in EXECUTE_SETTINGS if setting not in (QUEUE, BATCH, KILL_WAIT))
+"""Those of what runs no task: `agent build` and `agent doctor`."""
 
 
 DECLARED = tuple(
@@ -705,12 +739,19 @@ class AgentSettings:
     min_free_disk: int
     pause_at: float | None
     least_free_disk: int | None
+    batch: bool | None
+    """None: whether it is in a batch job, the variables tell."""
+    kill_wait: float | None
+    endless_until: float
+    gpu_ids: str
     idle_gpu_percent: float
     run_as: str | None
     log_level: str
     log_format: str
     environ: Mapping[str, str]
     """The agent's own variables, as they were at its start."""
+    job: BatchJob | None = None
+    """The batch job that it lives in."""
 
 
 def add_groups(parser: argparse.ArgumentParser, settings: Sequence[Setting]) -> None:
@@ -732,7 +773,7 @@ def read_settings(namespace: argparse.Namespace, settings: Sequence[Setting]) ->
         values.refuse_together(*pair)
     if DETACHED in settings:
         _check_life(values)
-    queue_gpus = _queue_gpus(values) if QUEUE in settings else {}
+    queue_gpus = _queue_gpus(values, settings) if QUEUE in settings else {}
     return AgentSettings(
         connection=connection(namespace, environ=environ, in_project=False),
         server_named=SERVER in settings and values.given("server"),
@@ -749,9 +790,9 @@ def _exclusive(settings: Sequence[Setting]) -> list[tuple[str, str]]:
     return [pair for pair in EXCLUSIVE if names.issuperset(pair)]
 
 
-def _queue_gpus(values: Resolved) -> dict[str, GpuRange | None]:
+def _queue_gpus(values: Resolved, settings: Sequence[Setting]) -> dict[str, GpuRange | None]:
     """Each queue, with its number of GPUs where those go by queue. Raises SettingsError."""
-    dynamic = values["dynamic_gpus"]
+    dynamic = DYNAMIC_GPUS in settings and values["dynamic_gpus"]
     found = [queue_with_gpus(text) if dynamic else (text, None) for text in values["queue"]]
     names = [name for name, _ in found]
     doubled = sorted({name for name in names if names.count(name) > 1})
@@ -807,7 +848,7 @@ def _value(setting: Setting, settings: Sequence[Setting], values: Resolved) -> A
     if setting is LOCAL_DIR:
         return value.expanduser().absolute()
     if setting is QUEUE:
-        return tuple(_queue_gpus(values)) if setting in settings else ()
+        return tuple(_queue_gpus(values, settings)) if setting in settings else ()
     if setting is RESOURCES:
         return {name: number for item in value for name, number in item}
     return dict(value) if setting in (GIT_TOKEN_FILE, LABEL) else value

@@ -15,14 +15,16 @@ from types import FrameType
 from taskyard import log_lines
 from taskyard.client import Client
 
+from . import executes
 from .assembly import AgentParts, open_agent
 from .config import AgentSettings
 from .held import Cause
 from .introduction import Introduction
+from .job_end import SIGNALS, JobEnd, NoJob
 from .journal import Journal
 from .life.duties import Life
 from .life.running import Announcement
-from .part_settings import agents_folder
+from .part_settings import agents_folder, executes_folder
 from .worker import Claimer, Worker
 
 logger = logging.getLogger(__name__)
@@ -59,12 +61,14 @@ class Daemon:
         self._clearing = clearing
         self._end = End.RUN
         self._told = threading.Event()
+        self._job_end: JobEnd | NoJob = NoJob()
         self.begins_anew = False
         """Whether it ended in order to be started again."""
 
     def run(self) -> int:
         """Runs until a signal ends it; returns the exit code. Raises SettingsError for what cannot be followed."""
-        self._clearing.join(UNATTENDED_SECONDS if self._left_runs() else None)
+        in_job = self._settings.job is not None  # what others left there has ended with them; its report may last
+        self._clearing.join(UNATTENDED_SECONDS if in_job or self._left_runs() else None)
         with open_agent(self._settings, self._client, self._journal_of) as parts, self._signals():
             claimer = Claimer(
                 parts.identity, parts.worker, parts.order,
@@ -74,7 +78,7 @@ class Daemon:
             with parts.hooks_at_both_ends(lambda: self._end is End.HAND_OVER), self._served(parts, claimer):
                 self._say_hello(parts)
                 parts.services.keepers.prepare()
-                with life:
+                with life, contextlib.closing(self._ends_with_job(parts)):
                     parts.services.troubles.listen(life.note)
                     introduction = Introduction(parts.lease, parts.leftovers.reports(), parts.services.troubles)
                     if introduction.made(self._told):
@@ -82,11 +86,27 @@ class Daemon:
             self.begins_anew = life.begins_anew and self._end is End.DRAIN
         return 0
 
-    def _journal_of(self, name: str) -> Journal:
+    def _journal_of(self, name: str) -> contextlib.AbstractContextManager[Journal]:
+        """In a batch job it is one of its own: what is left in it is given back, never carried on."""
+        if self._settings.job is not None:
+            return executes.opened(executes_folder(self._settings))
         return Journal(agents_folder(self._settings), name)
 
     def _left_runs(self) -> bool:
-        return self._settings.name is not None and bool(self._journal_of(self._settings.name).runs())
+        if self._settings.name is None or self._settings.job is not None:
+            return False
+        return bool(Journal(agents_folder(self._settings), self._settings.name).runs())
+
+    def _ends_with_job(self, parts: AgentParts) -> JobEnd | NoJob:
+        if self._settings.job is not None:
+            jobs = functools.partial(getattr, parts.worker, "jobs")
+            self._job_end = JobEnd(self._settings.job, jobs, on_begin=self._job_ends)
+        return self._job_end
+
+    def _job_ends(self) -> None:
+        """Nothing is taken any more; the runs are ended by `JobEnd`."""
+        self._end = max(self._end, End.DRAIN)
+        self._told.set()
 
     def _work(self, parts: AgentParts, claimer: Claimer, life: Life) -> None:
         parts.leftovers.hand_to(parts.worker)
@@ -101,7 +121,7 @@ class Daemon:
 
     def _cleared(self) -> bool:
         """Waits until nothing of others is left; False when it was told to end before."""
-        while self._clearing.is_alive():
+        while self._clearing.is_alive() and self._settings.job is None:
             if self._told.wait(LOOK_SECONDS):
                 return False
         return True
@@ -160,7 +180,9 @@ class Daemon:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        handled = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+        handled = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
+        if self._settings.job is not None:
+            handled |= set(SIGNALS)
         before = {number: signal.signal(number, self._on_signal) for number in handled}
         try:
             yield
@@ -169,14 +191,22 @@ class Daemon:
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if number == signal.SIGUSR1:
+        """In a batch job SIGTERM is the job's end, and SIGUSR1 drains: there is no next daemon to hand over to."""
+        if number in self._job_end.signals:
+            self._job_end.begin()
+            return
+        if number == signal.SIGUSR1 and self._settings.job is None:
             self._end = End.HAND_OVER
+        elif number == signal.SIGUSR1:
+            self._end = max(self._end, End.DRAIN)
         elif self._end < End.KILL:
             self._end = End(self._end + 1)
         self._told.set()
 
     def _wait_for_word(self, parts: AgentParts) -> None:
         self._told.wait()
+        if self._job_end.begun:
+            return
         if self._end is End.HAND_OVER:
             logger.info("handing over: runs go on without me", extra={"action": "agent_hands_over"})
             return

@@ -21,8 +21,12 @@ ENDED_BY_US = {
     Cause.MEMORY: (OutcomeKind.FAILED, Reason.MEMORY),
     Cause.IDLE_GPU: (OutcomeKind.FAILED, Reason.IDLE_GPU),
     Cause.AGENT_STOPPED: (OutcomeKind.LOST, Reason.AGENT_STOPPED),
+    Cause.PREEMPTED: (OutcomeKind.LOST, Reason.AGENT_STOPPED),
+    Cause.TIME_LIMIT: (OutcomeKind.FAILED, Reason.TIMEOUT),
     Cause.NOT_STARTED: (OutcomeKind.FAILED, Reason.COMMAND),
 }
+EXACT = {Cause.PREEMPTED: Reason.PREEMPTED, Cause.TIME_LIMIT: Reason.TIME_LIMIT}
+"""Words that servers of before do not know; beside them stand those above, which have the same effect."""
 
 
 def outcome_of(record: ExitRecord, spool: Path) -> Outcome:
@@ -40,6 +44,7 @@ def outcome_of(record: ExitRecord, spool: Path) -> Outcome:
         exit_code=record.exit_code,
         signal=record.signal,
         message=record.message or _last_words(kind, record, spool),
+        exact=EXACT.get(record.cause),
     )
 
 
@@ -105,8 +110,11 @@ def _with_signal(record: ExitRecord) -> ExitRecord:
 
 def stopped(cause: Cause, phase: Phase) -> Outcome:
     """The outcome of a run that was ended before its command was started."""
+    if cause is Cause.TIME_LIMIT:  # the batch job's: none of its time was the command's
+        cause = Cause.PREEMPTED
     kind, reason = ENDED_BY_US[cause]
-    return Outcome(kind=kind, reason=reason, phase=phase, message="stopped before its process was started")
+    message = "stopped before its process was started"
+    return Outcome(kind=kind, reason=reason, phase=phase, message=message, exact=EXACT.get(cause))
 
 
 def lost_with_keeper(survivors: Sequence[int]) -> Outcome:
@@ -169,6 +177,7 @@ def shorter_and_shorter(request: FinishRequest) -> tuple[FinishRequest, ...]:
         exit_code=outcome.exit_code,
         infrastructure=outcome.infrastructure,
         confirmed=outcome.confirmed,
+        exact=outcome.exact,
     )
     kept = dataclasses.replace(request.outputs, skipped=()) if request.outputs is not None else None
     without_texts = dataclasses.replace(request, outcome=outcome, notes=(), outputs=kept)

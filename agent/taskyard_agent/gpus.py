@@ -68,7 +68,30 @@ def _describe(index: int) -> Gpu | None:
     except pynvml.NVMLError as error:
         logger.error("GPU %d is left out: %s", index, error, extra={"action": "gpu_failed", "gpu": index})
         return None
+    if _is_split(handle):
+        _say_split(index)
+        return None
     return Gpu(index=index, uuid=uuid, name=name, memory_bytes=_memory(handle))
+
+
+def _is_split(handle: Any) -> bool:
+    """Whether the GPU is in MIG mode: a process sees one instance of it, and none of it as a whole."""
+    import pynvml
+
+    with contextlib.suppress(pynvml.NVMLError):  # most GPUs have no such mode
+        return bool(pynvml.nvmlDeviceGetMigMode(handle)[0])
+    return False
+
+
+@functools.cache
+def _say_split(index: int) -> None:
+    """Once for each process: it is asked for its GPUs again and again."""
+    logger.error(
+        "GPU %d is left out: it is split (MIG mode), tasks get whole ones; `nvidia-smi -i %d -mig 0` ends that",
+        index,
+        index,
+        extra={"action": "gpu_split", "gpu": index},
+    )
 
 
 def _memory(handle: Any) -> int:
@@ -90,10 +113,12 @@ def described(uuids: Sequence[str], known: Sequence[Gpu]) -> tuple[Gpu, ...]:
 def visible(value: str | None, there: Sequence[Gpu]) -> tuple[Gpu, ...]:
     """Return the GPUs that `CUDA_VISIBLE_DEVICES` shows to this process; all where it is not set.
 
-    As CUDA reads it: what follows the first word that names no GPU is not shown. Indices are in PCI order.
+    As CUDA reads it: what follows the first word that names no GPU is not shown. Indices are in PCI order. Raises
+    SettingsError for an instance of a split GPU.
     """
     if value is None:
         return tuple(there)
+    _refuse_instances(value)
     shown: list[Gpu] = []
     for word in value.split(","):
         found = _named(word.strip(), there)
@@ -103,8 +128,18 @@ def visible(value: str | None, there: Sequence[Gpu]) -> tuple[Gpu, ...]:
     return tuple(shown)
 
 
+def _refuse_instances(words: str) -> None:
+    """Raises SettingsError where one of them is an instance of a split GPU."""
+    if "MIG-" in words.upper():
+        raise SettingsError(
+            f"{words} names an instance of a split GPU (MIG), and tasks are given whole ones alone: use such, "
+            "or --cpu-only"
+        )
+
+
 def parse_selection(selection: str, available: Sequence[Gpu]) -> tuple[Gpu, ...]:
     """Picks GPUs by `0,1` or `0-3`, by `GPU-uuid,…` or `all`. Raises SettingsError for one that is not there."""
+    _refuse_instances(selection)
     if not available:
         raise SettingsError("this machine has no NVIDIA GPU, or no driver for it: `nvidia-smi` says more")
     if selection.strip() == "all":
@@ -143,12 +178,17 @@ def _named(word: str, available: Sequence[Gpu]) -> list[Gpu]:
     return [gpu for gpu in available if word and gpu.uuid.lower().startswith(word.lower())]
 
 
-def variables(gpus: Sequence[Gpu]) -> dict[str, str]:
-    """The variables that show a command these GPUs and no other; for none, they show no GPU at all."""
+def variables(gpus: Sequence[Gpu], *, by_index: bool = False, alone: bool = False) -> dict[str, str]:
+    """The variables that show a command these GPUs and no other; for none, they show no GPU at all.
+
+    `by_index`: some frameworks parse integers. `alone`: the command is in a container that has no others, which
+    are counted from 0 there.
+    """
     uuids = ",".join(gpu.uuid for gpu in gpus)
+    indices = range(len(gpus)) if alone else [gpu.index for gpu in gpus]
     return {
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-        "CUDA_VISIBLE_DEVICES": uuids,
+        "CUDA_VISIBLE_DEVICES": ",".join(map(str, indices)) if by_index else uuids,
         "NVIDIA_VISIBLE_DEVICES": uuids or "void",
     }
 

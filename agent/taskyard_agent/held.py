@@ -60,6 +60,9 @@ class Cause(str, enum.Enum):
     AGENT_STOPPED = "agent_stopped"
     MEMORY = "memory"
     IDLE_GPU = "idle_gpu"
+    PREEMPTED = "preempted"
+    TIME_LIMIT = "time_limit"
+    """The batch job's, not the task's."""
     NOT_STARTED = "not_started"
     """The command could not be started; `message` says why."""
 
@@ -71,6 +74,18 @@ class LaunchUser:
     uid: int
     gid: int
     groups: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchJob:
+    """The batch job in which a run is: nothing of it may live longer, nor longer than the agent."""
+
+    agent_pid: int
+    agent_start_ticks: int
+    grace_seconds: float
+    """The longest that it may take to end when the batch system ends it."""
+    limit_at: float | None = None
+    """From then on an end is the job's time limit's; on this machine's clock."""
 
 
 class KeeperRefused(Exception):
@@ -102,6 +117,7 @@ class Launch:
     """Patterns of files below the working folder that are kept."""
     exclusive: bool = False
     lease_seconds: float = 60.0
+    job: LaunchJob | None = None
     lease_at: float | None = None
     """When the last acknowledged beat was sent, on `boot_clock()`; None for now."""
 

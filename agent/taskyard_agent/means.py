@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import psutil
 from taskyard.wire import CONTAINER_LABEL, Gpu
 
 from . import gpus, group_memory
 from .allotment import Means
+from .batch import BatchJob
 from .config import AgentSettings
 from .containers.engine import engine_name
 from .errors import RunFailed, SettingsError
@@ -29,21 +31,28 @@ def choose_gpus(settings: AgentSettings) -> tuple[Gpu, ...]:
     """The GPUs that the agent is to use. Raises SettingsError for one that is not there."""
     if settings.cpu_only or settings.services_mode:
         return ()
-    there = _shown(gpus.devices(), settings.environ)
+    there = _shown(gpus.devices(), *_visible(settings))
     chosen = tuple(there) if settings.gpus is None else gpus.parse_selection(settings.gpus, there)
     if settings.dynamic_gpus and not chosen:
         raise SettingsError("--dynamic-gpus: this machine has no NVIDIA GPU: `nvidia-smi` says more")
     return chosen
 
 
-def _shown(there: Sequence[Gpu], environ: Mapping[str, str]) -> tuple[Gpu, ...]:
-    """What a batch system, or the one who started the agent, left it of the machine's GPUs."""
-    value = environ.get(VISIBLE)
+def _visible(settings: AgentSettings) -> tuple[str, str | None]:
+    """Who left the agent which GPUs: the one who started it, or its batch job; None for all."""
+    job = settings.job
+    if job is None or job.gpus is None or (settings.gpus is not None and not job.gpus):
+        return VISIBLE, settings.environ.get(VISIBLE)  # what the batch system does not manage is named with --gpus
+    return f"batch job {job.id}: {VISIBLE}", job.gpus
+
+
+def _shown(there: Sequence[Gpu], source: str, value: str | None) -> tuple[Gpu, ...]:
+    """Those that are left of the machine's GPUs."""
     shown = gpus.visible(value, there)
     if len(shown) < len(there):
         logger.info(
             "%s=%s leaves this agent %s of the machine's %d GPUs",
-            VISIBLE,
+            source,
             value,
             ", ".join(str(gpu.index) for gpu in shown) or "none",
             len(there),
@@ -64,7 +73,8 @@ def hold_gpus(devices: tuple[Gpu, ...], name: str) -> GpuLock:
 
 def of(settings: AgentSettings, devices: tuple[Gpu, ...], queues: Sequence[ServedQueue]) -> Means:
     """All that its worker has. Raises SettingsError where the machine has less than was promised."""
-    machine = int(machine_memory() * settings.machine_part)
+    given = settings.job.memory_bytes if settings.job else None
+    machine = int(min(filter(None, (machine_memory(), given))) * settings.machine_part)
     memory = _memory(settings.memory, machine)
     if memory is not None and memory > machine:
         part = (
@@ -84,9 +94,15 @@ def of(settings: AgentSettings, devices: tuple[Gpu, ...], queues: Sequence[Serve
         memory_bytes=memory,
         machine_memory_bytes=machine,
         limits_memory=settings.memory is not None,
-        custom=settings.resources,
+        custom={**_cpus(settings), **settings.resources},
         queue_gpus={queue.id: queue.gpus for queue in queues if queue.gpus is not None},
     )
+
+
+def _cpus(settings: AgentSettings) -> dict[str, float]:
+    """Those that a batch job was given, for tasks that ask for `--resource cpus=N`."""
+    cpus = settings.job.cpus if settings.job else None
+    return {"cpus": float(cpus)} if cpus else {}
 
 
 def _slots(settings: AgentSettings, devices: Sequence[Gpu]) -> int:
@@ -108,12 +124,19 @@ def machine_memory() -> int:
 
 
 def default_name(settings: AgentSettings, devices: Sequence[Gpu]) -> str:
-    """By the machine and what of it the worker has."""
+    """By the machine and what of it the worker has, or by its batch job."""
+    if settings.job:
+        return name_in_job(settings, settings.job)
     if settings.services_mode:
         return f"{settings.host}:services"
     if devices:
         return f"{settings.host}:gpu{','.join(str(gpu.index) for gpu in devices)}"
     return f"{settings.host}:cpu:0"
+
+
+def name_in_job(settings: AgentSettings, job: BatchJob) -> str:
+    """One of its own for each agent of a job, and for each time that the job is started: none is taken over."""
+    return f"{job.node or settings.host}:{job.name}:{os.getpid()}"
 
 
 def labels(settings: AgentSettings, devices: Sequence[Gpu]) -> dict[str, str]:

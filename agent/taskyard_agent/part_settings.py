@@ -39,6 +39,7 @@ def checkout_settings(settings: AgentSettings) -> CheckoutSettings:
     """The checkout's part of the settings."""
     return CheckoutSettings(
         folder=settings.local_dir / "git",
+        trees_folder=settings.job.folder if settings.job else None,
         allow_file=settings.allow_file_repositories,
         apart=settings.docker is not None or settings.run_as is not None,
         allow_filters=settings.allow_git_filters,

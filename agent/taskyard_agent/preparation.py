@@ -117,6 +117,7 @@ class Preparation:
             exclusive=policy.exclusive,
             lease_seconds=self.journalled.lease_seconds,
             lease_at=lease_at,
+            job=self.services.job,
         )
         return launch if prepared.inside is None else _from_outside(launch, prepared.inside)
 
@@ -188,7 +189,8 @@ class Preparation:
             ready.variables,
             self._spec.env,
             self.secrets,
-            gpus.variables(self.devices),  # the agent's choice, whatever the task says: others run on the rest
+            # the agent's choice, whatever the task says: others run on the rest
+            gpus.variables(self.devices, by_index=self.services.gpus_by_index, alone=box is not None),
             self.services.server_variables,
             own,
             bin_folder=ready.path,
@@ -249,9 +251,10 @@ class Preparation:
         return LaunchUser(uid=account.uid, gid=account.gid, groups=account.groups)
 
     def _overlay_of(self, tree: Tree) -> Path:
-        """Beside the tree where tasks run as another user: the run's folder is shut to it."""
+        """Beside the tree where tasks run as another user, to which the run's folder is shut, and in a batch job,
+        whose trees are on the node's own disk."""
         beside = tree.root.with_name("overlay")
-        return beside if self.services.account else self.journalled.directory.path / "overlay"
+        return beside if self.services.account or self.services.job else self.journalled.directory.path / "overlay"
 
     def _parameters_of(self, tree: Tree) -> Path:
         return self._overlay_of(tree).with_name("parameters.json")

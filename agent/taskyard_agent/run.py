@@ -80,6 +80,8 @@ class RunJob:
         """Set by the worker once it is free again."""
         self._cancelled = threading.Event()
         self._cause: Cause | None = None
+        self._stop_message = ""
+        self._grace: float | None = None
         self._stale = threading.Event()
         self._held: HeldRun | None = None
         self._container_pid: int | None = None
@@ -147,15 +149,20 @@ class RunJob:
         """How long its GPUs may do nothing; None: for ever."""
         return self._spec.policy.max_idle_gpu_seconds
 
-    def stop(self, cause: Cause, *, message: str = "") -> None:
-        """Ends the run: SIGTERM, the grace period, SIGKILL. `message` says more of the cause, in the outcome."""
+    def stop(self, cause: Cause, *, message: str = "", grace_seconds: float | None = None) -> None:
+        """Ends the run: SIGTERM, the grace period, SIGKILL. `message` says more of the cause, in the outcome.
+
+        `grace_seconds` shortens the task's own, also where the run is being stopped already.
+        """
+        grace = None if grace_seconds is None else min(grace_seconds, self._spec.policy.grace_seconds)
         with self._lock:
-            if self._cause is not None:
+            if self._cause is not None and grace is None:
                 return
-            self._cause = cause
+            self._cause = self._cause or cause
+            self._stop_message, self._grace = message, grace
             self._cancelled.set()
             if self._held is not None:
-                self._held.stop(cause, message=message)
+                self._held.stop(cause, grace, message=message)
 
     def kill(self) -> None:
         """Ends the run at once."""
@@ -292,7 +299,7 @@ class RunJob:
         with self._lock:
             self._held = held
             if self._cause is not None:
-                held.stop(self._cause)
+                held.stop(self._cause, self._grace, message=self._stop_message)
         self._services.send_beat()
         held.wait()
         self._phases.enter(Phase.FINISHING)

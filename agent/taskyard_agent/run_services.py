@@ -13,6 +13,7 @@ from .checkout import CheckoutSettings
 from .clock import ServerClock
 from .containers import Containers
 from .environments import EnvironmentSettings
+from .held import LaunchJob
 from .hooks import Hooks
 from .journal import Journal
 from .log_shipper import LogShipper
@@ -46,6 +47,10 @@ class RunServices:
     keepers: SpareKeeper
     uploads: Uploads
     """Of what runs that have ended keep."""
+    gpus_by_index: bool = False
+    """Whether tasks read indices in CUDA_VISIBLE_DEVICES, not UUIDs."""
+    job: LaunchJob | None = None
+    """The batch job that the agent, and all that it runs, is in."""
     account: Account | None = None
     """Whom tasks run as; None: the agent's own user."""
     hooks: Hooks

@@ -51,6 +51,16 @@ SERVER = "server"
 NOTHING = Capacity(slots=0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Horizon:
+    """Until when a worker runs tasks."""
+
+    ends_at: float | None = None
+    """By the server's clock; None: for ever."""
+    takes_endless: bool = True
+    """Whether it takes tasks without a time limit."""
+
+
 class Worker:
     """A named place that runs as many tasks at once as its means allow, each on what is its own."""
 
@@ -75,6 +85,8 @@ class Worker:
         """Whether the probe that the server asked for finds nothing wrong."""
         self.known = False
         """Whether the server took a beat of this process."""
+        self.horizon: Callable[[], Horizon] = Horizon
+        """How long there is for what it takes now."""
         self._shows_places = shows_places
         self._holds: dict[str, str] = {}
         self._jobs: dict[str, RunJob] = {}
@@ -136,6 +148,7 @@ class Worker:
 
     def report(self) -> WorkerReport:
         """What it says of itself."""
+        horizon = self.horizon()
         return WorkerReport(
             name=self.name,
             state=self.state,
@@ -148,6 +161,8 @@ class Worker:
             queue_gpus=dict(self.means.queue_gpus),
             healthy=self.healthy,
             paused_reason="; ".join(why for source, why in self._holds.items() if source != SERVER),
+            ends_at=horizon.ends_at,
+            takes_endless=horizon.takes_endless,
         )
 
     def _place_of(self, job: RunJob) -> WorkerReport:
@@ -361,6 +376,7 @@ class Claimer:
             self._stopping.wait(self._conversation.pause)
 
     def _request(self, tokens: ClaimTokens, worker: Worker | None, wait: float) -> ClaimRequest:
+        horizon = worker.horizon() if worker else Horizon()
         return ClaimRequest(
             agent=self._identity.name,
             worker=worker.name if worker else None,
@@ -376,6 +392,8 @@ class Claimer:
             queue_gpus=dict(worker.means.queue_gpus) if worker else {},
             runs=tuple(job.id for job in self._worker.jobs),
             wait_seconds=wait,
+            ends_at=horizon.ends_at,
+            takes_endless=horizon.takes_endless,
         )
 
     def _settle(self, claim: Claim, tokens: ClaimTokens, worker: Worker | None) -> None:

@@ -1,4 +1,5 @@
-/* A stand-in for NVIDIA's management library: FAKE_NVML_GPUS GPUs, of which FAKE_NVML_LOST has fallen off the bus.
+/* A stand-in for NVIDIA's management library: FAKE_NVML_GPUS GPUs, of which FAKE_NVML_LOST has fallen off the bus and
+ * FAKE_NVML_MIG is split.
  * The file FAKE_NVML_USE, if there is one, holds the utilisation of all of them, or `none` when they report none. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -62,6 +63,11 @@ int nvmlDeviceGetUUID(Device device, char *uuid, unsigned int length) {
 
 int nvmlDeviceGetName(Device device, char *name, unsigned int length) {
     snprintf(name, length, "Fake GPU %d", device->index);
+    return SUCCESS;
+}
+
+int nvmlDeviceGetMigMode(Device device, unsigned int *current, unsigned int *pending) {
+    *current = *pending = device->index == number("FAKE_NVML_MIG", -1);
     return SUCCESS;
 }
 

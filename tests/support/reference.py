@@ -42,7 +42,8 @@ AGENT = """# The agent's commands and settings
 | `agent init DIR` | writes a custom worker: an image with an agent and what its tasks need |
 
 The daemon's first Ctrl-C or SIGTERM drains; the second stops the runs with grace and puts them back into their
-queues; the third kills them; SIGUSR1 hands them over to the next daemon.
+queues; the third kills them; SIGUSR1 hands them over to the next daemon. In a batch job SIGTERM and SIGUSR2 end
+the runs with the job, and SIGUSR1 drains.
 
 A setting is looked for as a flag, then as its variable, then in the `--preset`, then in
 `~/.config/taskyard/config.toml`; a project's file has no say. Switches have a `--no-…` form. The daemon takes

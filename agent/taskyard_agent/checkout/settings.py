@@ -15,6 +15,8 @@ class CheckoutSettings:
 
     folder: Path
     """Holds mirrors and trees; agents of one machine and user may share it."""
+    trees_folder: Path | None = None
+    """Where trees are instead, such as on a node's own disk."""
     tokens: Mapping[str, Path] = field(default_factory=dict)
     """Host (with its port where it is not the usual one) → file with `TOKEN` or `USER:TOKEN`, read at each use."""
     ssh_key: Path | None = None
@@ -68,4 +70,4 @@ class CheckoutSettings:
     @property
     def trees(self) -> Path:
         """Checked-out trees, by the mirror that they borrow from."""
-        return self.folder / "trees"
+        return self.trees_folder or self.folder / "trees"

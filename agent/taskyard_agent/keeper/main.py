@@ -17,6 +17,7 @@ import sys
 import time
 
 from taskyard_agent.keeper import cgroups, globs, processes, unsaved
+from taskyard_agent.keeper.agent_watch import AgentWatch
 from taskyard_agent.keeper.command import Command
 from taskyard_agent.keeper.durable import Reserved, fifo, write_whole
 from taskyard_agent.keeper.masking import NAMES, Masker
@@ -28,7 +29,7 @@ if TYPE_CHECKING:  # importing typing takes 4 ms
     from collections.abc import Iterator
     from typing import Any, NoReturn
 
-STOP_CAUSES = ("cancelled", "timeout", "exclusive", "agent_stopped", "idle_gpu")
+STOP_CAUSES = ("cancelled", "timeout", "exclusive", "agent_stopped", "idle_gpu", "preempted", "time_limit")
 READ_BYTES = 1 << 18
 MAXIMUM_LOCKS = 64
 RECORD_BYTES = 4096
@@ -36,6 +37,10 @@ MESSAGE_CHARACTERS = 600
 LOCK_SECONDS = 10.0
 RETRY_DISK_SECONDS = 0.5
 LEFTOVERS_SECONDS = 0.05
+AGENT_SECONDS = 1.0
+"""How often a keeper in a batch job looks for its agent where the kernel does not report its end."""
+AGENT_GONE_SECONDS = 2.0
+"""Grace of a run whose agent, and so whose batch job, has ended: time for a container's engine to be asked."""
 LEASE_SECONDS = 1.0
 """Longest wait of an exclusive run: the wait's own clock stands still while the machine sleeps."""
 
@@ -110,6 +115,7 @@ class Keeper:
         self._lease_at: float = launch.get("lease_at") or processes.boot_clock()
         self._masker = Masker(_secrets(launch))
         self._memory: MemoryGuard | None = None
+        self._agent = AgentWatch(launch["job"]) if launch.get("job") else None
         self._signals: list[int] = []
         self._orders = b""
         self._output_open = True
@@ -130,6 +136,8 @@ class Keeper:
         os.dup2(os.open(self._path("keeper.log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), 2)
         self._record = Reserved(self._path("exit.json.new"), RECORD_BYTES)
         self._spool = Spool(self._run_dir)
+        if self._agent and not self._agent.lives():
+            raise Refusal("the agent has ended, and its batch job with it")
         self._control = fifo(self._path("control"))
         processes.adopt_orphans()
         self._take_signals()
@@ -154,6 +162,8 @@ class Keeper:
         self._poll.register(self._control, select.POLLIN)
         if self._memory and self._memory.events is not None:
             self._poll.register(self._memory.events, select.POLLPRI)
+        if self._agent and self._agent.handle is not None:
+            self._poll.register(self._agent.handle, select.POLLIN)
         self._heed_output(True)
         while not self._over():
             self._serve()
@@ -222,6 +232,7 @@ class Keeper:
         self._read_output()
         self._reap()
         self._watch_memory()
+        self._watch_agent()
         self._watch_clocks()
 
     def _pause_milliseconds(self) -> float | None:
@@ -235,6 +246,8 @@ class Keeper:
             pauses.append(LEFTOVERS_SECONDS)
         if self._launch.get("exclusive"):
             pauses.append(LEASE_SECONDS)
+        if self._agent and self._agent.handle is None:
+            pauses.append(AGENT_SECONDS)
         return max(0.0, min(pauses)) * 1000 + 1 if pauses else None
 
     def _times_out_at(self) -> float | None:
@@ -290,6 +303,16 @@ class Keeper:
         if processes.boot_clock() >= self._lease_at + lease - grace:
             self._stop("exclusive", grace)
 
+    def _watch_agent(self) -> None:
+        """Ends the run with its agent: in a batch job no other carries it on."""
+        if self._agent is None or self._agent.lives():
+            return
+        if self._agent.handle is not None:
+            self._poll.unregister(self._agent.handle)
+        cause = self._agent.cause()
+        self._agent = None
+        self._stop(cause, min(self._grace, AGENT_GONE_SECONDS), "the agent ended, and with it all that it held")
+
     def _watch_memory(self) -> None:
         """Ends a run that took too much at once: in a grace period it would take the machine's, too."""
         complaint = self._memory.complaint() if self._memory else ""
@@ -305,6 +328,9 @@ class Keeper:
     def _obey_signals(self) -> None:
         while self._signals:
             number = self._signals.pop(0)
+            if number == signal.SIGTERM and self._agent:
+                self._stop(self._agent.cause(), min(self._grace, self._agent.grace_seconds), was_told=True)
+                continue
             self._obey_orders()  # one that was written before the signal says why
             if number == signal.SIGTERM:
                 self._stop("cancelled", self._grace)
@@ -329,12 +355,16 @@ class Keeper:
         self._lease_at = max(self._lease_at, order.get("lease_at", 0.0))
         self._masker.add(order.get("masks", ()))
 
-    def _stop(self, cause: str, grace: float, message: str = "") -> None:
-        """SIGTERM to the command's group, SIGKILL when the grace is over. A second call can only hasten it."""
+    def _stop(self, cause: str, grace: float, message: str = "", *, was_told: bool = False) -> None:
+        """SIGTERM to the command's group, SIGKILL when the grace is over. A second call can only hasten it.
+
+        `was_told`: a batch system sends its SIGTERM to all processes of a job, so the command has had it.
+        """
         kill_at = time.monotonic() + grace
         if not self._told_to_stop and not self._ended:
-            self._asked_to_end |= _identities(processes.in_group(self._child))
-            self._signal_command(signal.SIGTERM)
+            self._asked_to_end |= _identities(self._leftovers() if was_told else processes.in_group(self._child))
+            if not was_told:
+                self._signal_command(signal.SIGTERM)
         self._told_to_stop = True
         if not self._ended and self._cause == "exit":
             self._cause, self._message = cause, message

@@ -13,7 +13,7 @@ from typing import Any
 from taskyard_agent.errors import SettingsError
 
 from . import log_file
-from .running import LOG, LOOK_SECONDS, RunningAgent, is_kept, on_this_machine, read, runs_in
+from .running import LOG, LOOK_SECONDS, RunningAgent, is_in_job, is_kept, on_this_machine, read, runs_in
 
 KNOWN_SECONDS = 60.0
 PATIENT_SECONDS = 3.0
@@ -100,7 +100,7 @@ def stop(local_dir: Path, name: str | None, *, everything: bool, say: Callable[[
     for folder, agent in chosen.items():
         runs = ", ".join(runs_in(folder))
         say(f"draining {agent.name} (pid {agent.pid})" + (f", which waits for {runs}" if runs else ""))
-        agent.signal(signal.SIGTERM)
+        agent.signal(signal.SIGUSR1 if is_in_job(folder) else signal.SIGTERM)
     while any(agent.alive for agent in chosen.values()):
         time.sleep(LOOK_SECONDS)
     return STOPPED

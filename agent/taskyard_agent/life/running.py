@@ -121,8 +121,14 @@ def read(folder: Path) -> RunningAgent | None:
 
 def on_this_machine(local_dir: Path) -> dict[Path, RunningAgent]:
     """Every agent of this folder that runs, by its own folder, in the order of their names."""
-    found = {path.parent: read(path.parent) for path in sorted((local_dir / "agents").glob(f"*/*/{RECORD}"))}
+    records = [*local_dir.glob(f"agents/*/*/{RECORD}"), *local_dir.glob(f"executes/*/*/*/{RECORD}")]
+    found = {path.parent: read(path.parent) for path in sorted(records)}  # in batch jobs they are as executes
     return {folder: agent for folder, agent in found.items() if agent is not None}
+
+
+def is_in_job(folder: Path) -> bool:
+    """Whether the agent of this folder is in a batch job: its SIGTERM is the job's end, SIGUSR1 drains it."""
+    return folder.parents[2].name == "executes"
 
 
 def is_kept(agent: RunningAgent, others: Sequence[RunningAgent]) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from taskyard.wire import Gpu
 from taskyard_agent import gpus, means
+from taskyard_agent.batch import BatchJob
 from taskyard_agent.config import DAEMON_SETTINGS, read_settings
 from taskyard_agent.errors import RunFailed, SettingsError
 
@@ -269,3 +270,59 @@ def test_the_agents_own_visible_devices_limit_what_it_takes_and_a_line_says_so(m
     assert "CUDA_VISIBLE_DEVICES=2,3 leaves this agent 2, 3 of the machine's 4 GPUs" in caplog.text
     with pytest.raises(SettingsError, match="is not a GPU of this machine"):
         means.choose_gpus(dataclasses.replace(settings, gpus="0"))
+
+
+@pytest.mark.parametrize(
+    ("job", "named", "chosen"),
+    [
+        (BatchJob(id="7", gpus="1,2"), None, [1, 2]),
+        (BatchJob(id="7", gpus=""), None, []),
+        (BatchJob(id="7", gpus=""), "3", [3]),
+        (BatchJob(id=""), None, [0, 1, 2, 3]),
+    ],
+)
+def test_a_batch_job_limits_what_the_agent_takes(monkeypatch, caplog, job, named, chosen):
+    monkeypatch.setattr(gpus, "devices", lambda: list(FOUR))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    namespace = argparse.Namespace(server="http://127.0.0.1:9", token="t", gpus=named)
+    settings = dataclasses.replace(read_settings(namespace, DAEMON_SETTINGS), job=job)
+
+    with caplog.at_level("INFO"):
+        assert [gpu.index for gpu in means.choose_gpus(settings)] == chosen
+
+    assert ("batch job 7: CUDA_VISIBLE_DEVICES=" in caplog.text) == (named is None and job.id == "7")
+
+
+def test_what_a_batch_job_was_given_is_what_the_agent_has_to_give():
+    namespace = argparse.Namespace(server="http://127.0.0.1:9", token="t", cpu_only=True)
+    job = BatchJob(id="7", node="n3", cpus=4, memory_bytes=1 << 20)
+    settings = dataclasses.replace(read_settings(namespace, DAEMON_SETTINGS), job=job)
+
+    found = means.of(settings, (), ())
+
+    assert (found.memory_bytes, found.custom) == (1 << 20, {"cpus": 4.0})
+    assert means.default_name(settings, ()) == f"n3:job7:{os.getpid()}"
+
+
+def test_tasks_may_read_indices_and_in_a_container_their_own_count_from_zero():
+    assert gpus.variables(FOUR[2:4], by_index=True)["CUDA_VISIBLE_DEVICES"] == "2,3"
+    assert gpus.variables(FOUR[2:4], by_index=True, alone=True)["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert gpus.variables((), by_index=True)["CUDA_VISIBLE_DEVICES"] == ""
+
+
+@needs_compiler
+def test_a_split_gpu_is_left_out_and_named(tmp_path):
+    driver = nvml.install(tmp_path, gpus=3) | {"FAKE_NVML_MIG": "1"}
+    command = [sys.executable, "-c", "import logging; logging.basicConfig()\n" + ASK + "gpus.devices()"]
+
+    seen = subprocess.run(command, env={**os.environ, **driver}, capture_output=True, text=True, check=True)
+
+    assert [gpu["index"] for gpu in json.loads(seen.stdout)] == [0, 2]
+    assert seen.stderr.count("GPU 1 is left out: it is split (MIG mode)") == 1
+
+
+@pytest.mark.parametrize("words", ["MIG-5c89852c-d268-c3f3-1b07-005d5ae1dc3f", "0,MIG-GPU-1/7/0"])
+def test_an_instance_of_a_split_gpu_is_refused_by_name(words):
+    for read in (gpus.visible, gpus.parse_selection):
+        with pytest.raises(SettingsError, match="names an instance of a split GPU"):
+            read(words, FOUR)
