@@ -74,8 +74,13 @@ class Task:
         include: Iterable[str] = (),
         ship_code: bool = False,
         output: str | Iterable[str] = (),
+        with_packages: str | Iterable[str] = (),
         timeout: str | float | None = None,
         retries: int = 0,
+        retry_delay: str | float | None = None,
+        grace: str | float | None = None,
+        on_lost: str | None = None,
+        exclusive: bool = False,
         client: Client | None = None,
     ) -> Task:
         """Captures the code in `folder` as it stands and makes a task of it, in `queue` where one is named.
@@ -108,6 +113,7 @@ class Task:
             container=asking.container(asked, None),
             python=python,
             packages=tuple(packages),
+            added_packages=tuple(with_packages.split() if isinstance(with_packages, str) else with_packages),
             requirements=Path(requirements) if requirements else None,
             manager=wire.Manager(manager) if manager else None,
             torch_backend=asking.environment(asked, wire.Environment()).torch_backend,
@@ -117,11 +123,18 @@ class Task:
             include=tuple(include),
             ship_code=ship_code,
             outputs=_patterns(output),
-            policy=asking.limits(
-                wire.Policy(retries=retries),
-                timeout=timeout,
-                max_idle_gpu=max_idle_gpu,
-                give_up_after=give_up_after,
+            policy=asking.policy(
+                asking.Treatment(
+                    timeout=timeout,
+                    max_idle_gpu=max_idle_gpu,
+                    give_up_after=give_up_after,
+                    grace=grace,
+                    retries=retries,
+                    retry_delay=retry_delay,
+                    on_lost=on_lost,
+                    exclusive=exclusive,
+                ),
+                wire.Policy(),
             ),
         )
         client = client or _default_client()
@@ -244,29 +257,28 @@ class Task:
         return self
 
     def set(self, **asked: Any) -> Task:
-        """Changes what a draft asks for: the fields of `taskyard.asking.Asked`, and `timeout`, `max_idle_gpu` and
-        `give_up_after`.
+        """Changes what a draft asks for: the fields of `taskyard.asking.Asked` and `taskyard.asking.Treatment`.
 
-        `task.set(image="python:3.12", memory="8GB", gpus=2)`; what is not named stays.
+        `task.set(image="python:3.12", memory="8GB", gpus=2, timeout="2h")`; what is not named stays.
         """
         self._record = self._client.change_task(self.id, self._asked(asked))
         return self
 
     def _asked(self, given: Mapping[str, Any]) -> wire.TaskChanges:
         spec, rest = self._record.spec, dict(given)
-        times = {name: rest.pop(name, None) for name in ("timeout", "max_idle_gpu", "give_up_after")}
+        limits = [each.name for each in dataclasses.fields(asking.Treatment)]
+        treatment = asking.Treatment(**{name: rest.pop(name, None) for name in limits})
         try:
             asked = asking.Asked(**rest)
         except TypeError as error:
-            known = ", ".join(field.name for field in dataclasses.fields(asking.Asked))
-            message = f"a task can ask for {known}, timeout, max_idle_gpu and give_up_after: {error}"
-            raise UsageError(message) from error
+            known = ", ".join([*(each.name for each in dataclasses.fields(asking.Asked)), *limits])
+            raise UsageError(f"a task can ask for {known}: {error}") from error
         container = asking.container(asked, spec.container)
         environment = asking.environment(asked, spec.environment)
         return wire.TaskChanges(
             environment=None if environment == spec.environment else environment,
             resources=asking.resources(asked, spec.resources),
-            policy=asking.limits(spec.policy, **times),
+            policy=asking.policy(treatment, spec.policy),
             container=None if container == spec.container else container or wire.Container(),
         )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from taskyard.errors import UsageError
-from taskyard.wire import Container, Environment, Policy, Resources
+from taskyard.wire import Container, Environment, OnLost, Policy, RequirementsKind, Resources
 
 _SPAN_SECONDS = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
 _SPAN = re.compile("".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in _SPAN_SECONDS), re.IGNORECASE)
@@ -43,15 +43,39 @@ class Asked:
     """Packages, or their names with spaces between them."""
     torch_backend: str | None = None
     """The build of PyTorch: `auto`, `cpu`, `cu126` and the like; `none`: whatever the indexes have."""
+    with_packages: str | Sequence[str] = ()
+    """Packages besides those that the task's requirements name."""
 
 
 def environment(asked: Asked, base: Environment) -> Environment:
     """`base` with what is asked for. Raises UsageError."""
+    added = asked.with_packages
+    base = with_packages(base, tuple(added.split() if isinstance(added, str) else added))
     if asked.torch_backend is None:
         return base
     if TORCH_BACKEND.fullmatch(asked.torch_backend) is None:
         raise UsageError(f"--torch-backend {asked.torch_backend}: write auto, cpu, cu126 or the like, or none")
     return dataclasses.replace(base, torch_backend=asked.torch_backend)
+
+
+_ADDED_TO = ("packages", "imports", "script", "requirements.txt", "pyproject.toml")
+"""Requirements that come down to lines; a lock names all that is installed, and nothing is added to it."""
+
+
+def with_packages(base: Environment, packages: tuple[str, ...]) -> Environment:
+    """Return `base` with more packages. Raises UsageError where its requirements take none."""
+    if not packages:
+        return base
+    if base.manager == "inherit":
+        raise UsageError("--with: with --manager inherit nothing is installed; leave one of the two out")
+    if base.requirements == "none":
+        base = dataclasses.replace(base, requirements=RequirementsKind.PACKAGES)
+    if base.requirements not in _ADDED_TO or base.manager in ("poetry", "conda"):
+        raise UsageError(
+            f"--with: {base.path} names all that {base.manager} installs; add {' '.join(packages)} there, "
+            "or say everything with --package"
+        )
+    return dataclasses.replace(base, packages=tuple(dict.fromkeys((*base.packages, *packages))))
 
 
 def resources(asked: Asked, base: Resources) -> Resources:
@@ -138,21 +162,77 @@ def _script(file: Path) -> str:
         raise UsageError(f"--setup-script {file} cannot be read: {error}") from error
 
 
-def limits(
-    base: Policy,
-    *,
-    timeout: str | float | None = None,
-    max_idle_gpu: str | float | None = None,
-    give_up_after: str | float | None = None,
-) -> Policy:
-    """`base` with these times. Raises UsageError."""
-    if give_up_after is not None:
-        base = dataclasses.replace(base, give_up_after_seconds=seconds(give_up_after, "--give-up-after"))
-    if timeout is not None:
-        base = dataclasses.replace(base, timeout_seconds=seconds(timeout, "--timeout"))
-    if max_idle_gpu is not None:
-        base = dataclasses.replace(base, max_idle_gpu_seconds=seconds(max_idle_gpu, "--max-idle-gpu"))
-    return base
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Treatment:
+    """How a task is to be treated; None leaves things as they are. Times are written like `30m`, or in seconds."""
+
+    timeout: str | float | None = None
+    max_idle_gpu: str | float | None = None
+    give_up_after: str | float | None = None
+    grace: str | float | None = None
+    """Between SIGTERM and SIGKILL."""
+    retries: int | None = None
+    retry_delay: str | float | None = None
+    """Before the first retry; doubled for each further one."""
+    on_lost: str | None = None
+    """`requeue`, `fail` or `wait`."""
+    exclusive: bool | None = None
+    """Whether its own machine ends it before another could get it."""
+
+
+def policy(asked: Treatment, base: Policy) -> Policy:
+    """`base` with what is asked for. Raises UsageError."""
+    given: dict[str, Any] = {}
+    for name in ("timeout", "max_idle_gpu", "give_up_after"):
+        if (value := getattr(asked, name)) is not None:
+            given[f"{name}_seconds"] = seconds(value, _flag(name))
+    for name in ("grace", "retry_delay"):
+        if (value := getattr(asked, name)) is not None:
+            given[f"{name}_seconds"] = _seconds_or_none(value, _flag(name))
+    if asked.retries is not None:
+        if asked.retries < 0:
+            raise UsageError("--retries: a number of retries is 0 or more")
+        given["retries"] = asked.retries
+    if asked.on_lost is not None:
+        if asked.on_lost not in [each.value for each in OnLost]:
+            raise UsageError(f"--on-lost {asked.on_lost}: write {', '.join(OnLost)}")
+        given["on_lost"] = OnLost(asked.on_lost)
+    if asked.exclusive is not None:
+        given["exclusive"] = asked.exclusive
+    return dataclasses.replace(base, **given)
+
+
+def policy_in_words(policy: Policy) -> str:
+    """What differs from how a task is usually treated, for people; empty where nothing does."""
+    usual = Policy()
+    parts = [f"{policy.retries} retries"] if policy.retries != usual.retries else []
+    for name, words in _TIMES.items():
+        value = getattr(policy, f"{name}_seconds")
+        if value != getattr(usual, f"{name}_seconds"):
+            parts.append(f"{words} {value:g} s")
+    parts += [f"when lost: {policy.on_lost}"] if policy.on_lost != usual.on_lost else []
+    parts += ["exclusive"] if policy.exclusive else []
+    return ", ".join(parts)
+
+
+_TIMES = {
+    "timeout": "at most",
+    "grace": "grace",
+    "retry_delay": "retried after",
+    "max_idle_gpu": "ended when its GPUs idle for",
+    "give_up_after": "gives up on a host after",
+}
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _seconds_or_none(given: str | float, flag: str) -> float:
+    try:
+        return span(str(given))
+    except ValueError as error:
+        raise UsageError(f"{flag}: {error}") from None
 
 
 def seconds(given: str | float, flag: str) -> float:

@@ -23,6 +23,7 @@ from taskyard.wire import (
     Claim,
     ClaimRequest,
     CloneRequest,
+    CloneRequests,
     EnqueueRequest,
     Entry,
     EntryPage,
@@ -296,6 +297,10 @@ class Client:
     def clone_task(self, task_id: str, request: CloneRequest) -> Task:
         """Copies the task with changes, and enqueues the copy where `request.queue` is set."""
         return self._send(Task, "POST", _task(task_id, "clone"), request)
+
+    def clone_task_often(self, task_id: str, requests: Iterable[CloneRequest]) -> list[Task]:
+        """Copies the task once for each request: all or none."""
+        return self._send_for_list(Task, _task(task_id, "clones"), CloneRequests(clones=tuple(requests)))
 
     def move_task(self, task_id: str, request: MoveRequest) -> Entry:
         """Changes the task's place in its queue."""

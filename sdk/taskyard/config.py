@@ -19,11 +19,14 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from taskyard.errors import UsageError
 from taskyard.wire import DEFAULT_PORT
+
+if TYPE_CHECKING:
+    from taskyard.profiles import Profile
 
 PREFIX = "TASKYARD_"
 DEFAULT_SERVER = f"http://127.0.0.1:{DEFAULT_PORT}"
@@ -485,6 +488,13 @@ SERVER = Setting(
 CA_FILE = Setting(name="ca_file", kind=Path, metavar="FILE", help="certificates to trust beside the system's")
 INSECURE = Setting(name="insecure", kind=bool, default=False, help="allow plain http beyond this machine")
 CONNECTION_SETTINGS = (SERVER, CA_FILE, INSECURE)
+PROFILE = Setting(
+    name="profile",
+    metavar="NAME",
+    help="the server and the token that `taskyard login --profile` kept under a name",
+)
+PERSONS_SETTINGS = (*CONNECTION_SETTINGS, PROFILE)
+"""Of the connection of a person: what serves a machine follows no `taskyard use`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -495,6 +505,8 @@ class Connection:
     token: str | None = None
     ca_file: Path | None = None
     insecure: bool = False
+    profile: str = ""
+    """Whose server and token these are; empty where no profile names them."""
     passed_over: str = ""
     """What to say of a server that a project names, and that is not asked; empty where there is none."""
 
@@ -523,6 +535,16 @@ def connection(
     )
     server = resolved["server"]
     named = any(value.setting is SERVER and value.outranks_files for value in resolved)
+    profile = _profile_of(resolved, namespace, environ, folder, credentials) if in_project else None
+    if profile is not None:
+        return Connection(
+            server=server,
+            token=profile.token,
+            ca_file=resolved["ca_file"] or (Path(profile.ca_file) if profile.ca_file else None),
+            insecure=resolved["insecure"] or profile.insecure,
+            profile=profile.name,
+            passed_over="" if named else _passed_over_server(folder, credentials, server),
+        )
     login = credentials.login(server)
     ca_file = resolved["ca_file"] or (Path(login.ca_file) if login and login.ca_file else None)
     return Connection(
@@ -549,11 +571,76 @@ def resolve_connection(
     resolved = _resolved_connection(namespace, environ, project_file)
     if resolved.origin("server") == str(project_file) and credentials.login(resolved["server"]) is None:
         resolved = _resolved_connection(namespace, environ, None)
+    chosen = _chosen_profile(namespace, environ, project_file, credentials) if in_project else None
+    if chosen is not None and _counts(chosen, resolved, environ):
+        return _with_server(resolved, chosen.profile.server, f"profile {chosen.profile.name}")
     default = credentials.default_server
     if resolved.given("server") or default is None:
         return resolved
-    meant = Value(SERVER, default, "taskyard login", default)
+    return _with_server(resolved, default, "taskyard login")
+
+
+def _with_server(resolved: Resolved, server: str, origin: str) -> Resolved:
+    meant = Value(SERVER, server, origin, server)
     return Resolved(meant if value.setting is SERVER else value for value in resolved)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """A profile, and where it was named; `by` is empty for the one in use."""
+
+    profile: Profile
+    by: str
+
+
+def _chosen_profile(
+    namespace: argparse.Namespace | None,
+    environ: Mapping[str, str],
+    project_file: Path | None,
+    credentials: Credentials,
+) -> _Chosen | None:
+    """The profile that a flag or a variable names, else the one in use. Raises UsageError."""
+    from taskyard.profiles import Profiles
+
+    profiles = Profiles(credentials)
+    given = resolve((PROFILE,), namespace, environ=environ, project_file=project_file)
+    if given["profile"]:
+        return _Chosen(profiles.get(given["profile"]), given.origin("profile"))
+    current = profiles.current
+    return _Chosen(profiles.get(current), "") if current else None
+
+
+def _counts(chosen: _Chosen, resolved: Resolved, environ: Mapping[str, str]) -> bool:
+    """Whether the profile decides on the server.
+
+    A named one outranks files, one of a flag variables too; the one in use outranks the person's own file alone.
+    Raises UsageError where two flags, or two variables, name a server each.
+    """
+    server = next(value for value in resolved if value.setting is SERVER)
+    by_flag = chosen.by == f"flag {PROFILE.flag}"
+    if server.origin == f"flag {SERVER.flag}":
+        if by_flag:
+            raise UsageError(f"{SERVER.flag} and {PROFILE.flag} name a server each; give one of them")
+        return False
+    if server.origin == SERVER.variable:
+        if chosen.by == PROFILE.variable:
+            raise UsageError(f"{SERVER.variable} and {PROFILE.variable} name a server each; unset one of them")
+        return by_flag
+    return bool(chosen.by) or server.origin in ("default", str(user_file(environ))) or not resolved.given("server")
+
+
+def _profile_of(
+    resolved: Resolved,
+    namespace: argparse.Namespace | None,
+    environ: Mapping[str, str],
+    folder: Path | None,
+    credentials: Credentials,
+) -> Profile | None:
+    """The profile whose token goes to the server; also where a project names the server of the one in use."""
+    if any(value.setting is SERVER and value.outranks_files for value in resolved):
+        return None
+    chosen = _chosen_profile(namespace, environ, find_project_file(folder or Path.cwd()), credentials)
+    return chosen.profile if chosen and chosen.profile.server == resolved["server"] else None
 
 
 def _resolved_connection(
@@ -583,6 +670,11 @@ def _passed_over_server(folder: Path | None, credentials: Credentials, taken: st
 def usual_server(environ: Mapping[str, str] | None = None) -> str:
     """Return the server that is meant where no flag, variable or project names one. Raises UsageError."""
     environ = environment() if environ is None else environ
+    from taskyard.profiles import Profiles
+
+    profiles = Profiles(Credentials(user_folder(environ) / "credentials.json"))
+    if profiles.current:
+        return profiles.get(profiles.current).server
     own = {name: value for name, value in environ.items() if not name.startswith(PREFIX)}
     return str(resolve_connection(environ=own, in_project=False)["server"])
 

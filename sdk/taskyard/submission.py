@@ -28,6 +28,7 @@ from taskyard.wire import (
     TaskChanges,
     TaskSpec,
     as_text,
+    to_json,
     too_large_to_start,
 )
 
@@ -36,9 +37,12 @@ if TYPE_CHECKING:
     from taskyard.requirements import PythonPlan, RequirementsPlan
     from taskyard.rewriting import Given
     from taskyard.snapshot import Snapshot
+    from taskyard.variants import Axis
 
 ARGUMENTS_SECTION = "Args"
 LARGEST_INTERFACE_BYTES = 48 << 10
+LARGEST_BULK_BYTES = 60 << 20
+"""Of one submission; the server takes 64 MiB."""
 _VERSIONED_PYTHON = re.compile(r"python(\d+\.\d+)(?:\.exe)?", re.IGNORECASE)
 
 
@@ -57,11 +61,16 @@ class Wanted:
     policy: Policy = field(default_factory=Policy)
     python: str | None = None
     packages: tuple[str, ...] = ()
+    """What to install, instead of what the code asks for."""
+    added_packages: tuple[str, ...] = ()
+    """What to install besides."""
     requirements: Path | None = None
     manager: Manager | None = None
     """None: what the requirements' file is for, else uv."""
     torch_backend: str = "auto"
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    grid: tuple[Axis, ...] = ()
+    """Parameters of which each combination is a task of its own."""
     env: Mapping[str, str] = field(default_factory=dict)
     secret_values: Mapping[str, str] = field(default_factory=dict, repr=False)
     include: tuple[str, ...] = ()
@@ -75,10 +84,18 @@ class Prepared:
     """A task that is ready to be submitted; a context manager that removes the captured files."""
 
     spec: TaskSpec
+    """The task, or the first of its variants."""
+    variants: tuple[TaskSpec, ...] = ()
+    """All of them, where there is a grid."""
     secret_values: Mapping[str, str] = field(repr=False)
     snapshot: Snapshot
     needs: RequirementsPlan
     python: PythonPlan
+
+    @property
+    def specs(self) -> tuple[TaskSpec, ...]:
+        """Every task that is submitted."""
+        return self.variants or (self.spec,)
 
     def __enter__(self) -> Prepared:
         return self
@@ -140,14 +157,15 @@ def prepare(wanted: Wanted, *, memory: Path | None = None) -> Prepared:
             secrets=tuple(wanted.secret_values),
             outputs=wanted.outputs,
         )
-        folder = wanted.folder.absolute()
-        spec = _with_parameters(spec, wanted.parameters, _interface(command, folder, snapshot.root))
-        _check_start(spec.command, {**spec.env, **wanted.secret_values})
+        specs = _variants(spec, wanted, _interface(command, wanted.folder.absolute(), snapshot.root))
+        for each in specs:
+            _check_start(each.command, {**each.env, **wanted.secret_values})
     except BaseException:
         snapshot.close()
         raise
     return Prepared(
-        spec=spec,
+        spec=specs[0],
+        variants=specs if wanted.grid else (),
         secret_values=wanted.secret_values,
         snapshot=snapshot,
         needs=needs,
@@ -157,12 +175,37 @@ def prepare(wanted: Wanted, *, memory: Path | None = None) -> Prepared:
 
 def submit_prepared(client: Client, prepared: Prepared, *, queue: str | None = None) -> Task:
     """Uploads what the server lacks, then creates and enqueues in one request."""
+    return submit_all(client, prepared, [uuid.uuid4().hex], queue=queue)[0]
+
+
+def submit_all(client: Client, prepared: Prepared, ids: Sequence[str], *, queue: str | None = None) -> list[Task]:
+    """Upload what the server lacks, then create and enqueue every variant, or none, in one request.
+
+    A repeat with the same ids is answered with the tasks that are there.
+    """
+    secrets = dict(prepared.secret_values)
+    new = [
+        NewTask(id=task_id, spec=spec, queue=queue, secret_values=secrets)
+        for task_id, spec in zip(ids, prepared.specs, strict=True)
+    ]
+    _check_bulk(new)
     for digest, path in prepared.snapshot.blobs.items():
         client.put_blob(digest, path)
-    new = NewTask(id=uuid.uuid4().hex, spec=prepared.spec, queue=queue, secret_values=dict(prepared.secret_values))
-    task = client.create_task(new)
+    tasks = client.create_tasks(new) if prepared.variants else [client.create_task(new[0])]
     prepared.snapshot.uploaded()
-    return task
+    return tasks
+
+
+def _check_bulk(new: Sequence[NewTask]) -> None:
+    """One request carries all of them, so none is submitted without the others. Raises UsageError."""
+    if len(new) == 1:
+        return
+    largest = max(len(json.dumps(to_json(task))) for task in new)
+    if largest * len(new) > LARGEST_BULK_BYTES:
+        raise UsageError(
+            f"{len(new)} variants of {largest >> 10} KiB each are too large for one submission, in which about "
+            f"{LARGEST_BULK_BYTES // largest} fit: commit and push the changes, or give --grid fewer values"
+        )
 
 
 # --- commands
@@ -304,6 +347,20 @@ def _untexts(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if not isinstance(value, str)}
 
 
+def _variants(spec: TaskSpec, wanted: Wanted, interface: Interface) -> tuple[TaskSpec, ...]:
+    """The task with its parameters, or each combination of the grid, named by what differs. Raises Unwritable."""
+    if not wanted.grid:
+        return (_with_parameters(spec, wanted.parameters, interface),)
+    from taskyard import variants
+
+    found = list(variants.combinations(wanted.grid))
+    variants.refuse_set_twice(wanted.grid, wanted.parameters)
+    return tuple(
+        dataclasses.replace(_with_parameters(spec, {**wanted.parameters, **combination}, interface), name=name)
+        for combination, name in zip(found, variants.names(spec.name, found), strict=True)
+    )
+
+
 def _with_parameters(spec: TaskSpec, given: Mapping[str, Any], interface: Interface) -> TaskSpec:
     """The spec of a new task with its parameters, written into its command line. Raises Unwritable."""
     from taskyard import arguments
@@ -361,6 +418,7 @@ def _interface(command: Command, folder: Path, root: Path) -> Interface:
 
 def _environment(wanted: Wanted, command: Command, root: Path) -> tuple[Environment, RequirementsPlan, PythonPlan]:
     """What to install on which interpreter, and why."""
+    from taskyard.asking import with_packages
     from taskyard.config import environment as variables
     from taskyard.requirements import plan_requirements
 
@@ -386,7 +444,7 @@ def _environment(wanted: Wanted, command: Command, root: Path) -> tuple[Environm
         torch_backend=wanted.torch_backend,
         import_from=needs.import_from,
     )
-    return environment, needs, python
+    return with_packages(environment, wanted.added_packages), needs, python
 
 
 def _variables(wanted: Wanted, needs: RequirementsPlan) -> dict[str, str]:

@@ -312,6 +312,7 @@ class Environment:
     path: str | None = None
     """The file of the requirements, relative to the repository's root."""
     packages: tuple[str, ...] = ()
+    """Requirements one by one; beside those of a `path` that is no lock."""
     torch_backend: str = "auto"
     import_from: tuple[str, ...] = ()
     """Folders, relative to the repository's root, in which Python looks for modules after all others."""
@@ -612,6 +613,13 @@ class CloneRequest:
     id: str | None = None
     changes: TaskChanges = field(default_factory=TaskChanges)
     queue: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloneRequests:
+    """Body of `POST /tasks/{id}/clones`: all or nothing, at most 10,000."""
+
+    clones: tuple[CloneRequest, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

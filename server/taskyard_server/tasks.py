@@ -188,15 +188,21 @@ class Tasks:
 
         Secret values are taken along for their owner alone: a copy could print them.
         """
+        return (await self.clone_many(task_id, (request,), actor))[0]
+
+    async def clone_many(
+        self, task_id: str, requests: Sequence[CloneRequest], actor: Actor
+    ) -> builtins.list[Task]:
+        """Creates all copies or none, enqueued in the order given. Raises as `clone`, TooLarge beyond MAX_BULK."""
         original = await self._allowed(task_id, actor)
-        template = _template(original, request.changes, actor)
-        new = NewTask(
-            spec=template.spec,
-            id=request.id,
-            queue=request.queue,
-            secret_values=dict(template.secret_values),
-        )
-        return await self.create(new, actor)
+        self._require_room_and_number(len(requests))
+        pace, new = Pace(), []
+        for request in requests:
+            template = _template(original, request.changes, actor)
+            values = dict(template.secret_values)
+            new.append(NewTask(spec=template.spec, id=request.id, queue=request.queue, secret_values=values))
+            await pace.step()
+        return await self.create_many(new, actor)
 
     # --- Read
 

@@ -149,6 +149,9 @@ def test_nothing_is_suggested_for_a_queue_that_is_like_no_other(type_in: Typed, 
         (("show", "@last"), "none yet"),
         (("edit", "TASK"), "say what to change"),
         (("edit", "TASK", "--set", "lr"), "--set lr: write it as NAME=VALUE"),
+        (("edit", "TASK", "--on-lost", "pray"), "--on-lost pray: write requeue, fail, wait"),
+        (("edit", "TASK", "--grace", "soon"), "--grace: 'soon' is not a time span; write it like 90s"),
+        (("clone", "TASK", "--grid", "lr"), "--grid lr: write it as NAME=VALUE,VALUE"),
         (("edit", "TASK", "--timeout", "soon"), "--timeout: 'soon' is not a time span; write it like 90s"),
         (("clone", "TASK", "--secret", "A=b"), "--secret A: give the name alone"),
         (("ps", "--watch"), "on a terminal"),
@@ -256,14 +259,17 @@ def test_a_refusal_concerns_its_own_task_alone(
     assert [refused in line for line in result.err.splitlines()] == [True, True]
 
 
-def test_a_clone_takes_changes_and_becomes_the_last(type_in: Typed, task: wire.Task, queue: wire.Queue) -> None:
+def test_a_clone_takes_changes_and_its_base_is_the_last(
+    type_in: Typed, task: wire.Task, queue: wire.Queue
+) -> None:
     cloned = json.loads(type_in("clone", task.id, "--set", "lr=0.5", "--queue", queue.name, "--json").out)[0]
 
-    last = json.loads(type_in("show", "@last", "--json").out)
+    last, new = (json.loads(type_in("show", name, "--json").out) for name in ("@last", "@new"))
 
-    assert last["id"] == cloned["id"] != task.id
-    assert last["spec"]["parameters"]["Args"] == {"lr": "0.5"}
-    assert last["state"] == "queued"
+    assert last["id"] == task.id
+    assert new["id"] == cloned["id"] != task.id
+    assert new["spec"]["parameters"]["Args"] == {"lr": "0.5"}
+    assert new["state"] == "queued"
 
 
 def test_a_secret_is_sent_apart_and_never_shown(
@@ -516,13 +522,13 @@ def test_the_doctor_names_the_cure(type_in: Typed) -> None:
 
 def test_a_task_that_was_last_and_is_deleted_is_said_to_be(type_in: Typed, task: wire.Task) -> None:
     made = json.loads(type_in("clone", "--json", task.id).out)[0]
-    deleted = json.loads(type_in("delete", "--json", "@last").out)
+    deleted = json.loads(type_in("delete", "--json", "@new").out)
 
-    result = type_in("show", "@last")
+    result = type_in("show", "@new")
 
     assert deleted[0]["id"] == made["id"]
     assert result.code == 2
-    assert f"@last was task {made['id'][:8]}, which was deleted" in result.err
+    assert f"@new was task {made['id'][:8]}, which was deleted" in result.err
 
 
 def test_who_is_not_logged_in_is_told_once_how(type_in: Typed, server: ServerProcess) -> None:

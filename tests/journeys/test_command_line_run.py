@@ -184,7 +184,7 @@ def test_a_clone_changes_what_is_asked_for(type_in) -> None:
         *("clone", "@last", "--image", "none", "--gpu-memory", "10GB"),
         *("--on-worker", "", "--torch-backend", "cpu"),
     )
-    spec = json.loads(type_in("show", "@last", "--json").stdout)["spec"]
+    spec = json.loads(type_in("show", "@new", "--json").stdout)["spec"]
 
     assert spec["container"] is None
     assert (spec["environment"]["torch_backend"], spec["environment"]["manager"]) == ("cpu", "inherit")

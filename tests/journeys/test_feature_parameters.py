@@ -71,7 +71,7 @@ def test_unmodified_scripts_see_what_run_and_clone_set(person: Person, script: s
     cloned = person.types(
         "clone", "@last", "--set", "Args/learning-rate=0.25", "--set", "layers=[8, 4]", "--queue", "default"
     )
-    followed = person.types("logs", "-f", "@last")
+    followed = person.types("logs", "-f", "@new")
 
     first = {"data": "d.csv", "learning_rate": 0.5, "layers": [64, 32], "amp": True}
     assert printed(ran) == first
@@ -117,7 +117,7 @@ def test_a_flag_is_taken_back_in_the_form_of_its_parser(person: Person) -> None:
     shown = person.types("show", "@last")
     (person.work / "train.py").unlink()  # what the clone needs to know was stored with the task
     cloned = person.types("clone", "@last", "--set", "layers=[4, 5]", "--set", "cache=true", "--queue", "default")
-    followed = person.types("logs", "-f", "@last")
+    followed = person.types("logs", "-f", "@new")
 
     assert printed(ran) == {"cache": False, "layers": [8]}
     assert "set           --no-cache instead of --cache" in ran.stderr
@@ -125,7 +125,7 @@ def test_a_flag_is_taken_back_in_the_form_of_its_parser(person: Person) -> None:
     assert "--no-cache instead of --cache" in shown.stdout
     assert "python train.py --cache --layers 4 5" in cloned.stderr
     assert printed(followed) == {"cache": True, "layers": [4, 5]}
-    record = json.loads(person.types("show", "@last", "--json").stdout)["spec"]
+    record = json.loads(person.types("show", "@new", "--json").stdout)["spec"]
     assert (record["values"]["Args"], record["command"]["written"]) == ({"cache": True, "layers": [4, 5]}, True)
 
 

@@ -40,6 +40,7 @@ ALLOWED = {
     "stop_task": "AUR",
     "retry_task": "AUR",
     "clone_task": "AUR",
+    "clone_task_often": "AUR",
     "move_task": "AUR",
     "explain_task": "AUR",
     "read_story": "AUR",

@@ -19,7 +19,7 @@ from taskyard_agent.environments.installer import Installer
 from taskyard_agent.environments.interpreters import Interpreter
 from taskyard_agent.environments.projects import check_python, read_project
 from taskyard_agent.environments.request import EnvironmentRequest, EnvironmentSettings, failed
-from taskyard_agent.environments.requirements import Requirements, read_project_dependencies
+from taskyard_agent.environments.requirements import Requirements, read_project_dependencies, with_packages
 from taskyard_agent.environments.task_files import read_toml, shown
 from taskyard_agent.environments.torch_builds import index_of_build, names_torch, torch_backend_of
 from taskyard_agent.environments.uv_settings import read_uv_settings
@@ -132,7 +132,8 @@ def _of_project(request: EnvironmentRequest, interpreter: Interpreter, policy: I
     table = read_toml(file, where) if file.name == PROJECT else {}
     settings = read_uv_settings(table, file, where, tree=tree, policy=policy)
     project = read_project(file.parent, reading=reading)
-    return read_project_dependencies(project, reading=reading, policy=policy, settings=settings)
+    requirements = read_project_dependencies(project, reading=reading, policy=policy, settings=settings)
+    return with_packages(requirements, request.environment.packages, reading=reading, policy=policy)
 
 
 def _require_no_words_for_uv(requirements: Requirements) -> None:

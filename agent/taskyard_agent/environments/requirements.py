@@ -124,6 +124,18 @@ def read_packages(
     return read_lines(lines, where="the task's packages", folder=reading.tree, reading=reading, policy=policy)
 
 
+def with_packages(
+    requirements: Requirements, packages: Sequence[str], *, reading: Reading, policy: IndexPolicy
+) -> Requirements:
+    """Adds what the task lists beside the file that it names."""
+    if not packages:
+        return requirements
+    added = read_packages(packages, recorded=False, reading=reading, policy=policy)
+    names = ("lines", "origins", "pinned", "projects", "dynamic", "dynamic_extras", "repositories", "local_files")
+    both: dict[str, Any] = {name: (*getattr(requirements, name), *getattr(added, name)) for name in names}
+    return replace(requirements, **both)
+
+
 def read_lines(
     lines: Sequence[str], *, where: str, folder: Path, reading: Reading, policy: IndexPolicy
 ) -> Requirements:

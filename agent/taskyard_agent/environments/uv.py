@@ -24,7 +24,7 @@ from taskyard_agent.environments.interpreters import Interpreter
 from taskyard_agent.environments.local_project import Pinned
 from taskyard_agent.environments.projects import Reading, check_python, read_project
 from taskyard_agent.environments.request import EnvironmentRequest, EnvironmentSettings, failed
-from taskyard_agent.environments.requirements import Requirements, read_project_dependencies
+from taskyard_agent.environments.requirements import Requirements, read_project_dependencies, with_packages
 from taskyard_agent.environments.task_files import inside, read_toml, shown
 from taskyard_agent.environments.torch_builds import remarks_on_build, torch_backend_of
 from taskyard_agent.environments.uv_lock import LOCK, default_groups, git_address, read_lock, vet_index
@@ -148,9 +148,13 @@ def _read(
         raise failed(f"uv does not read {file.name}; use `--manager {READERS[kind]}`")
     check_python(file.parent, interpreter.version, tree=tree)
     workspace = workspace_in(file.parent, tree)
+    packages = request.environment.packages
     if workspace and workspace.root != file.parent and workspace.lock.is_file():
+        if packages:
+            raise failed(f"{workspace.lock.name} names all that is installed; add {' '.join(packages)} there")
         return read_lock(workspace.lock, file.parent, reading, policy), workspace.lock
-    return _read_pyproject(file, reading, policy), None
+    requirements = _read_pyproject(file, reading, policy)
+    return with_packages(requirements, packages, reading=reading, policy=policy), None
 
 
 def _read_pyproject(file: Path, reading: Reading, policy: IndexPolicy) -> Requirements:

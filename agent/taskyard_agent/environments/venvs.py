@@ -24,6 +24,7 @@ from taskyard_agent.environments.requirements import (
     read_packages,
     read_requirements_file,
     read_script,
+    with_packages,
 )
 from taskyard_agent.environments.task_files import file_digest, inside
 from taskyard_agent.errors import RunFailed
@@ -62,10 +63,12 @@ def read_listed(request: EnvironmentRequest, interpreter: Interpreter, policy: I
         recorded = wanted.requirements is RequirementsKind.IMPORTS
         return read_packages(wanted.packages, recorded=recorded, reading=reading, policy=policy)
     if wanted.requirements is RequirementsKind.SCRIPT:
-        return read_script(file_of(wanted, tree), reading=reading, policy=policy)
+        requirements = read_script(file_of(wanted, tree), reading=reading, policy=policy)
+        return with_packages(requirements, wanted.packages, reading=reading, policy=policy)
     if wanted.requirements is RequirementsKind.REQUIREMENTS_TXT:
         file = file_of(wanted, tree)
-        return read_requirements_file(file, reading=reading, policy=policy, work=request.work)
+        requirements = read_requirements_file(file, reading=reading, policy=policy, work=request.work)
+        return with_packages(requirements, wanted.packages, reading=reading, policy=policy)
     return Requirements()
 
 
@@ -90,8 +93,9 @@ def remarks_on(request: EnvironmentRequest) -> tuple[str, ...]:
         return ()
     beside = (request.tree / wanted.path).parent
     unused = [name for name in _LOCKS if (beside / name).is_file() and name != Path(wanted.path).name]
+    added = f", and {' '.join(wanted.packages)} besides" if wanted.packages else ""
     passed_over = f", and not {', '.join(unused)} beside it" if unused else ""
-    return (f"using {wanted.path}{passed_over}, because the task names it",)
+    return (f"using {wanted.path}{added}{passed_over}, because the task names it",)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from taskyard.cli import output
 from taskyard.cli.session import PATIENCE_SECONDS, add_command, find_queue, open_client
 from taskyard.config import Connection, Credentials, connection, is_loopback, server_address
 from taskyard.errors import TaskyardError, UsageError
+from taskyard.profiles import Profile, Profiles, checked_name
 
 if TYPE_CHECKING:
     from taskyard.client import Client
@@ -63,19 +64,50 @@ def _add_new(parser: argparse.ArgumentParser, kinds: tuple[str, ...]) -> None:
 
 def login(namespace: argparse.Namespace) -> None:
     """Gets a token, tries it, keeps it."""
+    profile = _profile_to_keep(namespace)
     where = _connection(namespace)
     secret = _given_token(namespace) or _exchanged(where)
     token = _checked(where, secret)
-    Credentials().save(where.server, secret, insecure=where.insecure, ca_file=where.ca_file, default=True)
-    output.note(f"logged in to {where.server} as {output.clean(token.name or token.kind)}")
+    _keep(where, secret, profile)
+    shown = f", profile {profile}" if profile else ""
+    output.note(f"logged in to {where.server} as {output.clean(token.name or token.kind)}{shown}")
     if namespace.json:
         output.print_json(token)
 
 
+def _profile_to_keep(namespace: argparse.Namespace) -> str | None:
+    """The name under which the token is kept; a profile that is there names the server, too."""
+    name: str | None = vars(namespace).pop("profile", None)
+    if name is None:
+        return None
+    kept = Profiles().all().get(checked_name(name))
+    if namespace.url is None and kept is not None and not hasattr(namespace, "server"):
+        namespace.url = kept.server
+    return name
+
+
+def _keep(where: Connection, secret: str, name: str | None) -> None:
+    """Under its name, else as the login for that server, which is then used in place of any profile."""
+    ca_file = where.ca_file
+    if name is not None:
+        path = str(ca_file.absolute()) if ca_file else None
+        Profiles().keep(
+            Profile(name=name, server=where.server, token=secret, insecure=where.insecure, ca_file=path)
+        )
+        return
+    Credentials().save(where.server, secret, insecure=where.insecure, ca_file=ca_file, default=True)
+    if Profiles().current:
+        Profiles().use(None)
+        output.note("no profile is in use now; `taskyard use` lists them")
+
+
 def logout(namespace: argparse.Namespace) -> None:
     """Drops the kept token."""
-    server = _connection(namespace).server
-    if not Credentials().forget(server):
+    where = _connection(namespace)
+    server = where.server
+    if where.profile:
+        Profiles().remove(where.profile)
+    elif not Credentials().forget(server):
         raise UsageError(f"no token is kept for {server}")
     output.note(f"the token for {server} is forgotten here; `taskyard token revoke` ends its rights")
     if namespace.json:

@@ -34,18 +34,20 @@ MODULES: dict[str, tuple[str, ...]] = {
         "show",
         "stop",
         "retry",
-        "clone",
         "edit",
         "enqueue",
         "dequeue",
         "delete",
     ),
+    "taskyard.cli.clone": ("clone",),
+    "taskyard.cli.comparison": ("diff",),
     "taskyard.cli.logs": ("logs",),
     "taskyard.cli.artifacts": ("artifact",),
     "taskyard.cli.story": ("explain", "story", "events"),
     "taskyard.cli.metrics": ("metrics",),
     "taskyard.cli.queues": ("queue", "queues"),
     "taskyard.cli.workers": ("workers", "worker"),
+    "taskyard.cli.profiles": ("use",),
     "taskyard.cli.settings": ("config", "completion"),
     "taskyard.cli.doctor": ("doctor",),
 }
@@ -95,18 +97,32 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     command = _command(argv)
     parser = _parser(command, argv)
     own, rest = _split(argv) if command == "run" else (list(argv), None)
-    namespace = parser.parse_args(_with_set_joined(own))
+    own = _with_set_joined(own)
+    namespace = parser.parse_args(own)
+    if command == "run" and (job := _of_job(own, rest, namespace, parser)) is not None:
+        return job
     if rest is not None:
         namespace.rest = [*namespace.rest, "--", *rest] if namespace.rest else rest
     return namespace
+
+
+def _of_job(
+    own: Sequence[str], rest: Sequence[str] | None, namespace: argparse.Namespace, parser: argparse.ArgumentParser
+) -> argparse.Namespace | None:
+    """What a job of the repository says, where `run` names one."""
+    if not namespace.rest:
+        return None
+    from taskyard.cli import jobs
+
+    return jobs.expanded(own, rest, namespace, lambda words: parser.parse_args(_with_set_joined(words)))
 
 
 def _with_set_joined(words: Sequence[str]) -> list[str]:
     """`--set '--amp=False'` as one word: argparse would take the value for an option of its own."""
     joined: list[str] = []
     for word in words:
-        if joined and joined[-1] == "--set" and word.startswith("-"):
-            joined[-1] = f"--set={word}"
+        if joined and joined[-1] in ("--set", "--grid") and word.startswith("-"):
+            joined[-1] = f"{joined[-1]}={word}"
         else:
             joined.append(word)
     return joined

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import getpass
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from taskyard.errors import UsageError
@@ -23,8 +22,9 @@ T = TypeVar("T")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def add_flags(parser: argparse.ArgumentParser, *, of_run: bool = False) -> None:
-    """Puts the flags on a parser; what is not given is None or empty. `of_run`: its settings are there."""
+def add_flags(parser: argparse.ArgumentParser, *, of_run: bool = False, of_draft: bool = False) -> None:
+    """Puts the flags on a parser; what is not given is None or empty. `of_run`: its settings are there;
+    `of_draft`: they change one task, and make none."""
     parser.add_argument("--name", help="a name for people")
     parser.add_argument("--description", metavar="TEXT", help="what it is for")
     parser.add_argument("--tag", action="append", default=[], metavar="TAG", help="a tag; may be repeated")
@@ -32,6 +32,15 @@ def add_flags(parser: argparse.ArgumentParser, *, of_run: bool = False) -> None:
         "--torch-backend",
         metavar="BUILD",
         help="PyTorch's build: auto (default: what the worker can run), cpu, cu126 …; none: the indexes decide",
+    )
+    parser.add_argument(
+        "--with",
+        dest="with_packages",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="P",
+        help="packages besides those that the requirements name",
     )
     parser.add_argument("--gpus", type=int, metavar="N", help="GPUs it needs; default: whatever the worker has")
     parser.add_argument(
@@ -41,6 +50,14 @@ def add_flags(parser: argparse.ArgumentParser, *, of_run: bool = False) -> None:
         metavar="NAME=VALUE",
         help="a parameter: lr=0.1, or Section/name=value",
     )
+    if not of_draft:
+        parser.add_argument(
+            "--grid",
+            action="append",
+            default=[],
+            metavar="NAME=VALUE,VALUE",
+            help="a task for each value, like lr=0.1,0.01; of several --grid, one for each combination",
+        )
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="a variable for the task")
     parser.add_argument(
         "--secret",
@@ -64,8 +81,29 @@ def add_flags(parser: argparse.ArgumentParser, *, of_run: bool = False) -> None:
             metavar="TIME",
             help="fail it when a host that it needs has been out of reach for this long, like 30m",
         )
-    parser.add_argument("--timeout", metavar="TIME", help="limit of the running time, like 90s, 30m, 12h")
-    parser.add_argument("--retries", type=int, metavar="N", help="how often it is tried again when it failed")
+    _add_policy(parser)
+
+
+def _add_policy(parser: argparse.ArgumentParser) -> None:
+    """How it is treated when it ends, fails or is lost."""
+    group = parser.add_argument_group("limits, and what happens when it fails")
+    group.add_argument("--timeout", metavar="TIME", help="limit of the running time, like 90s, 30m, 12h")
+    group.add_argument("--retries", type=int, metavar="N", help="how often it is tried again when it failed")
+    group.add_argument(
+        "--retry-delay", metavar="TIME", help="wait before the first retry; doubled for each further"
+    )
+    group.add_argument("--grace", metavar="TIME", help="time between SIGTERM and SIGKILL; default: 10s")
+    group.add_argument(
+        "--on-lost",
+        metavar="requeue|fail|wait",
+        help="what becomes of it when its machine is lost; default: requeue",
+    )
+    group.add_argument(
+        "--exclusive",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="never run it twice at once: its machine ends it before another could get it",
+    )
 
 
 def _add_asking(parser: argparse.ArgumentParser) -> None:
@@ -113,18 +151,21 @@ def asked(namespace: argparse.Namespace) -> Asked:
         setup_script=namespace.setup_script,
         apt=tuple(namespace.apt),
         torch_backend=namespace.torch_backend,
+        with_packages=tuple(namespace.with_packages),
     )
 
 
-def changes(namespace: argparse.Namespace, task: Task) -> TaskChanges:
-    """What the flags change in an existing task."""
+def changes(
+    namespace: argparse.Namespace, task: Task, parameters: Mapping[str, Given] | None = None
+) -> TaskChanges:
+    """What the flags change in an existing task, and `parameters` besides."""
     from taskyard import asking
     from taskyard.submission import changed_parameters
     from taskyard.wire import Container, TaskChanges
 
     spec, wanted = task.spec, asked(namespace)
     container = asking.container(wanted, spec.container)
-    parameters = changed_parameters(spec, settings_of(namespace.set))
+    changed = changed_parameters(spec, {**settings_of(namespace.set), **(parameters or {})})
     return TaskChanges(
         name=namespace.name,
         project=namespace.project,
@@ -134,9 +175,9 @@ def changes(namespace: argparse.Namespace, task: Task) -> TaskChanges:
         container=None if container == spec.container else container or Container(),
         resources=_if_changed(asking.resources(wanted, spec.resources), spec.resources),
         policy=_if_changed(policy(namespace, spec.policy), spec.policy),
-        command=parameters.command,
-        parameters=parameters.parameters,
-        values=parameters.values,
+        command=changed.command,
+        parameters=changed.parameters,
+        values=changed.values,
         env=assignments(namespace.env, "--env") or None,
         secret_values=secrets(namespace.secret) or None,
         outputs=_outputs(namespace.output),
@@ -150,21 +191,38 @@ def _outputs(given: list[str]) -> tuple[str, ...] | None:
     return (() if given == [NOTHING] else outputs(given)) if given else None
 
 
+_NAMED = ("gpus", "gpu_memory", "memory", "image", "torch_backend", "on_worker", "timeout", "retries")
+
+
+def in_name(namespace: argparse.Namespace, task: Task) -> dict[str, str]:
+    """What of the flags tells a copy from its original, by its name."""
+    from taskyard.wire import as_text
+
+    parameters = {
+        name: as_text(value.value) if value.text is None else value.text
+        for name, value in settings_of(namespace.set).items()
+    }
+    flags = {name.replace("_", "-"): getattr(namespace, name) for name in _NAMED}
+    variables = assignments(namespace.env, "--env")
+    return {**parameters, **{name: str(value) for name, value in flags.items() if value is not None}, **variables}
+
+
 def policy(namespace: argparse.Namespace, base: Policy) -> Policy:
     """`base` with the flags' changes."""
-    from taskyard.asking import limits
+    from taskyard.asking import Treatment
+    from taskyard.asking import policy as treated
 
-    base = limits(
-        base,
+    asked = Treatment(
         timeout=namespace.timeout,
         max_idle_gpu=namespace.max_idle_gpu,
         give_up_after=getattr(namespace, "give_up_after", None),  # of `run` it is a setting, absent unless given
+        grace=namespace.grace,
+        retries=namespace.retries,
+        retry_delay=namespace.retry_delay,
+        on_lost=namespace.on_lost,
+        exclusive=namespace.exclusive,
     )
-    if namespace.retries is not None:
-        if namespace.retries < 0:
-            raise UsageError("--retries: a number of retries is 0 or more")
-        base = dataclasses.replace(base, retries=namespace.retries)
-    return base
+    return treated(asked, base)
 
 
 def assignments(given: Iterable[str], flag: str, *, any_name: bool = False) -> dict[str, str]:

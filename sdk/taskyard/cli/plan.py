@@ -10,19 +10,22 @@ from typing import TYPE_CHECKING
 from taskyard.cli import output
 
 if TYPE_CHECKING:
+    from taskyard.job_file import Job
     from taskyard.submission import Prepared
+    from taskyard.variants import Axis
     from taskyard.wire import Command, Explanation, Queue
 
 LARGE_UPLOAD_BYTES = 10_000_000
 SHOWN_FILES = 3
 SHOWN_PACKAGES = 8
+SHOWN_VARIANTS = 30
 INDENT = 14
 """Of what does not fit a line."""
 
 
 def plan(prepared: Prepared, queue: Queue, explained: Explanation) -> Iterator[str]:
     """What will be done, line by line."""
-    from taskyard.asking import container_in_words, in_words
+    from taskyard.asking import container_in_words, in_words, policy_in_words
 
     spec, summary = prepared.spec, prepared.snapshot.summary
     manager = spec.environment.manager
@@ -45,6 +48,8 @@ def plan(prepared: Prepared, queue: Queue, explained: Explanation) -> Iterator[s
     version = prepared.python.version or "the agent's own"
     made = "with what is installed there" if manager == "inherit" else f"built by {manager}"
     yield f"python        {version} ({output.clean(prepared.python.origin)}), {made}"
+    if spec.secrets:
+        yield f"secrets       {output.clean(', '.join(spec.secrets))}, their values from your environment"
     if spec.container is not None:
         yield f"container     {output.clean(container_in_words(spec.container))}"
     if spec.outputs:
@@ -52,11 +57,29 @@ def plan(prepared: Prepared, queue: Queue, explained: Explanation) -> Iterator[s
     asks = in_words(spec.resources)
     if asks:
         yield f"asks for      {output.clean(asks)}"
+    if spec.resources.gpus is None and spec.resources.gpu_memory_bytes is None:
+        yield f"gpus          {_gpus(queue)}"
+    treated = policy_in_words(spec.policy)
+    if treated:
+        yield f"limits        {output.clean(treated)}"
     yield f"queue         {_place(queue)}"
     if queue.owner:
         owner = output.clean(queue.owner)
         yield f"              {owner} created it: agents of {owner} may take the task, its code and its secrets"
     yield from _takers(queue, explained)
+
+
+def variants(prepared: Prepared, grid: Sequence[Axis]) -> Iterator[str]:
+    """Say how many tasks there will be, and which."""
+    if not grid:
+        return
+    from taskyard.variants import in_words
+
+    yield f"variants      {output.clean(in_words(grid))}; all of them are submitted, or none"
+    names = [output.clean(spec.name) for spec in prepared.variants]
+    yield from (f"              {name}" for name in names[:SHOWN_VARIANTS])
+    if len(names) > SHOWN_VARIANTS:
+        yield f"              … and {len(names) - SHOWN_VARIANTS} more"
 
 
 def server(address: str, usual: str) -> Iterator[str]:
@@ -77,6 +100,13 @@ def unusual(prepared: Prepared, queue: Queue, explained: Explanation) -> list[st
     if not any(verdict.fits for verdict in explained.workers):
         found.append(f"no worker can take it from {queue.name!r} now")
     return found
+
+
+def secrets_of(job: Job | None) -> list[str]:
+    """Say which values of a person's environment a repository asks for."""
+    if job is None or not job.secrets:
+        return []
+    return [f"{job.file.name} of this repository sends {output.clean(', '.join(job.secrets))} of your environment"]
 
 
 def changed_words(command: Command, before: Sequence[str] | None = None) -> str:
@@ -127,10 +157,19 @@ def _needs(prepared: Prepared) -> str:
     packages = prepared.spec.environment.packages
     shown = ", ".join(packages[:SHOWN_PACKAGES]) + (", …" if len(packages) > SHOWN_PACKAGES else "")
     build = prepared.spec.environment.torch_backend
+    added = len(packages) and prepared.spec.environment.path
+    shown = f"and {shown}" if added else shown
     torch = f"; PyTorch's build: {build}" if build != "auto" else ""
     if build == "auto" and any(re.match(r"torch\b", package) for package in packages):
         torch = "; PyTorch's build: what the worker can run (--torch-backend)"
     return output.clean(f"{prepared.needs.origin}{f': {shown}' if packages else ''}{torch}")
+
+
+def _gpus(queue: Queue) -> str:
+    """What a task without a number of GPUs occupies."""
+    if queue.kind == "services":
+        return "none: the queue is for services"
+    return "what its worker gives a task, usually all that it has; --gpus N asks for N, --gpus 0 for none"
 
 
 def _place(queue: Queue) -> str:

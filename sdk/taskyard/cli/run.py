@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from taskyard.cli import changes, output, plan
 from taskyard.cli.logs import Write, as_it_is, follow_run, say_detached, wait_for_run
-from taskyard.cli.session import Declined, add_command, confirm, find_queue, open_client, remember_task
+from taskyard.cli.session import (
+    Declined,
+    add_command,
+    confirm,
+    find_queue,
+    open_client,
+    remember_task,
+    submitted_once,
+)
 from taskyard.cli.settings import RUN_SETTINGS
 from taskyard.config import add_settings, find_project_file, resolve, user_file, user_folder, usual_server
 from taskyard.errors import TaskyardError, UsageError
@@ -28,7 +37,7 @@ def add_parser(subparsers: Any) -> None:
         "run",
         "run a command on one of your machines",
         run,
-        usage="taskyard run [options] -- COMMAND …",
+        usage="taskyard run [options] -- COMMAND …\n       taskyard run [options] JOB [options] [-- ARGUMENT …]",
     )
     add_settings(parser, RUN_SETTINGS)
     changes.add_flags(parser, of_run=True)
@@ -47,13 +56,25 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--ship-code", action="store_true", help="send the whole tree, not what the remote lacks")
     parser.add_argument("--yes", action="store_true", help="never ask")
     parser.add_argument("--wait", action="store_true", help="follow it, and exit as it does")
-    parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="COMMAND", help="python train.py --lr 0.01")
+    parser.add_argument("--list", action="store_true", help="list the jobs of the repository's taskyard.toml")
+    parser.add_argument(
+        "rest",
+        nargs=argparse.REMAINDER,
+        metavar="COMMAND",
+        help="python train.py --lr 0.01, or the name of a job in taskyard.toml",
+    )
+    parser.set_defaults(job=None)
 
 
 def run(namespace: argparse.Namespace) -> int:
     """Submits the command; with `--wait` returns what the command returned."""
     from taskyard import exit_codes
 
+    if namespace.list:
+        from taskyard.cli import jobs
+
+        jobs.show(namespace)
+        return 0
     try:
         with open_client(namespace) as client:
             task = _submit(client, namespace)
@@ -73,53 +94,78 @@ def _is_not_ours(error: TaskyardError | OSError) -> bool:
 
 
 def _submit(client: Client, namespace: argparse.Namespace) -> Task:
-    from taskyard.submission import prepare, require_outputs, submit_prepared
+    """Submit the task, or all of its variants; returns the first."""
+    from taskyard.submission import prepare, require_outputs, submit_all
     from taskyard.wire import NewTask
 
-    settings = resolve(RUN_SETTINGS, namespace, project_file=find_project_file(Path.cwd()), user_file=user_file())
+    job = namespace.job
+    settings = resolve(
+        RUN_SETTINGS,
+        namespace,
+        project_file=find_project_file(Path.cwd()),
+        user_file=user_file(),
+        preset=job.settings if job else None,
+        preset_origin=str(job.file) if job else "",
+    )
     wanted = _wanted(namespace, settings)
     queue = find_queue(client, settings["queue"])
     if wanted.outputs:
         require_outputs(client)
     with prepare(wanted, memory=user_folder()) as prepared:
         explained = client.explain_new(NewTask(spec=replace(prepared.spec, secrets=()), queue=queue.id))
-        for line in [*plan.server(client.server, usual_server()), *plan.plan(prepared, queue, explained)]:
+        for line in [
+            *plan.server(client.server, usual_server()),
+            *plan.plan(prepared, queue, explained),
+            *plan.variants(prepared, wanted.grid),
+        ]:
             output.note(line, indent=plan.INDENT)
-        questions = plan.unusual(prepared, queue, explained)
+        questions = [*plan.unusual(prepared, queue, explained), *plan.secrets_of(job)]
         if questions:
             sentence = f"{'; '.join(questions)}. Submit it?"
             confirm(sentence, yes=namespace.yes, otherwise="nothing was submitted")
-        task = submit_prepared(client, prepared, queue=queue.id)
-    remember_task(client.server, task.id)
-    _print_submitted(task, namespace)
-    return task
+        with submitted_once(len(prepared.specs), client.server, queue.id, prepared.specs) as ids:
+            tasks = submit_all(client, prepared, ids, queue=queue.id)
+    remember_task(client.server, tasks[0].id)
+    if wanted.grid:
+        _print_variants(tasks, namespace)
+    else:
+        _print_submitted(tasks[0], namespace)
+    return tasks[0]
 
 
 def _wanted(namespace: argparse.Namespace, settings: Any) -> Wanted:
-    from taskyard import asking
+    from taskyard import asking, variants
     from taskyard.submission import Wanted, read_command
     from taskyard.wire import Environment, Manager, Policy, Resources
 
     if not namespace.rest:
-        raise UsageError("say what to run, like: taskyard run -- python train.py --lr 0.01")
+        raise UsageError("say what to run, like: taskyard run -- python train.py --lr 0.01; --list shows the jobs")
+    if namespace.grid and namespace.wait:
+        raise UsageError(
+            "--wait follows one run, and --grid makes several; leave --wait out, then: taskyard ps -w"
+        )
     command, python = read_command(namespace.rest)
     asked = changes.asked(namespace)
     return Wanted(
         command=command,
-        folder=Path.cwd(),
+        folder=namespace.job.folder if namespace.job else Path.cwd(),
         name=namespace.name or "",
         project=settings["project"],
         description=namespace.description or "",
         tags=tuple(namespace.tag),
         resources=asking.resources(asked, Resources()),
         container=asking.container(asked, None),
-        policy=changes.policy(namespace, asking.limits(Policy(), give_up_after=settings["give_up_after"])),
+        policy=changes.policy(
+            namespace, asking.policy(asking.Treatment(give_up_after=settings["give_up_after"]), Policy())
+        ),
         python=settings["python"] or python,
         packages=tuple(namespace.package),
         requirements=namespace.requirements,
         manager=None if settings["manager"] == "auto" else Manager(settings["manager"]),
-        torch_backend=asking.environment(asked, Environment()).torch_backend,
+        added_packages=tuple(asked.with_packages),
+        torch_backend=asking.environment(replace(asked, with_packages=()), Environment()).torch_backend,
         parameters=changes.settings_of(namespace.set),
+        grid=variants.read_grid(namespace.grid),
         env=changes.assignments(namespace.env, "--env"),
         secret_values=changes.secrets(namespace.secret),
         include=tuple(namespace.include),
@@ -140,6 +186,16 @@ def _print_submitted(task: Task, namespace: argparse.Namespace) -> None:
     if not namespace.wait:
         output.note(f"taskyard logs -f {short}    follows it\ntaskyard explain {short}    says why it waits")
         output.note(f"taskyard stop {short}       ends it")
+
+
+def _print_variants(tasks: list[Task], namespace: argparse.Namespace) -> None:
+    """One line for each: its id and its name."""
+    if namespace.json:
+        output.print_json(tasks)
+        return
+    for task in tasks:
+        print(f"{task.id}\t{output.clean(task.spec.name)}")
+    output.note(f"taskyard ps --match {shlex.quote(tasks[0].spec.name.partition(' ')[0])}    lists them")
 
 
 def _wait(client: Client, task: Task, namespace: argparse.Namespace) -> int:

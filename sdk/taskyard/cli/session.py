@@ -8,13 +8,13 @@ import functools
 import json
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taskyard.cli import output
 from taskyard.config import (
-    CONNECTION_SETTINGS,
+    PERSONS_SETTINGS,
     add_settings,
     connection,
     passed_over_token,
@@ -35,9 +35,12 @@ COMPLETION_SECONDS = 1.5
 """Longer nobody waits for a Tab."""
 COMPLETED_TASKS = 50
 LAST = "@last"
+"""What the last `run` submitted, or what was cloned since: the base of a loop."""
+NEW = "@new"
+"""What was made last, by `run` or `clone`."""
 SHORTEST_PREFIX = 4
 """Of an id; the server takes less for a name."""
-TASK_HELP = f"id, unique prefix of an id, unique name, or {LAST}"
+TASK_HELP = f"id, unique prefix of an id, unique name, {LAST} or {NEW}"
 
 
 class Declined(TaskyardError):
@@ -55,7 +58,7 @@ def add_command(subparsers: Any, name: str, help_text: str, handler: Handler, **
     )
     parser.set_defaults(handler=handler)
     parser.add_argument("--json", action="store_true", help="print the server's own records")
-    add_settings(parser.add_argument_group("connection"), CONNECTION_SETTINGS)
+    add_settings(parser.add_argument_group("connection"), PERSONS_SETTINGS)
     return parser
 
 
@@ -103,7 +106,7 @@ def meant_connection(namespace: argparse.Namespace) -> Connection:
 
 def find_task(client: Client, ref: str) -> Task:
     """The task that a person means. Raises UsageError when there is none, or more than one."""
-    meant = _last_task(client.server) if ref == LAST else ref
+    meant = _last_task(client.server, ref) if ref in (LAST, NEW) else ref
     try:
         return client.resolve_task(meant)
     except NotFound as error:
@@ -129,20 +132,48 @@ def find_queue(client: Client, ref: str) -> Queue:
 
 
 def _unknown_task(ref: str, meant: str) -> str:
-    if ref == LAST:
-        return f"{LAST} was task {meant[:8]}, which was deleted"
+    if ref in (LAST, NEW):
+        return f"{ref} was task {meant[:8]}, which was deleted"
     few = ref and len(ref) < SHORTEST_PREFIX and set(ref) <= set("0123456789abcdef")
     return f"no task is called {ref!r}" + (f"; give at least {SHORTEST_PREFIX} digits of an id" if few else "")
 
 
 def remember_task(server: str, task_id: str) -> None:
-    """Makes it `@last` on this machine; the task is there already, so failing to is no failure."""
-    path = _last_file()
+    """Makes it `@last` and `@new` on this machine; it is there already, so failing to is no failure."""
+    remember_base(server, task_id, task_id)
+
+
+def remember_base(server: str, base_id: str, new_id: str) -> None:
+    """Makes what was copied `@last`, and the copy `@new`: a loop over `clone @last` starts from one task."""
+    path, origin = _last_file(), server_origin(server)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.write_text(json.dumps({**_last_tasks(), server_origin(server): task_id}), encoding="utf-8")
+        kept = {**_last_tasks(), origin: base_id, f"{NEW} {origin}": new_id}
+        path.write_text(json.dumps(kept), encoding="utf-8")
     except OSError as error:
         output.note(f"taskyard: {LAST} does not name it: {output.trouble(error)}")
+
+
+@contextlib.contextmanager
+def submitted_once(count: int, *content: Any) -> Iterator[list[str]]:
+    """Give ids for new tasks. Where their submission is not answered, the same command repeats it."""
+    from taskyard.errors import Unavailable
+    from taskyard.resubmission import Unanswered, ids
+
+    unanswered = Unanswered(user_folder() / "unanswered.json")
+    drawn = unanswered.drawn(*content)
+    try:
+        yield ids(drawn, count)
+    except KeyboardInterrupt:
+        unanswered.keep(drawn, *content)
+        raise
+    except Unavailable as error:
+        unanswered.keep(drawn, *content)
+        what = "it was" if count == 1 else f"the {count} tasks were"
+        raise Unavailable(
+            f"{error}; whether {what} submitted is not known: type the same once more, which makes none twice"
+        ) from error
+    unanswered.answered(*content)
 
 
 def confirm(question: str, *, yes: bool, otherwise: str) -> None:
@@ -154,10 +185,11 @@ def confirm(question: str, *, yes: bool, otherwise: str) -> None:
         raise Declined(otherwise)
 
 
-def _last_task(server: str) -> str:
-    task_id = _last_tasks().get(server_origin(server))
+def _last_task(server: str, ref: str) -> str:
+    tasks, origin = _last_tasks(), server_origin(server)
+    task_id = tasks.get(f"{NEW} {origin}" if ref == NEW else origin)
     if task_id is None:
-        raise UsageError(f"{LAST} is the last task submitted from here to {server}, and there is none yet")
+        raise UsageError(f"{ref} is the last task submitted from here to {server}, and there is none yet")
     return task_id
 
 
@@ -195,4 +227,9 @@ def _queue_names(client: Client) -> list[str]:
 
 def _task_names(client: Client) -> list[str]:
     tasks = client.tasks(limit=COMPLETED_TASKS).tasks
-    return [LAST, *(task.id[:8] for task in tasks), *sorted({task.spec.name for task in tasks if task.spec.name})]
+    return [
+        LAST,
+        NEW,
+        *(task.id[:8] for task in tasks),
+        *sorted({task.spec.name for task in tasks if task.spec.name}),
+    ]

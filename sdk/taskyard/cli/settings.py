@@ -140,5 +140,7 @@ def _token_row(namespace: argparse.Namespace) -> tuple[str, str]:
     if where.token is None:
         unused = f"; {TOKEN_VARIABLE} is for another server" if os.environ.get(TOKEN_VARIABLE) else ""
         return "", f"none for {where.server}{unused}"
+    if where.profile:
+        return "********", f"profile {where.profile} in {credentials.path}"
     from_file = where.token == credentials.token(where.server)
     return "********", str(credentials.path) if from_file else TOKEN_VARIABLE

@@ -1,4 +1,4 @@
-"""`ps`, `show`, `stop`, `retry`, `clone`, `edit`, `enqueue`, `dequeue`, `delete`."""
+"""`ps`, `show`, `stop`, `retry`, `edit`, `enqueue`, `dequeue`, `delete`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from taskyard.cli.session import (
     find_queue,
     find_task,
     open_client,
-    remember_task,
 )
 from taskyard.errors import Refused, TaskyardError, UsageError
 
@@ -44,7 +43,7 @@ def add_parser(subparsers: Any) -> None:
     stop_parser.add_argument("--requeue", action="store_true", help="put it back into its queue")
     add_task(stop_parser, nargs="+")
     add_task(add_command(subparsers, "retry", "run an ended task once more", retry), nargs="+")
-    _add_clone_and_edit(subparsers)
+    _add_edit(subparsers)
     enqueue_parser = add_command(subparsers, "enqueue", "put drafts at the end of a queue", enqueue)
     add_queue(enqueue_parser, "--queue", required=True)
     add_task(enqueue_parser, nargs="+")
@@ -80,15 +79,10 @@ def _add_ps(subparsers: Any) -> None:
     )
 
 
-def _add_clone_and_edit(subparsers: Any) -> None:
-    clone_parser = add_command(subparsers, "clone", "copy a task with changes", clone)
-    add_task(clone_parser)
-    changes.add_flags(clone_parser)
-    clone_parser.add_argument("--project", help="its project")
-    add_queue(clone_parser, "--queue")
+def _add_edit(subparsers: Any) -> None:
     edit_parser = add_command(subparsers, "edit", "change a draft", edit)
     add_task(edit_parser)
-    changes.add_flags(edit_parser)
+    changes.add_flags(edit_parser, of_draft=True)
     edit_parser.add_argument("--project", help="its project")
 
 
@@ -151,7 +145,7 @@ def enqueue(namespace: argparse.Namespace) -> None:
     with open_client(namespace) as client:
         queue = find_queue(client, namespace.queue)
         tasks = [find_task(client, ref) for ref in namespace.task]
-        _print_changed(namespace, client.enqueue_all(queue.id, [task.id for task in tasks]))
+        print_changed(namespace, client.enqueue_all(queue.id, [task.id for task in tasks]))
 
 
 def delete(namespace: argparse.Namespace) -> None:
@@ -171,32 +165,9 @@ def _deleted(client: Client, task: Task) -> Task:
     return task
 
 
-def clone(namespace: argparse.Namespace) -> None:
-    """Copies a task, and enqueues the copy where a queue is named."""
-    from taskyard.wire import CloneRequest
-
-    with open_client(namespace) as client:
-        task = find_task(client, namespace.task)
-        queue = find_queue(client, namespace.queue) if namespace.queue else None
-        request = CloneRequest(changes=changes.changes(namespace, task), queue=queue.id if queue else None)
-        made = client.clone_task(task.id, request)
-        remember_task(client.server, made.id)
-    _say_what_is_set(task, made)
-    _print_changed(namespace, [made])
-
-
-def _say_what_is_set(before: Task, after: Task) -> None:
-    """Show the line that will run, and its words that are new."""
-    from taskyard.cli.plan import changed_words
-
-    changed = changed_words(after.spec.command, before.spec.command.args)
-    if changed:
-        output.note(f"command       {output.command_line(after.spec.command)}")
-        output.note(f"set           {changed}")
-
-
 def edit(namespace: argparse.Namespace) -> None:
     """Changes a draft by flags."""
+    from taskyard.cli.clone import say_what_differs
     from taskyard.wire import TaskChanges
 
     with open_client(namespace) as client:
@@ -205,8 +176,8 @@ def edit(namespace: argparse.Namespace) -> None:
         if wanted == TaskChanges():
             raise UsageError(f"say what to change, like: taskyard edit {shlex.quote(namespace.task)} --set lr=0.1")
         changed = client.change_task(task.id, wanted)
-    _say_what_is_set(task, changed)
-    _print_changed(namespace, [changed])
+    say_what_differs(task, changed)
+    print_changed(namespace, [changed])
 
 
 # --- what is shown
@@ -380,7 +351,7 @@ def _each(namespace: argparse.Namespace, change: Any) -> None:
     with open_client(namespace) as client:
         tasks = [find_task(client, ref) for ref in namespace.task]
         changed, refusals = _apply(lambda task: change(client, task), tasks)
-    _print_changed(namespace, changed)
+    print_changed(namespace, changed)
     _raise(refusals)
 
 
@@ -410,7 +381,8 @@ def _raise(refusals: list[TaskyardError]) -> None:
         raise refusals[-1]
 
 
-def _print_changed(namespace: argparse.Namespace, tasks: list[Task]) -> None:
+def print_changed(namespace: argparse.Namespace, tasks: list[Task]) -> None:
+    """Print tasks as they are after a change, as `ps` lists them."""
     if namespace.json:
         output.print_json(tasks)
     else:

@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import Query, Response
 from taskyard.wire import (
     CloneRequest,
+    CloneRequests,
     EnqueueRequest,
     Entry,
     Explanation,
@@ -147,6 +148,13 @@ async def retry_task(task_id: str, services: InServices, actor: InActor) -> Task
 async def clone_task(task_id: str, body: CloneRequest, services: InServices, actor: InActor) -> Task:
     """Creates a new task like this one, with changes."""
     return await services.tasks.clone(task_id, body, actor)
+
+
+@router.post("/tasks/{task_id}/clones", responses=errors(409))
+@allow(Right.USE_TASKS, body_limit=64 * MIB, bulk="clones")
+async def clone_task_often(task_id: str, body: CloneRequests, services: InServices, actor: InActor) -> list[Task]:
+    """Creates up to 10,000 tasks like this one, each with its changes: all or none."""
+    return await services.tasks.clone_many(task_id, body.clones, actor)
 
 
 @router.post("/tasks/{task_id}/move", responses=errors(409))
