@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import os
 import time
+import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -305,6 +306,35 @@ class Task:
         )
         request = wire.CloneRequest(changes=changes, queue=queue)
         return Task(self._client.clone_task(self.id, request), self._client)
+
+    def variants(
+        self,
+        grid: Mapping[str, Sequence[Any]],
+        *,
+        name: str | None = None,
+        queue: str | None = None,
+        **asked: Any,
+    ) -> Sequence[Task]:
+        """Copies it once for each combination of a grid, all or none; `asked` is as in `set`.
+
+        `task.variants({"lr": [0.1, 0.01], "opt": ["adam", "sgd"]})`; each is named by what differs.
+        """
+        from taskyard import variants
+
+        combinations = list(variants.combinations(variants.grid_of(grid)))
+        changes = self._asked(asked)
+        requests = [
+            wire.CloneRequest(
+                id=uuid.uuid4().hex,
+                changes=dataclasses.replace(changes, name=each, **self._set(combination)),
+                queue=queue,
+            )
+            for combination, each in zip(
+                combinations, variants.names(name or self.name, combinations), strict=True
+            )
+        ]
+        made = self._client.clone_task_often(self.id, requests)
+        return [Task(record, self._client) for record in made]
 
     def _set(self, parameters: Mapping[str, Any] | None) -> dict[str, Any]:
         changes = changed_parameters(self._record.spec, parameters or {})

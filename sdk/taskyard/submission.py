@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from taskyard.variants import Axis
 
 ARGUMENTS_SECTION = "Args"
+NOTEBOOK = ".ipynb"
 LARGEST_INTERFACE_BYTES = 48 << 10
 LARGEST_BULK_BYTES = 60 << 20
 """Of one submission; the server takes 64 MiB."""
@@ -226,6 +228,8 @@ def read_command(words: Sequence[str]) -> tuple[Command, str | None]:
 
 def _in_folder(command: Command, folder: Path) -> Command:
     """The command with its script relative to the folder, checked to be there."""
+    if command.target.endswith(NOTEBOOK):
+        raise UsageError(_of_notebook(command.target))
     if command.kind is not CommandKind.SCRIPT:
         return command
     path = (folder / command.target).absolute()
@@ -235,6 +239,17 @@ def _in_folder(command: Command, folder: Path) -> Command:
         raise UsageError(f"{path} does not exist; name a script that is there, relative to the current folder")
     target = Path(os.path.relpath(path, folder.absolute())).as_posix()
     return dataclasses.replace(command, target=target)
+
+
+def _of_notebook(target: str) -> str:
+    """What to type for a notebook, which Python does not run."""
+    name, script = shlex.quote(target), shlex.quote(f"{target.removesuffix(NOTEBOOK)}.py")
+    return (
+        f"{target} is a notebook; make a script of it: jupyter nbconvert --to script {name}, then: "
+        f"taskyard run -- python {script}; or run it cell by cell: "
+        f"taskyard run --package nbconvert ipykernel PACKAGE… -- jupyter "
+        f"nbconvert --to notebook --execute --stdout {name}"
+    )
 
 
 def _check_start(command: Command, variables: Mapping[str, str]) -> None:
@@ -421,13 +436,16 @@ def _environment(wanted: Wanted, command: Command, root: Path) -> tuple[Environm
     from taskyard.asking import with_packages
     from taskyard.config import environment as variables
     from taskyard.requirements import plan_requirements
+    from taskyard.requirements.launchers import started_by
 
     folder = wanted.folder.absolute()
-    script = _script(command, folder, root)
+    started = started_by(command, folder, root)
+    script = started.script
     needs = plan_requirements(
         root,
         script,
-        module=command.target if command.kind is CommandKind.MODULE else None,
+        module=started.module or None,
+        launcher=started.launcher,
         start=folder,
         file=wanted.requirements,
         packages=wanted.packages,
@@ -464,13 +482,3 @@ def _interpreter(wanted: Wanted, root: Path, script: Path | None) -> PythonPlan:
     if wanted.container is not None and wanted.container.image and wanted.python is None:
         return PythonPlan(version=None, origin="the image's own")
     return plan_python(root, wanted.python, script=script, start=wanted.folder.absolute())
-
-
-def _script(command: Command, folder: Path, root: Path) -> Path | None:
-    """The script of ours whose needs count; a launcher such as torchrun names it among its arguments."""
-    names = (command.target,) if command.kind is CommandKind.SCRIPT else command.args
-    if command.kind is CommandKind.MODULE:
-        return None
-    scripts = (folder / name for name in names if name.endswith(".py"))
-    inside = (script for script in scripts if script.resolve().is_relative_to(root.resolve()))
-    return next((script for script in inside if script.is_file()), None)

@@ -280,6 +280,8 @@ class Code:
     """What the snapshot changes against `commit`, for people; cut at 256 KiB."""
     working_dir: str = "."
     """The command's working folder, relative to the repository's root."""
+    empty_submodules: tuple[str, ...] = ()
+    """Submodules that the submitter never checked out, relative to the root: they are left empty."""
 
 
 @dataclass(frozen=True, kw_only=True)

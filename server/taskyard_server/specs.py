@@ -272,6 +272,9 @@ def _check_code(code: Code) -> None:
     _check_size(code.diff, MAX_DIFF, "code.diff")
     _check_size(code.patch or "", MAX_PATCH, "code.patch")
     _check_inside(code.working_dir, "code.working_dir")
+    for path in code.empty_submodules:
+        _check_inside(path, "code.empty_submodules")
+    _check_texts(code.empty_submodules, "code.empty_submodules")
 
 
 def _check_commits(code: Code) -> None:

@@ -157,3 +157,42 @@ def test_a_submodule_from_a_path_needs_the_operators_leave(project: Repository, 
 
     with pytest.raises(RunFailed, match="--allow-file-repositories"):
         machine.prepare(of(project))
+
+
+def test_a_submodule_that_was_never_checked_out_is_left_empty(
+    project: Repository, tmp_path: Path, machine: Machine
+) -> None:
+    url = project.git("remote", "get-url", "origin").strip()
+    fresh = Repository.clone(url, tmp_path / "work" / "fresh")
+    fresh.git("config", "-f", ".gitmodules", "submodule.libs/library.url", "https://no-such-host.invalid/x.git")
+    fresh.write({"main.py": "changed"})
+
+    with capture(fresh.root) as snapshot:
+        tree = machine.prepare(dataclasses.replace(of(fresh), empty_submodules=snapshot.code.empty_submodules))
+
+    assert snapshot.code.empty_submodules == ("libs/library",)
+    assert list((tree.root / "libs/library").iterdir()) == []
+    assert any("libs/library is left empty" in line for line in machine.lines)
+
+
+def test_a_submodule_within_one_is_left_empty_where_it_is_empty_here(
+    tmp_path: Path, library: Repository, machine: Machine
+) -> None:
+    inner = Repository.create(tmp_path / "work" / "inner", {"inner.py": "1"})
+    inner.publish(tmp_path / "hosted" / "inner.git")
+    library.git(*ALLOW, "submodule", "--quiet", "add", "../inner.git", "inner")
+    library.commit()
+    library.git("push", "-q", "origin", "main")
+    project = Repository.create(tmp_path / "work" / "outer", {"main.py": "1"})
+    project.publish(tmp_path / "hosted" / "project.git")
+    project.git(*ALLOW, "submodule", "--quiet", "add", "../library.git", "library")
+    project.commit()
+    project.git("push", "-q", "origin", "main")
+
+    with capture(project.root) as snapshot:
+        empty = snapshot.code.empty_submodules
+        tree = machine.prepare(dataclasses.replace(of(project), empty_submodules=empty))
+
+    assert empty == ("library/inner",)
+    assert (tree.root / "library/lib.py").exists()
+    assert not (tree.root / "library/inner/inner.py").exists()

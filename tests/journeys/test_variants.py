@@ -150,3 +150,40 @@ def test_diff_shows_parameters_code_and_packages(person: Person, server: ServerP
     assert '+ +print("error"' in done.stdout.replace("++", "+ +")
     assert {"section": "parameters", "name": "lr", "a": "0.1", "b": "1"} in record["differences"]
     assert (same.returncode, same.stdout, other.returncode) == (0, "", 3)
+
+
+def test_a_run_that_lacked_an_ignored_file_names_it_and_the_flag(person: Person, server: ServerProcess) -> None:
+    (person.work / ".gitignore").write_text("data/\n")
+    (person.work / "data").mkdir()
+    (person.work / "data" / "x.csv").write_text("1")
+    (person.work / "read.py").write_text("print(open('data/x.csv').read(), open('data/none.csv'))")
+    here = ("--queue", "default", "--gpus", "0", "--wait")
+
+    with AgentProcess(server):
+        failed = person.types("run", *here, "--", "python", "read.py")
+        sent = person.types("run", *here, "--include", "data/x.csv", "--", "python", "read.py")
+
+    assert failed.returncode == sent.returncode == 1
+    assert "data/x.csv is here, but git ignores it; to send it: --include data/x.csv" in failed.stderr
+    assert "git ignores" not in sent.stderr
+
+
+def test_a_notebook_is_refused_with_what_to_type(person: Person) -> None:
+    (person.work / "look.ipynb").write_text("{}")
+
+    for words in (("python", "look.ipynb"), ("look.ipynb",)):
+        done = person.types("run", "--", *words)
+
+        assert done.returncode == 2
+        assert "jupyter nbconvert --to script look.ipynb, then: taskyard run -- python look.py" in done.stderr
+
+
+def test_the_plan_says_what_a_task_without_a_number_of_gpus_takes(person: Person) -> None:
+    unsaid, none = (
+        person.types("run", "--", "python", "train.py"),
+        person.types("run", "--gpus", "0", "--", "python", "train.py"),
+    )
+
+    assert "gpus          what its worker gives a task, usually all that it has; --gpus N" in unsaid.stderr
+    assert "gpus          " not in none.stderr
+    assert "asks for      0 GPUs" in none.stderr

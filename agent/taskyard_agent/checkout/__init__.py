@@ -262,6 +262,9 @@ def _fill_submodules(
             if depth > DEEPEST:
                 raise refused(f"{prefix} is a submodule more than {DEEPEST} deep", "submit with --ship-code")
             path = f"{prefix}{submodule.path}"
+            if path in order.code.empty_submodules:
+                order.log(f"the submodule {path} is left empty, as it is where the task comes from")
+                continue
             address = address_of(submodule, parent.address, order.settings)
             mirror = _obtain_submodule(order, address, submodule.commit)
             size += mirror.size_of(submodule.commit)

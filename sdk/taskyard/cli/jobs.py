@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
@@ -73,7 +74,7 @@ def _without_overridden(flags: Sequence[str], typed: Sequence[str]) -> list[str]
 def _parameters(words: Sequence[str]) -> set[str]:
     """The parameters that `--set` and `--grid` name among words."""
     found = set()
-    for before, word in zip(["", *words], words, strict=False):
+    for before, word in itertools.pairwise(["", *words]):
         flag, equals, text = word.partition("=")
         if before in _NAMED:
             found.add(word.partition("=")[0])

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from taskyard.submission import Wanted
     from taskyard.wire import Outcome, Task
 
+LINES_OF_FAILURE = 60
+
 
 def add_parser(subparsers: Any) -> None:
     """Adds `run`."""
@@ -200,13 +202,25 @@ def _print_variants(tasks: list[Task], namespace: argparse.Namespace) -> None:
 
 def _wait(client: Client, task: Task, namespace: argparse.Namespace) -> int:
     """Follows the task to its end; a record of it on standard output leaves standard error to its log."""
-    code, task = _follow(client, task, as_it_is(sys.stderr if namespace.json else sys.stdout))
+    folder = namespace.job.folder if namespace.job else Path.cwd()
+    code, task = _follow(client, task, as_it_is(sys.stderr if namespace.json else sys.stdout), folder)
     if namespace.json:
         output.print_json(task)
     return code
 
 
-def _follow(client: Client, task: Task, write: Write) -> tuple[int, Task]:
+def _say_what_was_not_sent(client: Client, task: Task, folder: Path) -> None:
+    """Name files that a failed run lacked, and that are here but stay out of what is sent."""
+    from taskyard.cli.missing_files import left_here
+
+    if task.run is None or task.state != "failed":
+        return
+    for path in left_here(client.tail_log(task.run.id, LINES_OF_FAILURE).data.decode(errors="replace"), folder):
+        name = output.clean(shlex.quote(path))
+        output.note(f"taskyard: {output.clean(path)} is here, but git ignores it; to send it: --include {name}")
+
+
+def _follow(client: Client, task: Task, write: Write, folder: Path) -> tuple[int, Task]:
     """Writes the log of every attempt until the task has ended; returns its exit code, and the task."""
     from taskyard import exit_codes
 
@@ -220,7 +234,9 @@ def _follow(client: Client, task: Task, write: Write) -> tuple[int, Task]:
             ended = follow_run(client, task.run.id, write)
             task = client.task(task.id)
             if task.state.terminal or task.state == "draft":
-                return _explained(ended.outcome, task), task
+                code = _explained(ended.outcome, task)
+                _say_what_was_not_sent(client, task, folder)
+                return code, task
             output.note(
                 f"taskyard: attempt {number} ended ({_words(ended.outcome)}); the task is {task.state} again"
             )

@@ -92,6 +92,7 @@ def plan_requirements(
     script: Path | None,
     *,
     module: str | None = None,
+    launcher: str = "",
     start: Path | None = None,
     file: Path | None = None,
     packages: Sequence[str] = (),
@@ -101,9 +102,9 @@ def plan_requirements(
 ) -> RequirementsPlan:
     """Return what to install: flags, the script's own block, the nearest file, else what the code imports.
 
-    `start` is the command's working folder; without a script the search for a file begins there. `file` and
-    `packages` are flags, relative to the current folder; `python` is the project's interpreter where the caller
-    knows better. Where no `manager` is chosen, the file chooses it.
+    `launcher` is the module of a program that starts the script. `start` is the working folder; without a script
+    the search for a file begins there. `file` and `packages` are flags, relative to the current folder; `python`
+    is the project's interpreter where the caller knows better. Where no `manager` is chosen, the file chooses it.
     Raises UsageError for what cannot be followed.
     """
     working_folder = (start or (script.parent if script else root)).resolve()
@@ -118,6 +119,7 @@ def plan_requirements(
         python=python or project_python(root, nearest, variables),
         search_path=absolute_path(variables.get(SEARCH_PATH, ""), working_folder),
         module=module or "",
+        launcher=launcher,
     )
     found = _plan(around, script, nearest, file=file, packages=packages, manager=manager)
     return replace(found, search_path=_own_search_path(around))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -33,6 +33,8 @@ class Surroundings:
     """PYTHONPATH."""
     module: str = ""
     """What `-m` starts."""
+    launcher: str = ""
+    """A module that is none of the repository's and starts the script; it is needed like an import."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,9 @@ def read_code(script: Path, around: Surroundings, *, all_distributions: bool) ->
     while True:
         places = [around.first, *own, *located, *unreached.values()]
         imports = imports_of(script, root, places, working_folder=around.working_folder)
+        if around.launcher:
+            needed = {around.launcher: "the command line", **imports.needed}
+            imports = replace(imports, needed=needed)
         foreign = _foreign(imports) | _started(around, places)
         installed = UNKNOWN
         if asks and around.python is not None:

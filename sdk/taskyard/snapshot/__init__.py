@@ -157,6 +157,7 @@ def _of_repository(repository: Repository, order: _Order, scratch: Path) -> Snap
         pack=shipped,
         diff=pack.diff(stage.git, head, commit),
         working_dir=order.folder.relative_to(root).as_posix(),
+        empty_submodules=tuple(stage.empty_submodules()),
     )
     summary = Summary(
         **_summary(code, chosen, blobs),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,8 @@ AUTHOR = {
     **{f"GIT_{who}_DATE": "@1000000000 +0000" for who in ("AUTHOR", "COMMITTER")},
 }
 GITLINK = "160000"
+DEEPEST = 10
+"""Submodules within submodules."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,10 @@ class Stage:
         links = [entry.path for entry in self._entries if entry.mode == GITLINK]
         present = [path for path in links if (self._repository.root / path / ".git").exists()]
         return [f"{path}/" for path in present if all_of_them or not _published(self._repository.root / path)]
+
+    def empty_submodules(self) -> list[str]:
+        """Submodules that were never checked out here, those within others too."""
+        return sorted(_never_checked_out(self._repository.root, self._entries))
 
     def write(self, untracked: Sequence[str], submodules: Sequence[str]) -> str:
         """Returns the snapshot commit, which is the checked-out commit itself when nothing differs from it."""
@@ -109,6 +115,17 @@ def _entry(line: str) -> Entry:
     words, _, path = line.partition("\t")
     flag, mode, object_id, _ = words.split(" ")
     return Entry(flag=flag, mode=mode, object=object_id, path=path)
+
+
+def _never_checked_out(root: Path, entries: Iterable[Entry], depth: int = 0) -> Iterator[str]:
+    for path in (entry.path for entry in entries if entry.mode == GITLINK):
+        if not (root / path / ".git").exists():
+            yield path
+            continue
+        inner = find(root / path) if depth < DEEPEST else None
+        if inner is not None and inner.root == (root / path).resolve():
+            below = [_entry(line) for line in inner.git.paths("ls-files", "-v", "--stage", "-z")]
+            yield from (f"{path}/{each}" for each in _never_checked_out(inner.root, below, depth + 1))
 
 
 def _published(folder: Path) -> bool:

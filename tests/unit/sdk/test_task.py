@@ -93,6 +93,16 @@ def test_an_enqueue_without_a_task_or_a_queue_is_refused(task: Task) -> None:
         Task.enqueue(queue_name="default")
 
 
+def test_variants_are_a_clone_for_each_combination(task: Task) -> None:
+    made = task.variants({"lr": [0.1, 0.2], "Model/opt": ["adam"]}, name="x", queue="default", timeout="1h")
+
+    assert [each.name for each in made] == ["x lr=0.1 Model/opt=adam", "x lr=0.2 Model/opt=adam"]
+    assert [each.parameters["Args"]["lr"] for each in made] == [0.1, 0.2]
+    assert {each.record.spec.policy.timeout_seconds for each in made} == {3600.0}
+    with pytest.raises(UsageError, match="makes 1600 variants"):
+        task.variants({"a": range(40), "b": range(40)})
+
+
 def test_a_clone_differs_where_it_was_told_to(task: Task) -> None:
     clone = task.clone(name="other", parameters={"lr": 1}, tags=["again"], queue="default")
 

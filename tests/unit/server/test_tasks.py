@@ -461,6 +461,27 @@ async def test_a_clone_takes_changes_and_leaves_the_original(services: Services)
     assert (await services.task(task.id)).spec.parameters == {"Args": {"lr": "1"}}
 
 
+async def test_many_clones_are_made_or_none(services: Services) -> None:
+    secret = NewTask(spec=spec(secrets=("HF_TOKEN",)), secret_values={"HF_TOKEN": "s"})
+    task = await services.tasks.create(secret, ADA)
+    names = [TaskChanges(name=name) for name in ("a", "b", "c")]
+    wanted = [
+        CloneRequest(id=f"{number:032x}", changes=each, queue="default") for number, each in enumerate(names)
+    ]
+
+    made = await services.tasks.clone_many(task.id, wanted, ADA)
+    again = await services.tasks.clone_many(task.id, wanted, ADA)
+    wrong = CloneRequest(changes=TaskChanges(environment=Environment(python="no 3.99")))
+    with pytest.raises(Invalid, match="must look like"):
+        await services.tasks.clone_many(task.id, [CloneRequest(), wrong], ADA)
+    with pytest.raises(Invalid, match="HF_TOKEN belong to ada"):
+        await services.tasks.clone_many(task.id, [CloneRequest()], BOB)
+
+    assert [each.spec.name for each in made] == ["a", "b", "c"]
+    assert [each.id for each in again] == [each.id for each in made]
+    assert len((await services.tasks.list(TaskFilter(), before=None, limit=100, actor=ADA)).tasks) == 4
+
+
 async def test_secrets_are_cloned_for_their_owner_alone(services: Services) -> None:
     secret = NewTask(spec=spec(secrets=("HF_TOKEN",)), secret_values={"HF_TOKEN": "s"})
     task = await services.tasks.create(secret, ADA)
