@@ -44,6 +44,15 @@ def spec_differences(a: TaskSpec, b: TaskSpec) -> list[Difference]:
     return sorted(found, key=lambda one: SECTIONS.index(one.section))
 
 
+def misspelt(a: TaskSpec, b: TaskSpec) -> Iterator[tuple[str, str]]:
+    """Yield each parameter that only `b` has, with the name in `a` that may have been meant."""
+    old, new = _parameters(a), _parameters(b)
+    for name in sorted(set(new) - set(old)):
+        near = difflib.get_close_matches(name, [each for each in old if each in new], n=1, cutoff=0.75)
+        if near:
+            yield name, near[0]
+
+
 def change_of_changes(a: TaskSpec, b: TaskSpec) -> Iterator[str]:
     """Yield lines that say how the uncommitted changes of two tasks differ, file by file, as a unified diff."""
     files_a, files_b = _files(a.code.diff), _files(b.code.diff)

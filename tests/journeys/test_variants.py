@@ -113,6 +113,17 @@ def test_a_clone_says_what_differs_beside_the_line(person: Person) -> None:
     assert "train (copy)" in copy.stdout
 
 
+def test_a_misspelt_parameter_is_noted_with_the_one_that_stays(person: Person) -> None:
+    person.types("run", "--set", "Model/depth=3", "--", "python", "train.py")
+
+    done = person.types("clone", "@last", "--set", "Model/dept=4")
+    right = person.types("clone", "@last", "--set", "Model/depth=4")
+
+    assert "note          Model/dept is a new parameter; the task has Model/depth, which stays" in done.stderr
+    assert "is a new parameter" not in right.stderr
+    assert "differs       Model/depth 4, not 3" in right.stderr
+
+
 def test_the_same_command_after_a_lost_answer_makes_no_task_twice(
     person: Person, server: ServerProcess, client: Client
 ) -> None:

@@ -126,8 +126,10 @@ def say_what_differs(before: Task, after: Task) -> None:
     """Show the line that will run, its words that are new, and whatever else a change touched."""
     from taskyard.cli.comparison import in_words
     from taskyard.cli.plan import changed_words
-    from taskyard.comparison import spec_differences
+    from taskyard.comparison import misspelt, spec_differences
 
+    for name, near in misspelt(before.spec, after.spec):
+        say("note", f"{name} is a new parameter; the task has {near}, which stays as it was")
     changed = changed_words(after.spec.command, before.spec.command.args)
     if changed:
         say("command", output.command_line(after.spec.command))
