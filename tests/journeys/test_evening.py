@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from taskyard.client import Client
+from taskyard.config import Connection
+from taskyard.wire import TaskState
 
 from tests.support.agents import AgentProcess, wait_until
 from tests.support.person import Person
@@ -46,15 +48,26 @@ def server() -> Iterator[ServerProcess]:
         yield server
 
 
-def test_an_evening_of_twelve_variants_needs_no_loop(tmp_path: Path, server: ServerProcess) -> None:
+@pytest.fixture
+def client(server: ServerProcess) -> Iterator[Client]:
+    with Client.of(Connection(server=server.url, token=server.admin_token)) as client:
+        yield client
+
+
+def test_an_evening_of_twelve_variants_needs_no_loop(
+    tmp_path: Path, server: ServerProcess, client: Client
+) -> None:
     licence = tmp_path / "licence"
     person = Person(tmp_path / "researcher", TASKYARD_MANAGER="inherit").log_in(server)
     person.work.rmdir()
     Repository.create(person.work, {"train.py": TRAIN})
     (person.work / "taskyard.toml").write_text(JOBS)  # not committed: it goes along, and so does what it starts
 
-    def listed(*flags: str) -> dict[str, dict[str, object]]:
-        return {task["spec"]["name"]: task for task in json.loads(person.types("ps", "--json", *flags).stdout)}
+    def names(*states: str) -> list[str]:
+        return [task.spec.name for task in client.all_tasks(states=[TaskState(state) for state in states])]
+
+    def wait_for(condition: Callable[[], object], what: str) -> None:
+        wait_until(condition, seconds=180.0, what=what)
 
     # one command, twelve tasks
     done = person.types("run", "search", "--env", f"LICENCE={licence}")
@@ -63,26 +76,23 @@ def test_an_evening_of_twelve_variants_needs_no_loop(tmp_path: Path, server: Ser
     assert "12: opt adam sgd lion × lr 10 1 0.1 0.01" in done.stderr
 
     # the three that diverge are seen, and stopped together
-    wait_until(lambda: len(listed("--state", "running", "--match", "lr=10")) == 3, what="three that diverge")
+    wait_for(lambda: len([name for name in names("running") if name.endswith("lr=10")]) == 3, "three that diverge")
     stopped = person.types("stop", *(f"search opt={opt} lr=10" for opt in ("adam", "sgd", "lion")))
     assert stopped.returncode == 0, stopped.stderr
-    ended = ("completed", "failed", "cancelled")
-    wait_until(
-        lambda: len(listed(*(f"--state={state}" for state in ended))) == 12, seconds=120.0, what="the end of all"
-    )
+    wait_for(lambda: len(names("completed", "failed", "cancelled")) == 12, "the end of all")
 
     # one failed by a mistake that is no fault of the code: that is set right, and it is retried
-    failed = listed("--state", "failed")
-    assert list(failed) == ["search opt=lion lr=1"]
+    assert names("failed") == ["search opt=lion lr=1"]
     licence.touch()
     retried = person.types("retry", "search opt=lion lr=1")
     assert retried.returncode == 0, retried.stderr
-    wait_until(lambda: "search opt=lion lr=1" in listed("--state", "completed"), what="the retried one")
+    wait_for(lambda: "search opt=lion lr=1" in names("completed"), "the retried one")
 
     # the best is found, copied with a finer value, and the two compared
     losses = {
-        name: float(person.types("logs", "--tail", "1", str(task["id"])).stdout.split()[1])
-        for name, task in listed("--state", "completed").items()
+        task.spec.name: float(client.tail_log(task.run.id, 1).data.split()[1])
+        for task in client.all_tasks(states=[TaskState.COMPLETED])
+        if task.run is not None
     }
     best = min(losses, key=losses.__getitem__)
     assert best == "search opt=adam lr=0.1"
