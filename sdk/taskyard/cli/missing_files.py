@@ -24,12 +24,13 @@ def left_here(log: str, folder: Path) -> list[str]:
     repository = find(folder) if names else None
     if repository is None:
         return []
+    git = repository.git.with_env(GIT_LITERAL_PATHSPECS="0")  # check-ignore knows no other
     found: list[str] = []
     for name in names:
         path = Path(os.path.normpath(folder / name))
         if path.is_relative_to(repository.root) and path.exists():
             inside = path.relative_to(repository.root).as_posix()
-            if repository.git.ask("check-ignore", "-q", "--", inside) is not None:
+            if git.ask("check-ignore", "-q", "--", inside) is not None:
                 found.append(os.path.relpath(path, folder))
     return found[:_MOST]
 
