@@ -32,7 +32,7 @@ _FILES = ("requirements", "setup_script")
 _SWITCHES = ("exclusive", "ship_code")
 _LISTS = {
     **{"tags": "tag", "packages": "package", "with": "with", "apt": "apt"},
-    **{"include": "include", "secrets": "secret"},
+    **{"include": "include", "secrets": "secret", "outputs": "output"},
 }
 _TABLES = {"parameters": "set", "grid": "grid", "env": "env", "resources": "resource", "require": "require"}
 KEYS = ("command", "folder", *SETTINGS, *_VALUES, *_FILES, *_SWITCHES, *_LISTS, *_TABLES)

@@ -194,7 +194,7 @@ def _outputs(given: list[str]) -> tuple[str, ...] | None:
 _NAMED = ("gpus", "gpu_memory", "memory", "image", "torch_backend", "on_worker", "timeout", "retries")
 
 
-def in_name(namespace: argparse.Namespace, task: Task) -> dict[str, str]:
+def in_name(namespace: argparse.Namespace) -> dict[str, str]:
     """What of the flags tells a copy from its original, by its name."""
     from taskyard.wire import as_text
 

@@ -53,11 +53,11 @@ def _wanted(namespace: argparse.Namespace, task: Task, axes: Any) -> list[TaskCh
 
     if not axes:
         wanted = changes.changes(namespace, task)
-        name = variants.name_of(task.spec.name, changes.in_name(namespace, task))
+        name = variants.name_of(task.spec.name, changes.in_name(namespace))
         return [wanted if wanted.name is not None else replace(wanted, name=name)]
     combinations = list(variants.combinations(axes))
     variants.refuse_set_twice(axes, changes.settings_of(namespace.set))
-    base = namespace.name or variants.name_of(task.spec.name, changes.in_name(namespace, task), copy=False)
+    base = namespace.name or variants.name_of(task.spec.name, changes.in_name(namespace), copy=False)
     names = variants.names(base, combinations)
     return [
         replace(changes.changes(namespace, task, combination), name=name)

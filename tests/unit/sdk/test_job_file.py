@@ -144,7 +144,7 @@ def test_every_key_is_a_flag_of_run() -> None:
         "secrets": "secret",
         "parameters": "set",
     }
-    names |= {"resources": "resource", "command": "rest", "folder": "job"}
+    names |= {"resources": "resource", "command": "rest", "outputs": "output", "folder": "job"}
     settings = {"queue", "project", "python", "manager", "give_up_after"}  # off the namespace unless given
 
     assert [key for key in KEYS if key not in settings and not hasattr(helped, names.get(key, key))] == []
