@@ -35,7 +35,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def agent(yard: Yard, folder: Path) -> Iterator[AgentProcess]:
-    with yard.agent("--run-as", USER, folder=folder) as agent:
+    with yard.agent("--run-as", USER, folder=folder, forked=False) as agent:
         yield agent
 
 

@@ -238,6 +238,7 @@ def test_each_kind_of_mistake_before_all_good_tasks_on_one_worker(tmp_path: Path
 
 
 @pytest.mark.thorough
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("agents", [1, 2])
 @pytest.mark.parametrize("order", [alternating, all_bad_first, arriving(60, 5)])
 def test_twenty_mistakes_among_twenty_good_tasks(
@@ -247,6 +248,7 @@ def test_twenty_mistakes_among_twenty_good_tasks(
 
 
 @pytest.mark.thorough
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("agents", [1, 2])
 def test_mistakes_that_arrive_for_ten_minutes(tmp_path: Path, agents: int) -> None:
     live_through(tmp_path, agents, arriving(600, 20), 20)
@@ -311,5 +313,6 @@ def test_a_host_and_an_index_that_are_away_for_a_while_fail_no_task(tmp_path: Pa
 
 
 @pytest.mark.thorough
+@pytest.mark.timeout(900)
 def test_a_host_and_an_index_that_are_away_for_two_minutes_fail_none_of_fifty_tasks(tmp_path: Path) -> None:
     sit_out(tmp_path, 50, 120.0)

@@ -72,7 +72,7 @@ def test_user_code_finds_no_token_of_the_agent_in_any_process(
     yard: Yard, tmp_path: Path, plain_user: tuple[str, ...]
 ) -> None:
     token = yard.server.issue("agent")
-    with yard.agent(under=plain_user, variables={"TASKYARD_TOKEN": token}) as agent:
+    with yard.agent(under=plain_user, variables={"TASKYARD_TOKEN": token}, forked=False) as agent:
         assert agent.process is not None
         task = yard.submit(
             sys.executable, "-c", SPY, str(tmp_path / "found"), env={"DAEMON": str(agent.process.pid)}

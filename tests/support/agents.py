@@ -17,6 +17,7 @@ from typing import Any
 from taskyard.client import Client
 from taskyard.config import Connection
 
+from tests.support.forked import Forked, can_be_forked
 from tests.support.servers import ServerProcess
 
 STOP_SECONDS = 30.0
@@ -35,11 +36,13 @@ class AgentProcess:
         variables: dict[str, str] | None = None,
         under: Sequence[str] = (),
         cache: Path | None = None,
+        forked: bool = True,
     ) -> None:
         """`url` stands for another way to the server, such as a relay; `variables` are added to its own.
 
         `cache` is a --local-dir that it shares with others. The daemon is started through the command `under`,
-        which must replace itself with it.
+        which must replace itself with it. Its first start is forked where that makes no difference and `forked`
+        allows it; each later one is a user's.
         """
         self._made = (
             None if folder else tempfile.TemporaryDirectory(prefix="taskyard-agent-", ignore_cleanup_errors=True)
@@ -47,7 +50,8 @@ class AgentProcess:
         self.folder = folder or Path(self._made.name if self._made else "")
         self.cache = cache or self.folder / "cache"
         self.name = name
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Forked | None = None
+        self._forked = forked and can_be_forked(variables or {})
         self._log = ""
         self._flags = flags
         self._url = url or server.url
@@ -83,9 +87,15 @@ class AgentProcess:
     def start(self) -> AgentProcess:
         """Starts the daemon on the folder that it has; does not wait for it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "agent.log").open("ab") as log:
-            self.process = subprocess.Popen(self._command(), stdout=log, stderr=log, env=self._environment())
+        self.process = self._spawn(self.folder / "agent.log", self._environment())
         return self
+
+    def _spawn(self, log: Path, variables: dict[str, str]) -> subprocess.Popen[bytes] | Forked:
+        if self._forked and self.process is None and not self.under:
+            return Forked("taskyard.cli", self._argv(), log, variables)
+        command = [*self.under, sys.executable, "-m", "taskyard.cli", *self._argv()]
+        with log.open("ab") as stream:
+            return subprocess.Popen(command, stdout=stream, stderr=stream, env=variables)
 
     def ask(self, *flags: str) -> subprocess.CompletedProcess[str]:
         """Runs `agent daemon` with flags that only look at, or stop, what runs on its folder."""
@@ -161,10 +171,10 @@ class AgentProcess:
         self._flags = flags or self._flags
         return self.start()
 
-    def _command(self) -> list[str]:
+    def _argv(self) -> list[str]:
         flags = self._flags if "--gpus" in self._flags else ("--cpu-only", *self._flags)
         place = ["--local-dir", str(self.cache), "--name", self.name, "--allow-file-repositories"]
-        return [*self.under, sys.executable, "-m", "taskyard.cli", "agent", "daemon", *place, *flags]
+        return ["agent", "daemon", *place, *flags]
 
     def _environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("TASKYARD_")}

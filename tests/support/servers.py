@@ -14,6 +14,8 @@ from types import TracebackType
 
 import httpx
 
+from tests.support.forked import Forked, can_be_forked
+
 START_SECONDS = 120.0
 STOP_SECONDS = 15.0
 
@@ -36,7 +38,7 @@ class ServerProcess:
         self.port = port or free_port()
         self._may_move = port is None
         self.scheme = "https" if "--tls-cert" in flags else "http"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Forked | None = None
         self._flags = flags
         self._store = store
         self._variables = variables or {}
@@ -90,10 +92,7 @@ class ServerProcess:
 
     def _start(self) -> ServerProcess:
         self.data.mkdir(parents=True, exist_ok=True)
-        with (self.data / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                self._command(), stdout=log, stderr=log, env=_environment() | self._variables
-            )
+        self.process = self._spawn(self.data / "server.log", _environment() | self._variables)
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -132,9 +131,14 @@ class ServerProcess:
         answer.raise_for_status()
         return str(answer.json()["secret"])
 
-    def _command(self) -> list[str]:
-        place = ["--port", str(self.port), "--data", str(self.data), "--store", self._store]
-        return [sys.executable, "-m", "taskyard_server", *place, *self._flags]
+    def _spawn(self, log: Path, variables: dict[str, str]) -> subprocess.Popen[bytes] | Forked:
+        """The first start is forked where that makes no difference; each later one is a user's."""
+        argv = ["--port", str(self.port), "--data", str(self.data), "--store", self._store, *self._flags]
+        if self.process is None and can_be_forked(self._variables):
+            return Forked("taskyard_server", argv, log, variables)
+        with log.open("ab") as stream:
+            command = [sys.executable, "-m", "taskyard_server", *argv]
+            return subprocess.Popen(command, stdout=stream, stderr=stream, env=variables)
 
     def _answers(self) -> bool:
         try:
