@@ -9,12 +9,10 @@ import pytest
 
 from tests.faults.witness import Witness
 from tests.support.relay import Relay
-from tests.support.servers import ServerProcess
+from tests.support.servers import PATIENT, ServerProcess
 from tests.support.yard import Yard
 
 QUICK = ("--lease-seconds", "2", "--confirm-seconds", "2", "--lost-after-seconds", "5")
-PATIENT = ("--lease-seconds", "2", "--confirm-seconds", "5", "--lost-after-seconds", "60")
-"""For tests in which no run may be lost, however slow the machine is."""
 
 
 class Faulty(Yard):

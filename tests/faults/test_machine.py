@@ -16,9 +16,9 @@ from taskyard.errors import Unavailable
 from taskyard.wire import OutcomeKind, Policy, Reason, TaskState
 from taskyard_agent.keeper.processes import marked
 
-from tests.faults.conftest import PATIENT, Faulty
+from tests.faults.conftest import Faulty
 from tests.support.agents import wait_until
-from tests.support.servers import ServerProcess
+from tests.support.servers import PATIENT, ServerProcess
 
 root_only = pytest.mark.skipif(
     sys.platform != "linux" or os.getuid() != 0, reason="mounting needs root on Linux: run the tests as root"

@@ -33,11 +33,10 @@ from taskyard_agent.checkout.lock import try_lock
 from taskyard_agent.environments.cache import Cache
 from taskyard_agent.keeper import processes
 
-from tests.faults.conftest import PATIENT
 from tests.support import nvml
 from tests.support.agents import AgentProcess, wait_until
 from tests.support.repositories import Repository
-from tests.support.servers import ServerProcess
+from tests.support.servers import PATIENT, ServerProcess
 from tests.support.wheels import package_index
 from tests.support.yard import Yard
 

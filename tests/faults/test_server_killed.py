@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import PATIENT, Faulty
+from tests.faults.conftest import Faulty
 from tests.support.agents import wait_until
 from tests.support.mongod import Mongod
 from tests.support.relay import Relay
-from tests.support.servers import ServerProcess
+from tests.support.servers import PATIENT, ServerProcess
 
 
 def test_a_server_killed_between_claim_and_confirmation_still_knows_the_claim(

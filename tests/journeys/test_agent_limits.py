@@ -13,6 +13,7 @@ from taskyard.wire import Policy, Reason, Resources, TaskState, Worker, WorkerSt
 
 from tests.support import nvml
 from tests.support.agents import wait_until
+from tests.support.servers import PATIENT, ServerProcess
 from tests.support.yard import Yard
 
 HOG = "held = []\nwhile True: held.append(bytearray(5 << 20))"
@@ -21,6 +22,13 @@ GPU = (os.getpid() % 15 + 1) * 4 + 2
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts, or makes a control group: needs root")
 with_compiler = pytest.mark.skipif(nvml.compiler() is None, reason="builds a fake driver with a C compiler")
+
+
+@pytest.fixture
+def yard() -> Iterator[Yard]:
+    """Its agents measure with every beat: often."""
+    with ServerProcess(*PATIENT) as server, Yard(server) as yard:
+        yield yard
 
 
 def wait_for_worker(yard: Yard, state: WorkerState) -> Worker:
@@ -97,7 +105,7 @@ def test_a_run_whose_gpus_fall_idle_is_ended(yard: Yard, driver: dict[str, str],
 @with_compiler
 def test_a_gpu_that_reports_no_utilisation_ends_no_run(yard: Yard, driver: dict[str, str], use: Path) -> None:
     use.write_text("none")
-    task = yard.python("import time; time.sleep(15)", gpus=1, policy=Policy(max_idle_gpu_seconds=1))
+    task = yard.python("import time; time.sleep(5)", gpus=1, policy=Policy(max_idle_gpu_seconds=1))
 
     with yard.agent("--gpus", str(GPU), variables=driver):
         (ended,) = yard.wait_for_end(task)
@@ -190,7 +198,7 @@ def small_group() -> Iterator[Path]:
 def test_an_agent_takes_nothing_while_its_memory_is_too_full(yard: Yard, small_group: Path) -> None:
     enter = ("sh", "-c", f'echo $$ > {small_group}/cgroup.procs && exec "$0" "$@"')
     with yard.agent("--pause-at", "0.8", under=enter):
-        ballast = yard.python("import time; held = bytearray(450 << 20); time.sleep(20); print('done')")
+        ballast = yard.python("import time; held = bytearray(450 << 20); time.sleep(10); print('done')")
 
         paused = wait_for_worker(yard, WorkerState.PAUSED)
         task = yard.python("print('at last')")

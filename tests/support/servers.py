@@ -18,6 +18,8 @@ from tests.support.forked import Forked, can_be_forked
 
 START_SECONDS = 120.0
 STOP_SECONDS = 15.0
+PATIENT = ("--lease-seconds", "2", "--confirm-seconds", "5", "--lost-after-seconds", "60")
+"""Flags with which agents are heard often, and no run is lost, however slow the machine is."""
 
 
 class ServerProcess:

@@ -123,7 +123,7 @@ def first_large(machine: Machine) -> Job:
     return next(job for job in machine.jobs.values() if job.gpus == GPUS)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.thorough) for seed in (1, 2)), 3])
 async def test_every_large_task_has_its_turn_when_those_before_it_and_what_ran_have_ended(
     tmp_path: Path, seed: int
 ) -> None:
@@ -134,7 +134,7 @@ async def test_every_large_task_has_its_turn_when_those_before_it_and_what_ran_h
     assert max(job.wait_seconds(now) for job in machine.jobs.values() if job.gpus > 1) <= LONGEST + GRACE + 1
 
 
-@pytest.mark.parametrize("seed", [0, 3])
+@pytest.mark.parametrize("seed", [pytest.param(0, marks=pytest.mark.thorough), 3])
 async def test_without_a_bound_the_same_small_tasks_starve_the_large_one(tmp_path: Path, seed: int) -> None:
     kept = await simulate(tmp_path / "kept", seed, bound=BOUND, large=0.0)
     starved = await simulate(tmp_path / "starved", seed, bound=NEVER, large=0.0)
