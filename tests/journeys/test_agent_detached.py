@@ -119,7 +119,7 @@ def test_the_status_tells_whether_an_agent_runs(yard: Yard) -> None:
 
 def test_stop_waits_for_what_runs(yard: Yard) -> None:
     with yard.agent() as agent:
-        task = yard.submit("sleep", "3")
+        task = yard.submit("sleep", "6")
         yard.wait_for_state(task, TaskState.RUNNING)
         stopped = agent.ask("--stop", "tester")
 

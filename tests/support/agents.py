@@ -51,7 +51,7 @@ class AgentProcess:
         self.cache = cache or self.folder / "cache"
         self.name = name
         self.process: subprocess.Popen[bytes] | Forked | None = None
-        self._forked = forked and can_be_forked(variables or {})
+        self._forked = forked
         self._log = ""
         self._flags = flags
         self._url = url or server.url
@@ -91,7 +91,7 @@ class AgentProcess:
         return self
 
     def _spawn(self, log: Path, variables: dict[str, str]) -> subprocess.Popen[bytes] | Forked:
-        if self._forked and self.process is None and not self.under:
+        if self._forked and self.process is None and not self.under and can_be_forked(variables):
             return Forked("taskyard.cli", self._argv(), log, variables)
         command = [*self.under, sys.executable, "-m", "taskyard.cli", *self._argv()]
         with log.open("ab") as stream:

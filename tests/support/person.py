@@ -11,6 +11,7 @@ from pathlib import Path
 
 from taskyard.config import Credentials
 
+from tests.support.forked import can_be_forked, run
 from tests.support.servers import ServerProcess
 
 TASKYARD = (sys.executable, "-m", "taskyard.cli")
@@ -42,10 +43,14 @@ class Person:
         self, *words: str, folder: Path | None = None, text: str = "", **variables: str
     ) -> subprocess.CompletedProcess[str]:
         """Runs `taskyard WORDS` to its end with `text` on standard input; nobody is at a terminal."""
+        variables = self.variables | variables
+        if can_be_forked(variables):
+            folder = folder or self.work
+            return run("taskyard.cli", words, variables=variables, text=text, folder=folder, seconds=LIMIT_SECONDS)
         return subprocess.run(
             [*TASKYARD, *words],
             cwd=folder or self.work,
-            env=self.variables | variables,
+            env=variables,
             input=text,
             capture_output=True,
             text=True,

@@ -136,7 +136,7 @@ class ServerProcess:
     def _spawn(self, log: Path, variables: dict[str, str]) -> subprocess.Popen[bytes] | Forked:
         """The first start is forked where that makes no difference; each later one is a user's."""
         argv = ["--port", str(self.port), "--data", str(self.data), "--store", self._store, *self._flags]
-        if self.process is None and can_be_forked(self._variables):
+        if self.process is None and can_be_forked(variables):
             return Forked("taskyard_server", argv, log, variables)
         with log.open("ab") as stream:
             command = [sys.executable, "-m", "taskyard_server", *argv]
