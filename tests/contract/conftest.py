@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from taskyard_server.store import Stores, open_store
 from taskyard_server.store.artifacts import ArtifactStore, PartStore
 from taskyard_server.store.base import BlobStore, LogStore, QueueRecord, SampleStore, Store
 
+from tests.support.memory_disk import memory_disk
 from tests.support.records import queue as new_queue
 
 
@@ -44,13 +46,20 @@ def mongo_uri() -> Iterator[str]:
         raise
 
 
+@pytest.fixture
+def data() -> Iterator[Path]:
+    """A folder for what a store keeps in files: in memory, where that can be."""
+    with tempfile.TemporaryDirectory(prefix="taskyard-", dir=memory_disk(), ignore_cleanup_errors=True) as folder:
+        yield Path(folder) / "data"
+
+
 @pytest.fixture(params=["sqlite", pytest.param("mongodb", marks=pytest.mark.mongo)])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
+def backend(request: pytest.FixtureRequest, data: Path) -> Iterator[Backend]:
     if request.param == "sqlite":
-        yield Backend(url=f"sqlite://{tmp_path}/data/control.db", data=tmp_path / "data")
+        yield Backend(url=f"sqlite://{data}/control.db", data=data)
         return
     uri, name = request.getfixturevalue("mongo_uri"), f"test_{uuid.uuid4().hex}"
-    yield Backend(url=urlsplit(uri)._replace(path=f"/{name}").geturl(), data=tmp_path / "data")
+    yield Backend(url=urlsplit(uri)._replace(path=f"/{name}").geturl(), data=data)
     # A mongod of our own goes with all that it holds; there, a killed writer's transaction would hold up a drop.
     if os.environ.get("TASKYARD_TEST_MONGO_URI"):
         _drop(uri, name)

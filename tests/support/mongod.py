@@ -27,6 +27,8 @@ from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 from taskyard_server.store.mongo import MongoStore
 
+from tests.support.memory_disk import memory_disk
+
 _START_SECONDS = 60.0
 # Closed while its monitor connects, pymongo's asynchronous client forgets that socket. A module whose tests take
 # the server away marks them with this, and uses `collect_sockets` so that none is found in another test.
@@ -63,7 +65,9 @@ class Mongod:
         self._replica_set = replica_set
         self._cache_gigabytes = cache_gigabytes
         self._initiated = replica_set and initiate
-        self._folder = tempfile.TemporaryDirectory(prefix="taskyard-mongod-", ignore_cleanup_errors=True)
+        self._folder = tempfile.TemporaryDirectory(
+            prefix="taskyard-mongod-", dir=memory_disk(), ignore_cleanup_errors=True
+        )
 
     def __enter__(self) -> Mongod:
         try:

@@ -15,6 +15,7 @@ from types import TracebackType
 import httpx
 
 from tests.support.forked import Forked, can_be_forked
+from tests.support.memory_disk import memory_disk
 
 START_SECONDS = 120.0
 STOP_SECONDS = 15.0
@@ -34,7 +35,9 @@ class ServerProcess:
         variables: dict[str, str] | None = None,
     ) -> None:
         self._folder = (
-            None if data else tempfile.TemporaryDirectory(prefix="taskyard-", ignore_cleanup_errors=True)
+            None
+            if data
+            else tempfile.TemporaryDirectory(prefix="taskyard-", dir=memory_disk(), ignore_cleanup_errors=True)
         )
         self.data = data or Path(self._folder.name if self._folder else "")
         self.port = port or free_port()
