@@ -103,7 +103,7 @@ def test_what_ends_the_wait_for_the_server_ends_the_detached_agent(yard: Yard, n
 def test_the_status_tells_whether_an_agent_runs(yard: Yard) -> None:
     with yard.agent() as agent:
         wait_until(lambda: agent.ask("--status").returncode == 0)
-        task = yard.submit("sleep", "20")
+        task = yard.submit("sleep", "600")
         yard.wait_for_state(task, TaskState.RUNNING)
         (shown,) = status(agent)
         table = agent.ask("--status", "tester").stdout

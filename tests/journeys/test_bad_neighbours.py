@@ -257,7 +257,8 @@ def test_mistakes_that_arrive_for_ten_minutes(tmp_path: Path, agents: int) -> No
 # --- The mirror case: the tasks are right, and what they need is away for a while
 
 
-def sit_out(tmp_path: Path, number: int, seconds: float) -> None:
+def sit_out(tmp_path: Path, number: int, seconds: float, stall: int) -> None:
+    """`stall`: after how many seconds of silence a host counts as away, also on a machine that is slow itself."""
     code = Repository.create(tmp_path / "code", {"train.py": "import speck\nprint('trained')\n"})
     code.publish(tmp_path / "hosted" / "code.git")
     with contextlib.ExitStack() as stack:
@@ -272,10 +273,10 @@ def sit_out(tmp_path: Path, number: int, seconds: float) -> None:
             "PIP_INDEX_URL": f"http://127.0.0.1:{index_way.port}/simple",
             "PIP_CONFIG_FILE": os.devnull,
             "PIP_FIND_LINKS": "",
-            "UV_HTTP_TIMEOUT": "1",
+            "UV_HTTP_TIMEOUT": f"{stall}",
             "UV_HTTP_RETRIES": "0",
         }
-        stack.enter_context(yard.agent("--git-stall", "1s", variables=variables))
+        stack.enter_context(yard.agent("--git-stall", f"{stall}s", variables=variables))
         git_way.cut()
         index_way.cut()
         url = f"https://localhost:{git_way.port}/code.git"
@@ -309,10 +310,10 @@ def _most_in_a_minute(runs: Sequence[Run]) -> int:
 
 
 def test_a_host_and_an_index_that_are_away_for_a_while_fail_no_task(tmp_path: Path) -> None:
-    sit_out(tmp_path, 6, 5.0)
+    sit_out(tmp_path, 6, 5.0, stall=2)
 
 
 @pytest.mark.thorough
 @pytest.mark.timeout(900)
 def test_a_host_and_an_index_that_are_away_for_two_minutes_fail_none_of_fifty_tasks(tmp_path: Path) -> None:
-    sit_out(tmp_path, 50, 120.0)
+    sit_out(tmp_path, 50, 120.0, stall=10)

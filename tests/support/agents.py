@@ -17,7 +17,7 @@ from typing import Any
 from taskyard.client import Client
 from taskyard.config import Connection
 
-from tests.support.forked import Forked, can_be_forked
+from tests.support import forked as forking
 from tests.support.servers import ServerProcess
 
 STOP_SECONDS = 30.0
@@ -50,7 +50,7 @@ class AgentProcess:
         self.folder = folder or Path(self._made.name if self._made else "")
         self.cache = cache or self.folder / "cache"
         self.name = name
-        self.process: subprocess.Popen[bytes] | Forked | None = None
+        self.process: subprocess.Popen[bytes] | forking.Forked | None = None
         self._forked = forked
         self._log = ""
         self._flags = flags
@@ -90,19 +90,24 @@ class AgentProcess:
         self.process = self._spawn(self.folder / "agent.log", self._environment())
         return self
 
-    def _spawn(self, log: Path, variables: dict[str, str]) -> subprocess.Popen[bytes] | Forked:
-        if self._forked and self.process is None and not self.under and can_be_forked(variables):
-            return Forked("taskyard.cli", self._argv(), log, variables)
+    def _spawn(self, log: Path, variables: dict[str, str]) -> subprocess.Popen[bytes] | forking.Forked:
+        if self._forked and self.process is None and not self.under and forking.can_be_forked(variables):
+            return forking.Forked("taskyard.cli", self._argv(), log, variables)
         command = [*self.under, sys.executable, "-m", "taskyard.cli", *self._argv()]
         with log.open("ab") as stream:
             return subprocess.Popen(command, stdout=stream, stderr=stream, env=variables)
 
     def ask(self, *flags: str) -> subprocess.CompletedProcess[str]:
         """Runs `agent daemon` with flags that only look at, or stop, what runs on its folder."""
-        place = ["--local-dir", str(self.folder / "cache")]
-        command = [sys.executable, "-m", "taskyard.cli", "agent", "daemon", *place, *flags]
+        argv = ["agent", "daemon", "--local-dir", str(self.folder / "cache"), *flags]
+        variables = self._environment()
+        if forking.can_be_forked(variables):
+            return forking.run(
+                "taskyard.cli", argv, variables=variables, text="", folder=Path.cwd(), seconds=STOP_SECONDS
+            )
+        command = [sys.executable, "-m", "taskyard.cli", *argv]
         return subprocess.run(
-            command, capture_output=True, text=True, check=False, env=self._environment(), timeout=STOP_SECONDS
+            command, capture_output=True, text=True, check=False, env=variables, timeout=STOP_SECONDS
         )
 
     def execute(self, task_id: str, **options: Any) -> subprocess.Popen[bytes]:
