@@ -37,7 +37,11 @@ def yard() -> Iterator[Yard]:
 
 def kept(yard: Yard, task: Task) -> Run:
     """The latest run, once all that it keeps is on the server."""
-    wait_until(lambda: (found := yard.run(task).outputs) and found.state is OutputsState.KEPT, what="outputs")
+    wait_until(
+        lambda: (found := yard.run(task).outputs) and found.state is OutputsState.KEPT,
+        seconds=90.0,
+        what="outputs",
+    )
     return yard.run(task)
 
 
@@ -59,7 +63,7 @@ def test_every_ending_but_a_lost_one_keeps_them(yard: Yard) -> None:
     failed = yard.python(f"{WRITES}sys.exit(3)", outputs=outputs)
     stopped = yard.python(waits, outputs=outputs)
     too_long = yard.python(waits, outputs=outputs, policy=Policy(timeout_seconds=3.0))
-    yard.wait_for_output(stopped, "written")
+    yard.wait_for_output(stopped, "written", seconds=90.0)
     yard.client.stop_task(stopped.id)
 
     states = [task.state for task in yard.wait_for_end(done, failed, stopped, too_long)]
@@ -159,8 +163,8 @@ def test_an_agent_that_is_killed_during_the_upload_goes_on_with_it(
     yard, relay, agent = slow
     snag = relay.hold(UPLOADED)
     task = yard.python(WRITES, outputs=("out",))
-    yard.wait_for_state(task, TaskState.COMPLETED)  # final first
-    assert snag.caught.wait(30)
+    yard.wait_for_state(task, TaskState.COMPLETED, seconds=90.0)  # final first
+    assert snag.caught.wait(90)
     uploading = yard.run(task).outputs
     assert uploading is not None
     assert (uploading.state, uploading.files) == (OutputsState.UPLOADING, 1)
@@ -186,7 +190,7 @@ def test_the_slot_is_free_and_the_tree_is_not_while_outputs_are_sent(
     snag = relay.hold(UPLOADED)
     first = yard.python(f"{WRITES}open('out/where', 'w').write(os.getcwd())", outputs=("out",))
     yard.wait_for_end(first)
-    assert snag.caught.wait(30)
+    assert snag.caught.wait(90)
 
     for _ in range(2):
         following = yard.python("import os; open('mine', 'w').write(os.getcwd())")
@@ -206,8 +210,8 @@ def test_a_server_that_is_killed_during_the_upload_gets_the_rest(
     snag = relay.hold(UPLOADED)
     writes = f"{WRITES}\nfor n in range(20): open(f'out/{{n:02}}', 'w').write(str(n))"
     task = yard.python(writes, outputs=("out",))
-    yard.wait_for_state(task, TaskState.COMPLETED)
-    assert snag.caught.wait(30)
+    yard.wait_for_state(task, TaskState.COMPLETED, seconds=90.0)
+    assert snag.caught.wait(90)
 
     yard.server.kill()
     snag.loosen()
@@ -222,7 +226,7 @@ def test_a_server_that_is_killed_during_the_upload_gets_the_rest(
 def test_a_run_that_is_lost_keeps_nothing(slow: tuple[Yard, Relay, AgentProcess]) -> None:
     yard, _, agent = slow
     task = yard.python(f"{WRITES}print('written', flush=True); time.sleep(600)", outputs=("out",))
-    yard.wait_for_output(task, "written")
+    yard.wait_for_output(task, "written", seconds=90.0)
     (keeper,) = agent.keepers()
     first = yard.run(task)
 
