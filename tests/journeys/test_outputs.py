@@ -95,13 +95,14 @@ def test_what_is_planted_or_too_large_is_named_and_left(yard: Yard) -> None:
 
 
 def test_they_are_read_in_ranges_by_those_who_may_read_the_task(yard: Yard) -> None:
-    task = yard.python(WRITES, outputs=("out",))
+    task = yard.python(f"{WRITES}open('out/empty', 'w')", outputs=("out",))
     yard.wait_for_end(task)
     run = kept(yard, task)
     tag = f'"{hashlib.sha256(b"weights").hexdigest()}"'
 
     assert fetched(yard, run, Range="bytes=3-") == b"ghts"
     assert fetched(yard, run, Range="bytes=1-2", **{"If-Range": tag}) == b"ei"
+    assert fetched(yard, run, "out/empty", Range="bytes=5-") == b""
     assert fetched(yard, run, Range="bytes=1-2", **{"If-Range": '"of another file"'}) == b"weights"
     place = f"/runs/{run.id}/artifacts/content"
     with yard.server.client() as client:
@@ -141,7 +142,7 @@ def test_a_person_lists_and_fetches_them(yard: Yard, tmp_path: Path) -> None:
     refused = ada.types("artifact", "get", "@last", "-o", "results")
     assert (refused.returncode, (ada.work / "results/out/log.txt").read_text()) == (2, "mine")
     assert "would be overwritten" in refused.stderr
-    again = ada.types("artifact", "get", "@last", "out/log*", "-o", "results", "--overwrite")
+    again = ada.types("artifact", "get", "@last", "-o", "results", "--overwrite", "out/log*")
     assert (again.stdout, (ada.work / "results/out/log.txt").read_text()) == ("results/out/log.txt\n", "loss")
     unknown = ada.types("artifact", "get", "@last", "nothing")
     assert (unknown.returncode, "it keeps out/log.txt, out/model.pt" in unknown.stderr) == (2, True)

@@ -219,10 +219,20 @@ def _parser_class(argv: Sequence[str]) -> type[argparse.ArgumentParser]:
         def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
             """Refuses what is unknown here, where the flags that were meant are known."""
             known, unknown = super().parse_known_args(args, namespace)
+            if unknown and not any(word.startswith("-") for word in unknown):
+                unknown = self._taken(known, unknown)
             if unknown:
                 near = _nearest(unknown[0].partition("=")[0], self._option_string_actions)
                 self.error(f"{unknown[0]!r} is not known here" + (f"; did you mean {near}?" if near else ""))
             return known, unknown
+
+        def _taken(self, known: Any, words: list[str]) -> list[str]:
+            """Gives words behind a flag to the operand that argparse filled with nothing before the flag."""
+            for operand in self._get_positional_actions()[-1:]:
+                if operand.nargs == argparse.ZERO_OR_MORE and not getattr(known, operand.dest):
+                    setattr(known, operand.dest, words)
+                    return []
+            return words
 
         def error(self, message: str) -> NoReturn:
             raise UsageError(f"{message}; see: {self.prog} --help")

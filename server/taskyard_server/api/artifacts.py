@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -21,6 +20,7 @@ from taskyard.wire import (
 
 from taskyard_server.api import body as bodies
 from taskyard_server.api.blobs import RAW, RAW_ANSWER, RAW_BODY, Digest
+from taskyard_server.api.problems import problem
 from taskyard_server.api.route import MIB, allow, errors, new_router
 from taskyard_server.api.runs import ReadableRun
 from taskyard_server.api.services import InActor, InServices
@@ -94,7 +94,7 @@ async def list_artifacts(run_id: ReadableRun, services: InServices) -> RunArtifa
 @router.get(
     "/runs/{run_id}/artifacts/content",
     response_class=StreamingResponse,
-    responses={**RANGE_ANSWER, **errors(422)},
+    responses={**RANGE_ANSWER, **errors(416, 422)},
 )
 @allow(Right.READ)
 async def download_artifact(
@@ -108,19 +108,27 @@ async def download_artifact(
     """The bytes of one file of an artifact. One range may be asked for; `ETag` is the file's SHA-256."""
     content = await services.artifacts.content(run_id, name, file)
     size, tag = content.file.size, f'"{content.file.sha256}"'
-    begin, end = 0, size
-    wanted = _RANGE.fullmatch(range or "")
-    if wanted and if_range in (None, tag):
-        begin, end = int(wanted[1]), min(size, int(wanted[2]) + 1 if wanted[2] else size)
-    headers = {"ETag": tag, "Accept-Ranges": "bytes", "Content-Disposition": _attachment(content.file.path)}
-    if wanted and begin >= end and size:
-        return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{size}"})
+    begin, end = _stretch(range or "", size) if if_range in (None, tag) else (0, size)
+    if begin >= end and size:
+        return problem(416, "invalid", f"the file has {size} bytes", {"Content-Range": f"bytes */{size}"})
+    headers = {
+        "ETag": tag,
+        "Accept-Ranges": "bytes",
+        "Content-Disposition": _attachment(content.file.path),
+        "Content-Length": str(end - begin),
+    }
     if (begin, end) != (0, size):
         headers["Content-Range"] = f"bytes {begin}-{end - 1}/{size}"
-    headers["Content-Length"] = str(end - begin)
     status = 206 if "Content-Range" in headers else 200
-    stretch: AsyncIterator[bytes] = content.stretch(begin, end)
-    return StreamingResponse(stretch, status, media_type=RAW, headers=headers)
+    return StreamingResponse(content.stretch(begin, end), status, media_type=RAW, headers=headers)
+
+
+def _stretch(wanted: str, size: int) -> tuple[int, int]:
+    """Begin and end of what a `Range` asks for; all of it for a form that is not known, which HTTP allows."""
+    found = _RANGE.fullmatch(wanted)
+    if found is None or not size:
+        return 0, size
+    return int(found[1]), min(size, int(found[2]) + 1 if found[2] else size)
 
 
 def _attachment(path: str) -> str:

@@ -38,6 +38,7 @@ _MEANINGS = {
     404: "There is no such thing.",
     409: "The state does not allow it.",
     413: "Over a limit.",
+    416: "The file has no such range.",
     422: "The request cannot mean anything.",
     429: "Too many requests; `Retry-After` says when to come back.",
     503: "The store or the disk cannot take it just now; a repeat is right.",
