@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from taskyard.wire import Sample, TokenKind
+from taskyard.cli.app import execute
+from taskyard.wire import Artifact, ArtifactFile, Sample, TokenKind
 from taskyard_server.app import running
 from taskyard_server.config import ServerConfig
 from taskyard_server.copies import archive, pins
@@ -22,6 +23,7 @@ from taskyard_server.copies.backup import Backup, back_up
 from taskyard_server.copies.restore import Restored, restore
 from taskyard_server.errors import CopyRefused, StartRefused
 from taskyard_server.store import Stores, open_store
+from taskyard_server.store.artifacts import ArtifactRecord
 from taskyard_server.store.base import TokenRecord
 
 from tests.support.full_disk import full_beyond
@@ -135,6 +137,40 @@ async def test_what_is_restored_is_what_an_open_store_held(old: Folder, new: Fol
     assert series.points[0].mean == 7.0
     await back.close()
     assert (new.data / "admin-token").read_text() == "the secret\n"
+
+
+async def test_outputs_are_in_the_copy_with_their_folder_s_id(old: Folder, new: Folder, tmp_path: Path) -> None:
+    stores = old.stores()
+    await stores.open()
+    task = await fill(stores)
+    assert stores.artifact_parts is not None
+    await stores.artifact_parts.put(DIGEST, content(BLOB), limit=1 << 20)
+    await stores.artifacts.note_sent(DIGEST, "ada", 1.0)
+    file = ArtifactFile(path="m", size=len(BLOB), sha256=DIGEST, parts=(DIGEST,))
+    made = Artifact(run=f"{task}.1", name="m", kind="output", size=len(BLOB), created_at=1.0, files=(file,))
+    await stores.artifacts.attach([ArtifactRecord(artifact=made, task=task, account="ada")])
+
+    copied = await asyncio.to_thread(old.back_up, tmp_path / "copy.tar")
+    await stores.close()
+    await asyncio.to_thread(new.restore, tmp_path / "copy.tar")
+
+    assert copied.artifact_parts == 1
+    back = new.stores()
+    await back.open()
+    assert back.artifact_parts is not None
+    assert [kept.artifact for kept in await back.artifacts.artifacts(f"{task}.1")] == [made]
+    assert await back.artifact_parts.read(DIGEST, 0, 1 << 20) == BLOB
+    await back.close()
+
+
+def test_outputs_that_lie_elsewhere_are_named(
+    old: Folder, copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = ["--data", str(old.data), "--artifacts", "/srv/outputs"]
+
+    assert execute(["server", "backup", str(tmp_path / "second.tar"), *place]) == 0
+
+    assert "the outputs in /srv/outputs are not in it: copy that folder, too" in capsys.readouterr().err
 
 
 async def test_a_copy_is_of_one_moment_while_tasks_arrive(old: Folder, new: Folder, tmp_path: Path) -> None:
