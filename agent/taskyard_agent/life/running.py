@@ -128,7 +128,7 @@ def on_this_machine(local_dir: Path) -> dict[Path, RunningAgent]:
 
 def is_in_job(folder: Path) -> bool:
     """Whether the agent of this folder is in a batch job: its SIGTERM is the job's end, SIGUSR1 drains it."""
-    return folder.parents[2].name == "executes"
+    return folder.parents[2].name == "executes" and folder.parents[1].name != "agents"
 
 
 def is_kept(agent: RunningAgent, others: Sequence[RunningAgent]) -> bool:

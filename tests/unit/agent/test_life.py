@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from taskyard.wire import Outcome, OutcomeKind, Phase, Reason
 from taskyard_agent.life.duties import Life
-from taskyard_agent.life.running import Announcement, read
+from taskyard_agent.life.running import Announcement, is_in_job, on_this_machine, read
 from taskyard_agent.tally import Tally
 
 ENDED = Outcome(kind=OutcomeKind.COMPLETED, reason=Reason.EXIT, phase=Phase.RUNNING)
@@ -106,3 +106,14 @@ def test_the_record_of_an_agent_says_when_the_server_knows_it(tmp_path: Path) ->
     assert begun is not None
     assert known is not None
     assert (begun.known, known.known, read(tmp_path)) == (False, True, None)
+
+
+def test_an_agent_in_a_batch_job_is_found_too_and_told_from_others(tmp_path: Path) -> None:
+    folders = [tmp_path / "executes/server/host/1-a", tmp_path / "agents/server/w"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        Announcement(folder, folder.name, "server").make()
+
+    found = on_this_machine(tmp_path)
+
+    assert {folder: is_in_job(folder) for folder in found} == dict(zip(folders, (True, False), strict=True))
