@@ -41,7 +41,7 @@ class BatchJob:
     restarts: int = 0
     """How often the batch system started it again."""
     ends_at: float | None = None
-    """By this machine's clock; None: nobody knows."""
+    """By this machine's clock; None: unknown."""
     kill_wait_seconds: float = KILL_WAIT_SECONDS
     """Between SIGTERM and SIGKILL."""
     cpus: int | None = None

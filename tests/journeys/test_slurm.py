@@ -81,7 +81,7 @@ class Site:
         wait_until(lambda: not [pid for run in runs for pid in marked(run)], what="end of all runs")
 
     def clear(self) -> None:
-        """Ends what a test left, and mends the nodes."""
+        """Ends what a test left, and lets all nodes work again."""
         for job in self.jobs:
             self.slurm.ask("scancel", job)
         for witness in self.witnesses:
@@ -340,7 +340,7 @@ def test_trees_are_on_the_nodes_own_disk_and_gone_at_the_end(site: Site, tmp_pat
 
 def test_the_scripts_of_the_documentation_run(site: Site) -> None:
     one, pilot = re.findall(r"^```bash\n(#!/bin/bash\n.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    small = ("--time=30", "--mem=500", "--cpus-per-task=1")
+    small = ("--time=120", "--mem=500", "--cpus-per-task=1")  # SIGUSR1 comes an hour before the end
     variables = {
         **site.variables,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",

@@ -329,7 +329,7 @@ class Keeper:
         while self._signals:
             number = self._signals.pop(0)
             if number == signal.SIGTERM and self._agent:
-                self._stop(self._agent.cause(), min(self._grace, self._agent.grace_seconds), was_told=True)
+                self._stop(self._agent.cause(), min(self._grace, self._agent.grace_seconds), has_sigterm=True)
                 continue
             self._obey_orders()  # one that was written before the signal says why
             if number == signal.SIGTERM:
@@ -355,15 +355,17 @@ class Keeper:
         self._lease_at = max(self._lease_at, order.get("lease_at", 0.0))
         self._masker.add(order.get("masks", ()))
 
-    def _stop(self, cause: str, grace: float, message: str = "", *, was_told: bool = False) -> None:
+    def _stop(self, cause: str, grace: float, message: str = "", *, has_sigterm: bool = False) -> None:
         """SIGTERM to the command's group, SIGKILL when the grace is over. A second call can only hasten it.
 
-        `was_told`: a batch system sends its SIGTERM to all processes of a job, so the command has had it.
+        `has_sigterm`: a batch system sends its SIGTERM to all processes of a job, so the command has had it.
         """
         kill_at = time.monotonic() + grace
         if not self._told_to_stop and not self._ended:
-            self._asked_to_end |= _identities(self._leftovers() if was_told else processes.in_group(self._child))
-            if not was_told:
+            self._asked_to_end |= _identities(
+                self._leftovers() if has_sigterm else processes.in_group(self._child)
+            )
+            if not has_sigterm:
                 self._signal_command(signal.SIGTERM)
         self._told_to_stop = True
         if not self._ended and self._cause == "exit":

@@ -108,7 +108,7 @@ def test_the_record_of_an_agent_says_when_the_server_knows_it(tmp_path: Path) ->
     assert (begun.known, known.known, read(tmp_path)) == (False, True, None)
 
 
-def test_an_agent_in_a_batch_job_is_found_too_and_told_from_others(tmp_path: Path) -> None:
+def test_an_agent_in_a_batch_job_is_found_and_distinguished_from_others(tmp_path: Path) -> None:
     folders = [tmp_path / "executes/server/host/1-a", tmp_path / "agents/server/w"]
     for folder in folders:
         folder.mkdir(parents=True)
