@@ -298,7 +298,7 @@ class Task:
         of the task's patterns."""
         changes = dataclasses.replace(
             self._asked(asked),
-            name=name,
+            name=self._name_with(parameters) if name is None and parameters else name,
             tags=None if tags is None else tuple(tags),
             **self._set(parameters),
             env=dict(env) if env else None,
@@ -335,6 +335,17 @@ class Task:
         ]
         made = self._client.clone_task_often(self.id, requests)
         return [Task(record, self._client) for record in made]
+
+    def _name_with(self, parameters: Mapping[str, Any]) -> str:
+        from taskyard import variants
+        from taskyard.rewriting import given
+
+        flat = {
+            f"{name}/{below}" if below else name: given(value).value
+            for name, each in parameters.items()
+            for below, value in (each.items() if isinstance(each, Mapping) else (("", each),))
+        }
+        return variants.name_of(self.name, {name: wire.as_text(value) for name, value in flat.items()})
 
     def _set(self, parameters: Mapping[str, Any] | None) -> dict[str, Any]:
         changes = changed_parameters(self._record.spec, parameters or {})

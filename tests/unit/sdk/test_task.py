@@ -93,6 +93,15 @@ def test_an_enqueue_without_a_task_or_a_queue_is_refused(task: Task) -> None:
         Task.enqueue(queue_name="default")
 
 
+def test_a_clone_with_other_parameters_is_named_by_them(task: Task) -> None:
+    name = task.name
+
+    one, two = task.clone(parameters={"lr": 1}), task.clone(parameters={"Model": {"depth": 3}})
+
+    assert (one.name, two.name, task.clone().name) == (f"{name} lr=1", f"{name} Model/depth=3", name)
+    assert one.clone(parameters={"lr": 2}).name == f"{name} lr=2"
+
+
 def test_variants_are_a_clone_for_each_combination(task: Task) -> None:
     made = task.variants({"lr": [0.1, 0.2], "Model/opt": ["adam"]}, name="x", queue="default", timeout="1h")
 
