@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import difflib
 import json
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -638,6 +637,8 @@ def _log_slice(answer: httpx.Response) -> LogSlice:
 
 
 def _unknown_queue(name: str, names: list[str]) -> str:
+    import difflib
+
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "`taskyard queues` lists them."
     return f"there is no queue {name!r}; {hint} Create it with: taskyard queue create {shlex.quote(name)}"

@@ -1,4 +1,4 @@
-"""HTTP to one server: retries, errors, files, live streams. The only module that imports httpx.
+"""HTTP to one server: retries, errors, files, live streams. The only module that uses httpx.
 
 Threads share one Transport. Tokens travel in a header alone and are never logged.
 """
@@ -327,7 +327,7 @@ class Transport:
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
         """Turns httpx's errors into ours."""
-        import httpx
+        from taskyard.http_library import httpx
 
         try:
             yield
@@ -429,9 +429,8 @@ class Transport:
             return self._opened
 
     def _open(self) -> httpx.Client:
-        import httpx
-
         from taskyard import __version__  # read from the installed distribution: not at import
+        from taskyard.http_library import httpx
 
         headers = {"User-Agent": f"taskyard/{__version__}"}
         if self._token:
@@ -533,7 +532,7 @@ def _trust(ca_file: Path | None) -> ssl.SSLContext:
 
 
 def _timeout(seconds: float) -> httpx.Timeout:
-    import httpx
+    from taskyard.http_library import httpx
 
     return httpx.Timeout(seconds, connect=CONNECT_SECONDS)
 

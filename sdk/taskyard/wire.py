@@ -1,25 +1,32 @@
 """What travels between server, agent and SDK: frozen records and enums, and their JSON form.
 
-Imports nothing of ours. Times are seconds since the epoch on the server's clock unless a field says
-otherwise; sizes are bytes. A reader ignores fields that it does not know, so an older agent works with a
-newer server; a field is only ever added, with a default. A word that a reader does not know stays as it is.
+Imports nothing of ours but how its records are made. Times are seconds since the epoch on the server's clock
+unless a field says otherwise; sizes are bytes. A reader ignores fields that it does not know, so an older agent
+works with a newer server; a field is only ever added, with a default. A word that a reader does not know stays
+as it is.
 """
 
 from __future__ import annotations
 
+import builtins
 import dataclasses
 import enum
 import functools
 import json
 import re
+import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from dataclasses import dataclass
+
     from typing_extensions import Self
+else:
+    from taskyard.records import dataclass
 
 API_VERSION = "v1"
 API_PREFIX = f"/api/{API_VERSION}"
@@ -1402,8 +1409,22 @@ def from_json(kind: type[T], data: Any) -> T:
 
 @functools.cache
 def _fields(kind: type[Any]) -> dict[str, Any]:
-    hints = typing.get_type_hints(kind)
-    return {f.name: hints[f.name] for f in dataclasses.fields(kind)}
+    return {f.name: _hint(kind.__module__, str(f.type)) for f in dataclasses.fields(kind)}
+
+
+@functools.cache
+def _hint(module: str, annotation: str) -> Any:
+    """Return the type that an annotation of a module names; each text is there many times, and read once."""
+    names = vars(sys.modules[module])
+    simple = names.get(annotation, getattr(builtins, annotation, None))
+    return eval(annotation, names) if simple is None else simple  # noqa: S307  # a source file's own annotation
+
+
+@functools.cache
+def _defaults(kind: type[Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the fields that may be left out, with their default and what makes it."""
+    fields = {f.name: (f.default, f.default_factory) for f in dataclasses.fields(kind)}
+    return {name: pair for name, pair in fields.items() if pair != (dataclasses.MISSING, dataclasses.MISSING)}
 
 
 def _decode(kind: Any, data: Any) -> Any:
@@ -1430,8 +1451,13 @@ def _decode(kind: Any, data: Any) -> Any:
 def _decode_record(kind: Any, data: Any) -> Any:
     if not isinstance(data, Mapping):
         raise TypeError(f"{kind.__name__} must be an object, not {type(data).__name__}")
-    known = {name: _decode(hint, data[name]) for name, hint in _fields(kind).items() if name in data}
-    try:
-        return kind(**known)
-    except TypeError as error:
-        raise ValueError(f"{kind.__name__}: {error}") from error
+    values = {name: _decode(hint, data[name]) for name, hint in _fields(kind).items() if name in data}
+    for name, (default, factory) in _defaults(kind).items():
+        if name not in values:
+            values[name] = default if factory is dataclasses.MISSING else factory()
+    missing = [name for name in _fields(kind) if name not in values]
+    if missing:
+        raise ValueError(f"{kind.__name__} lacks {', '.join(missing)}")
+    record = object.__new__(kind)  # its __init__ would be compiled for this alone, and checks nothing more
+    record.__dict__.update(values)
+    return record

@@ -29,6 +29,7 @@ BENCHMARKS: dict[str, Measure] = {
     "first-line": first_line.measure_cached,
     "snapshot": first_line.measure_snapshot,
     "container": first_line.measure_container,
+    "reading": command_line.measure_reading,
     "first-task": command_line.measure_first_task,
     "environment": environments.measure,
     "build": builds.measure,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import subprocess
 import sys
@@ -12,7 +13,10 @@ from pathlib import Path
 
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.results import Measurement, p50
+from tests.support.claimants import Claimant, enqueue
 from tests.support.demo import TASKYARD, port_of, separate_environment, wait_for_worker
+from tests.support.person import Person
+from tests.support.servers import ServerProcess
 
 STARTS = (
     ("taskyard --version", (str(TASKYARD), "--version"), 100.0, ""),
@@ -27,6 +31,20 @@ def measure(bench: Bench) -> Iterator[Measurement]:
     for metric, argv, at_most, peer in STARTS:
         spent = [_milliseconds(argv) for _ in bench.progress(bench.times(20, 7), metric)]
         yield Measurement(metric=f"{metric}, p50", value=p50(spent), unit="ms", at_most=at_most, peer=peer)
+
+
+def measure_reading(bench: Bench) -> Iterator[Measurement]:
+    """CPU time of whole reading commands, at a server with one task that ended."""
+    with tempfile.TemporaryDirectory(prefix="taskyard-bench-") as folder, ServerProcess() as server:
+        person = Person(Path(folder)).log_in(server)
+        with Claimant(server, server.issue("agent"), "reader") as agent:
+            task = enqueue(server.client(server.admin_token))
+            agent.run_one("default")
+        for words in (("ps",), ("show", task), ("logs", task), ("explain", task)):
+            argv = (str(TASKYARD), *words)
+            metric = f"taskyard {words[0]}, CPU"
+            spent = [_cpu_milliseconds(argv, person.variables) for _ in bench.progress(bench.times(20, 7), metric)]
+            yield Measurement(metric=f"{metric}, p50", value=p50(spent), unit="ms", peer="goal 150 ms")
 
 
 def measure_first_task(bench: Bench) -> Iterator[Measurement]:
@@ -46,6 +64,13 @@ def _milliseconds(argv: Sequence[str]) -> float:
     began = time.perf_counter()
     subprocess.run(argv, check=True, capture_output=True)
     return (time.perf_counter() - began) * 1000
+
+
+def _cpu_milliseconds(argv: Sequence[str], environment: dict[str, str]) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(argv, env=environment, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1000
 
 
 def _first_task(place: Path) -> float:

@@ -8,7 +8,6 @@ namespace and returns the exit code, or None for 0.
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import os
 import sys
@@ -59,6 +58,7 @@ EXTRAS = {"taskyard.cli.server": "server", "taskyard_agent.cli": "agent", "tasky
 
 def execute(argv: Sequence[str]) -> int:
     """Runs one command line and returns its exit code; never raises for what a user or a server did."""
+    output.make_printable()
     try:
         return _execute(argv)
     except _agents_usage_error() as error:
@@ -153,6 +153,8 @@ def _command(argv: Sequence[str]) -> str | None:
         return argv[0]
     if argv[0].startswith("-"):
         raise UsageError(f"the command comes first, its flags behind it, like: taskyard ps {argv[0]}")
+    import difflib
+
     near = "".join(f"; did you mean `taskyard {name}`?" for name in difflib.get_close_matches(argv[0], KNOWN, n=1))
     raise UsageError(f"there is no command {argv[0]!r}{near or '; `taskyard --help` lists them'}")
 
@@ -180,11 +182,30 @@ def _add(
     module: str, subparsers: argparse._SubParsersAction[argparse.ArgumentParser], command: str | None
 ) -> None:
     try:
-        importlib.import_module(module).add_parser(subparsers)
+        importlib.import_module(module).add_parser(_Only(subparsers, command) if command else subparsers)
     except ModuleNotFoundError as error:
         if command is not None:
             raise _missing(command, error) from error
         subparsers.add_parser(MODULES[module][0], help=f"needs: pip install {_requirement(module)}")
+
+
+class _Only:
+    """Adds the parser of the one command that was typed: those of its neighbours would take longer than it."""
+
+    def __init__(self, subparsers: argparse._SubParsersAction[argparse.ArgumentParser], command: str) -> None:
+        self._subparsers = subparsers
+        self._command = command
+
+    def add_parser(self, name: str, **options: Any) -> Any:
+        """Return the command's parser, or what takes the flags of another and does nothing."""
+        return self._subparsers.add_parser(name, **options) if name == self._command else _Unused()
+
+
+class _Unused:
+    """Has every method that a parser has, and all of them return such a thing again."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_, **__: self
 
 
 def _missing(command: str | None, error: ModuleNotFoundError) -> Exception:
@@ -242,6 +263,8 @@ def _parser_class(argv: Sequence[str]) -> type[argparse.ArgumentParser]:
 
 def _nearest(given: str, flags: Iterable[str]) -> str | None:
     """The flag that was meant; dashes, which all of them have, make none alike."""
+    import difflib
+
     names = {flag.lstrip("-"): flag for flag in flags}
     near = difflib.get_close_matches(given.lstrip("-"), names, n=1) if given.startswith("-") else []
     return names[near[0]] if near else None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -10,58 +13,53 @@ import textwrap
 import time
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
+
+from taskyard.cli.table import STYLES, lines, styled
 
 if TYPE_CHECKING:
     from taskyard.wire import Command
 
 _UNITS = ("B", "KB", "MB", "GB", "TB")
-UNCUT = ("ID", "TASK", "AT", "STATE", "POSITION", "FITS")
-"""Columns that are of no use when they are cut: a narrow terminal takes from the others."""
-WRAPPED = ("REASON",)
-"""Columns of sentences, which go on in the next line."""
-LEAST_CELLS = 2
-LEAST_OF_A_NAME_CELLS = 4
-GAP_CELLS = 2
+_PLAIN = {"…": "...", "–": "-", "—": "-", "→": "->", "≤": "<=", "≥": ">=", "×": "x", "’": "'", "‘": "'"}
+_PLAIN |= {"“": '"', "”": '"', "•": "*", "·": "-", "✓": "+", "✗": "x", **dict.fromkeys("█▉▊▋▌▍▎▏", "#")}
+"""What stands for our own words' signs where they cannot be shown."""
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
-_STYLES = {
-    "running": "green",
-    "preparing": "green",
-    "completed": "bold green",
-    "failed": "bold red",
-    "cancelled": "yellow",
-    "lost": "red",
-    "idle": "green",
-    "busy": "cyan",
-    "paused": "yellow",
-    "queued": "cyan",
-    "waiting": "blue",
-    "draft": "dim",
-}
 
 
 def print_json(value: Any) -> None:
     """Prints records in the wire's own field names."""
     from taskyard.wire import to_json
 
-    print(json.dumps(to_json(value), indent=2, ensure_ascii=False))
+    print(json.dumps(to_json(value), indent=2, ensure_ascii=not _speaks_unicode(sys.stdout)))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str = "") -> None:
-    """A table that fits the terminal; in a pipe the bare rows, one per line, tabs between the cells."""
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str = "", keep: bool = False
+) -> None:
+    """A table that fits the terminal; in a pipe the bare rows, one per line, tabs between the cells.
+
+    `keep`: a person chose the columns, so a narrow terminal leaves none out.
+    """
     cells = [[clean(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         for row in cells:
             print("\t".join(row))
     elif cells:
-        _console().print(_table(columns, cells))
+        print("\n".join(_lines(columns, cells, keep=keep)))
     elif empty:
         note(empty)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Any:
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, keep: bool = False) -> str:
     """The same table for a live display."""
-    return _table(columns, [[clean(cell) for cell in row] for row in rows])
+    return "\n".join(_lines(columns, [[clean(cell) for cell in row] for row in rows], keep=keep))
+
+
+def _lines(columns: Sequence[str], cells: list[list[str]], *, keep: bool) -> list[str]:
+    room = shutil.get_terminal_size().columns
+    mark = "…" if _speaks_unicode(sys.stdout) else "~"
+    return lines(columns, cells, room=room, colours=in_colours(sys.stdout), mark=mark, keep=keep)
 
 
 def print_fields(fields: Iterable[tuple[str, object]]) -> None:
@@ -71,10 +69,10 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
         for name, value in pairs:
             print(f"{name}\t{value}")
         return
-    console = _console()
     width = max((len(name) for name, _ in pairs), default=0)
+    colours = in_colours(sys.stdout)
     for name, value in pairs:
-        console.print(f"{name:<{width}} ", _styled(value), soft_wrap=True)
+        print(f"{name:<{width}} ", styled(value, STYLES.get(value, "") if colours else ""))
 
 
 def note(text: str, *, indent: int = 0) -> None:
@@ -93,6 +91,32 @@ def trouble(error: Exception) -> str:
     if error.filename is None:
         return f"{reason}; is the disk full, or the current folder gone?"
     return f"cannot use {clean(error.filename)}: {reason}; make it usable, or name another place"
+
+
+def in_colours(stream: TextIO) -> bool:
+    """Whether a stream is a terminal that shows colours, and whoever reads it wants them (`NO_COLOR`)."""
+    if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") in ("dumb", "unknown"):
+        return False
+    return sys.platform != "win32" or bool(os.environ.get("WT_SESSION") or os.environ.get("TERM"))
+
+
+def make_printable() -> None:
+    """Let output be readable where the terminal or the pipe cannot carry every letter (Latin-1, cp1252)."""
+    codecs.register_error("taskyard", _replaced)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not _speaks_unicode(stream):
+            stream.reconfigure(errors="taskyard")
+
+
+def _speaks_unicode(stream: TextIO) -> bool:
+    return (stream.encoding or "").lower().replace("-", "").replace("_", "") in ("utf8", "utf16", "utf32")
+
+
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    found = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(char, "?") for char in found), error.end
 
 
 def clean(value: object) -> str:
@@ -147,65 +171,3 @@ def size(count: float | None) -> str:
             break
         count /= 1000
     return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(highlight=False, markup=False, emoji=False)
-
-
-def _table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> Any:
-    from rich.table import Table
-
-    columns, cells = _without_the_empty(columns, cells)
-    made = Table(box=None, pad_edge=False, padding=(0, GAP_CELLS, 0, 0), header_style="bold")
-    for column, width in zip(columns, _widths(columns, cells), strict=True):
-        wrapped = column in WRAPPED
-        made.add_column(column, overflow="fold" if wrapped else "ellipsis", no_wrap=not wrapped, width=width)
-    for row in cells:
-        made.add_row(*(_styled(cell) for cell in row))
-    return made
-
-
-def _without_the_empty(
-    columns: Sequence[str], cells: Sequence[Sequence[str]]
-) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
-    """The same table; where it is too wide, without the columns that say nothing."""
-    if sum(_natural_widths(columns, cells)) <= _room(columns):
-        return columns, cells
-    kept = [number for number in range(len(columns)) if any(row[number] for row in cells)]
-    return [columns[number] for number in kept], [[row[number] for number in kept] for row in cells]
-
-
-def _widths(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> list[int]:
-    """Cells per column: the widest give way until the table fits, but those that are of no use when cut.
-
-    Names that are wider than what is below them give way first.
-    """
-    widths, below = _natural_widths(columns, cells), _natural_widths([""] * len(columns), cells)
-    flexible = [number for number, column in enumerate(columns) if column not in UNCUT]
-    while flexible and sum(widths) > _room(columns):
-        wordy = [number for number in flexible if widths[number] > max(below[number], LEAST_OF_A_NAME_CELLS)]
-        widest = max(wordy or flexible, key=widths.__getitem__)
-        if widths[widest] <= LEAST_CELLS:
-            break
-        widths[widest] -= 1
-    return widths
-
-
-def _natural_widths(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> list[int]:
-    from rich.cells import cell_len
-
-    return [max(map(cell_len, column)) for column in zip(columns, *cells, strict=True)]
-
-
-def _room(columns: Sequence[str]) -> int:
-    """Cells of the terminal for the columns together."""
-    return int(_console().width) - GAP_CELLS * (len(columns) - 1)
-
-
-def _styled(cell: str) -> Any:
-    from rich.text import Text
-
-    return Text(cell, style=_STYLES.get(cell, ""))

@@ -338,11 +338,13 @@ def _tasks(client: Client, namespace: argparse.Namespace, most: int | None) -> l
 def _watch(client: Client, namespace: argparse.Namespace) -> NoReturn:
     """Shows them until Ctrl-C."""
     from rich.live import Live
+    from rich.text import Text
 
     with Live(screen=True, auto_refresh=False) as live:
         while True:
             tasks = _tasks(client, namespace, _most(namespace))
-            live.update(output.table(COLUMNS, map(_row, tasks)) if tasks else NO_TASKS, refresh=True)
+            shown = output.table(COLUMNS, map(_row, tasks)) if tasks else NO_TASKS
+            live.update(Text.from_ansi(shown), refresh=True)
             time.sleep(WATCH_SECONDS)
 
 
