@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import pty
+import shlex
 import signal
 import stat
 import subprocess
@@ -17,7 +18,8 @@ from pathlib import Path
 
 import pytest
 from taskyard import wire
-from taskyard.cli.app import MODULES, _parser, execute
+from taskyard.cli.app import KNOWN, MODULES, _parser, execute, parse
+from taskyard.cli.guidance import EXAMPLES, FAMILIAR
 from taskyard.client import Client
 from taskyard.config import Credentials
 from taskyard.transport import Transport
@@ -137,6 +139,11 @@ def test_nothing_is_suggested_for_a_queue_that_is_like_no_other(type_in: Typed, 
     [
         (("pss",), "did you mean `taskyard ps`?"),
         (("frobnicate",), "`taskyard --help` lists them"),
+        (("cancel", "TASK"), "that is `taskyard stop TASK` here"),
+        (("kill", "TASK"), "that is `taskyard stop TASK` here"),
+        (("rm", "TASK"), "that is `taskyard delete TASK` here"),
+        (("status",), "that is `taskyard ps` here"),
+        (("list",), "that is `taskyard ps` here"),
         (("--server", "http://127.0.0.1:1", "ps"), "the command comes first"),
         (("ps", "--al"), "did you mean --all?"),
         (("ps", "everything"), "'everything' is not known here"),
@@ -670,7 +677,29 @@ def test_the_help_names_every_command(type_in: Typed) -> None:
 
     assert result.code == 0
     for command in ("run", "up", "server", "agent", "ps", "logs", "queue", "doctor"):
-        assert f"    {command} " in result.out
+        assert f"\n  {command} " in result.out
+
+
+@pytest.mark.parametrize("name", [name for names in MODULES.values() for name in names])
+def test_the_help_of_a_command_has_examples_that_can_be_typed(name: str) -> None:
+    (commands,) = _choices(_parser(name, ["--help"]))
+
+    for words, parser in _leaves(name, commands[name]):
+        assert "\nexamples:\n" in parser.format_help(), f"no example of `taskyard {words}` in cli/guidance.py"
+        for line in EXAMPLES[words]:
+            assert line.startswith(words)
+            parse(shlex.split(line))
+
+
+def test_the_help_puts_each_command_into_a_group(type_in: Typed) -> None:
+    assert "other commands" not in type_in("--help").out
+    assert {line.split()[1] for line in FAMILIAR.values() if " " in line} <= {"TASK", "--", "-f", "--watch"}
+    assert {line.split()[0] for line in FAMILIAR.values()} <= set(KNOWN)
+    assert set(FAMILIAR).isdisjoint(KNOWN)
+
+
+def test_the_agent_says_its_version(type_in: Typed) -> None:
+    assert type_in("agent", "--version").out == type_in("--version").out != ""
 
 
 @pytest.mark.parametrize("name", [name for names in MODULES.values() for name in names])

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
-from taskyard.cli import output
+from taskyard.cli import guidance, output
 from taskyard.errors import TaskyardError, UsageError
 
 EXIT_FAILURE = 1
@@ -28,8 +28,8 @@ MODULES: dict[str, tuple[str, ...]] = {
     "taskyard.cli.server": ("server",),
     "taskyard_agent.cli": ("agent",),
     "taskyard.cli.access": ("login", "logout", "invite", "token"),
+    "taskyard.cli.ps": ("ps",),
     "taskyard.cli.tasks": (
-        "ps",
         "show",
         "stop",
         "retry",
@@ -42,7 +42,8 @@ MODULES: dict[str, tuple[str, ...]] = {
     "taskyard.cli.comparison": ("diff",),
     "taskyard.cli.logs": ("logs",),
     "taskyard.cli.artifacts": ("artifact",),
-    "taskyard.cli.story": ("explain", "story", "events"),
+    "taskyard.cli.story": ("explain", "story"),
+    "taskyard.cli.events": ("events",),
     "taskyard.cli.metrics": ("metrics",),
     "taskyard.cli.queues": ("queue", "queues"),
     "taskyard.cli.workers": ("workers", "worker"),
@@ -78,7 +79,7 @@ def execute(argv: Sequence[str]) -> int:
 
 
 def _execute(argv: Sequence[str]) -> int:
-    if list(argv) == ["--version"]:
+    if list(argv) in (["--version"], ["agent", "--version"]):  # of a machine whose script is `agent`
         from taskyard import __version__
 
         print(f"taskyard {__version__}")
@@ -97,8 +98,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     command = _command(argv)
     parser = _parser(command, argv)
     own, rest = _split(argv) if command == "run" else (list(argv), None)
+    own, fields = output.without_fields(own)
     own = _with_set_joined(own)
     namespace = parser.parse_args(own)
+    output.choose(fields, csv=getattr(namespace, "csv", False))
     if command == "run" and (job := _of_job(own, rest, namespace, parser)) is not None:
         return job
     if rest is not None:
@@ -153,15 +156,12 @@ def _command(argv: Sequence[str]) -> str | None:
         return argv[0]
     if argv[0].startswith("-"):
         raise UsageError(f"the command comes first, its flags behind it, like: taskyard ps {argv[0]}")
-    import difflib
-
-    near = "".join(f"; did you mean `taskyard {name}`?" for name in difflib.get_close_matches(argv[0], KNOWN, n=1))
-    raise UsageError(f"there is no command {argv[0]!r}{near or '; `taskyard --help` lists them'}")
+    raise UsageError(f"there is no command {argv[0]!r}{guidance.meant(argv[0], KNOWN)}")
 
 
 def _parser(command: str | None, argv: Sequence[str]) -> argparse.ArgumentParser:
     """A parser of the one command, or of all where none is named."""
-    parser_class = _parser_class(argv)
+    parser_class = _parser_class(argv, command)
     parser = parser_class(prog="taskyard", description="Runs machine-learning work on machines that you own.")
     parser.add_argument("--version", action="store_true", default=argparse.SUPPRESS, help="show the version")
     subparsers = parser.add_subparsers(
@@ -221,7 +221,7 @@ def _requirement(module: str) -> str:
     return f'"taskyard[{EXTRAS[module]}]"'
 
 
-def _parser_class(argv: Sequence[str]) -> type[argparse.ArgumentParser]:
+def _parser_class(argv: Sequence[str], command: str | None) -> type[argparse.ArgumentParser]:
     formatter = _formatter(argv)
 
     class Parser(argparse.ArgumentParser):
@@ -235,7 +235,22 @@ def _parser_class(argv: Sequence[str]) -> type[argparse.ArgumentParser]:
             if self.usage is None and len(self._actions) > MOST_IN_USAGE:
                 names = (str(action.metavar or action.dest) for action in self._get_positional_actions())
                 self.usage = " ".join(("%(prog)s [options]", *names))
-            return super().format_help()
+            if self.prog == "taskyard" and command is None:
+                return self._format_groups()
+            return super().format_help() + guidance.examples(self.prog)
+
+        def _format_groups(self) -> str:
+            """The commands by what they are for, which argparse has no way to say."""
+            formatter = self._get_formatter()
+            formatter.add_usage("%(prog)s COMMAND [options]", [], [])
+            formatter.add_text(self.description)
+            (below,) = (one for one in self._actions if isinstance(one, argparse._SubParsersAction))
+            for title, actions in guidance.grouped(below._get_subactions(), guidance.GROUPS):
+                formatter.start_section(title)
+                formatter.add_arguments(actions)
+                formatter.end_section()
+            formatter.add_text("`taskyard COMMAND --help` shows a command's flags and examples.")
+            return formatter.format_help()
 
         def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
             """Refuses what is unknown here, where the flags that were meant are known."""

@@ -6,6 +6,7 @@ import codecs
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from taskyard.cli.table import STYLES, lines, styled
+from taskyard.errors import UsageError
 
 if TYPE_CHECKING:
     from taskyard.wire import Command
@@ -24,14 +26,92 @@ _UNITS = ("B", "KB", "MB", "GB", "TB")
 _PLAIN = {"…": "...", "–": "-", "—": "-", "→": "->", "≤": "<=", "≥": ">=", "×": "x", "’": "'", "‘": "'"}
 _PLAIN |= {"“": '"', "”": '"', "•": "*", "·": "-", "✓": "+", "✗": "x", **dict.fromkeys("█▉▊▋▌▍▎▏", "#")}
 """What stands for our own words' signs where they cannot be shown."""
+_FIELDS = re.compile(r"[a-z][a-z_.]*(,[a-z][a-z_.]*)+")
+_NUMBER = re.compile(r"[-+]?[0-9.]+([eE][-+]?[0-9]+)?")
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
+class _Chosen:
+    """What the command line asks of all that it prints."""
+
+    fields: tuple[str, ...] = ()
+    csv: bool = False
+
+
+_chosen = _Chosen()
+
+
 def print_json(value: Any) -> None:
-    """Prints records in the wire's own field names."""
+    """Prints records in the wire's own field names, or the fields of them that `--json FIELD,…` names."""
     from taskyard.wire import to_json
 
-    print(json.dumps(to_json(value), indent=2, ensure_ascii=not _speaks_unicode(sys.stdout)))
+    found = to_json(value)
+    if _chosen.fields:
+        found = picked(found, _chosen.fields)
+    print(json.dumps(found, indent=2, ensure_ascii=not _speaks_unicode(sys.stdout)))
+
+
+def choose(fields: Sequence[str], *, csv: bool) -> None:
+    """Set what this command line asks for: fields of the records, a table as CSV."""
+    if csv and fields:
+        raise UsageError("give --json or --csv")
+    _chosen.fields, _chosen.csv = tuple(fields), csv
+
+
+def add_csv(parser: Any) -> None:
+    """Add the flag that `print_table` obeys."""
+    parser.add_argument("--csv", action="store_true", help="print a table with its heads as CSV, times in seconds")
+
+
+def without_fields(words: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """Return the command line with `--json` alone, and the fields behind it: `--json=id`, `--json id,state`.
+
+    A single word behind `--json` may be a task; so one field is written with the sign.
+    """
+    kept, fields = list[str](), ""
+    for word in words:
+        if word.startswith("--json="):
+            kept, fields = [*kept, "--json"], word.partition("=")[2]
+        elif kept and kept[-1] == "--json" and _FIELDS.fullmatch(word):
+            fields = word
+        else:
+            kept.append(word)
+    return kept, tuple(name for name in fields.split(",") if name)
+
+
+def picked(value: Any, fields: Sequence[str]) -> Any:
+    """Return the fields of a JSON document, of each where it is a list; `spec.name` reaches into it.
+
+    Raises UsageError for a field that none of them has.
+    """
+    if isinstance(value, list):
+        unknown = [name for name in fields if value and not any(_has(item, name) for item in value)]
+    else:
+        unknown = [name for name in fields if not _has(value, name)]
+    if unknown:
+        first = value[0] if isinstance(value, list) else value
+        known = ", ".join(first) if isinstance(first, dict) else "none"
+        raise UsageError(f"--json: there is no field {unknown[0]!r}; there are: {known}")
+    if isinstance(value, list):
+        return [{name: _reached(item, name) for name in fields} for item in value]
+    return {name: _reached(value, name) for name in fields}
+
+
+def _has(value: Any, name: str) -> bool:
+    """Whether the field is there, or lies in something that is not there this time."""
+    for part in name.split("."):
+        if value is None:
+            return True
+        if not isinstance(value, dict) or part not in value:
+            return False
+        value = value[part]
+    return True
+
+
+def _reached(value: Any, name: str) -> Any:
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
 
 
 def print_table(
@@ -42,13 +122,28 @@ def print_table(
     `keep`: a person chose the columns, so a narrow terminal leaves none out.
     """
     cells = [[clean(cell) for cell in row] for row in rows]
-    if not sys.stdout.isatty():
+    if _chosen.csv:
+        _print_csv(columns, cells)
+    elif not sys.stdout.isatty():
         for row in cells:
             print("\t".join(row))
     elif cells:
         print("\n".join(_lines(columns, cells, keep=keep)))
     elif empty:
         note(empty)
+
+
+def _print_csv(columns: Sequence[str], cells: Iterable[Sequence[str]]) -> None:
+    import csv
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_no_formula(cell) for cell in row] for row in cells)
+
+
+def _no_formula(cell: str) -> str:
+    """Return the cell so that a spreadsheet takes it for text: names come from others."""
+    return f"'{cell}" if cell[:1] in ("=", "+", "-", "@") and not _NUMBER.fullmatch(cell) else cell
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, keep: bool = False) -> str:

@@ -57,7 +57,9 @@ def add_command(subparsers: Any, name: str, help_text: str, handler: Handler, **
         name, help=help_text, description=help_text[:1].upper() + help_text[1:] + ".", **options
     )
     parser.set_defaults(handler=handler)
-    parser.add_argument("--json", action="store_true", help="print the server's own records")
+    parser.add_argument(
+        "--json", action="store_true", help="print the server's own records; --json=FIELD,… these fields of them"
+    )
     add_settings(parser.add_argument_group("connection"), PERSONS_SETTINGS)
     return parser
 

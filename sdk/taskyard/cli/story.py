@@ -1,4 +1,4 @@
-"""`explain`, `story`, `events`: why a task waits, and what happened to it."""
+"""`explain`, `story`: why a task waits, and what happened to it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from taskyard.asking import seconds
 from taskyard.cli import output
-from taskyard.cli.session import add_command, add_task, complete_tasks, find_task, open_client
+from taskyard.cli.session import add_command, add_task, find_task, open_client
 
 if TYPE_CHECKING:
     from taskyard.wire import Event, PhaseTime, Run
@@ -19,16 +18,9 @@ _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
 def add_parser(subparsers: Any) -> None:
-    """Adds the three commands."""
+    """Adds both commands."""
     add_task(add_command(subparsers, "explain", "say why a task waits, worker by worker", explain))
     add_task(add_command(subparsers, "story", "show a task's runs, phases and events", story))
-    parser = add_command(subparsers, "events", "list what happened, to all tasks or to one", events)
-    complete_tasks(parser.add_argument("--task", metavar="TASK", help="only of this task"))
-    parser.add_argument("--kind", metavar="KIND", help="only of this kind, like created, claimed, lost")
-    parser.add_argument(
-        "--since", metavar="TIME", default="24h", help="how far back, like 90s or 2d; default: 24h"
-    )
-    parser.add_argument("-n", "--limit", type=int, default=100, metavar="N", help="how many; default: 100")
 
 
 def explain(namespace: argparse.Namespace) -> None:
@@ -61,21 +53,8 @@ def story(namespace: argparse.Namespace) -> None:
     start = found.task.created_at
     output.print_table(
         ("AT", "EVENT", "ATTEMPT", "BY", "DETAIL"),
-        [(f"+{output.duration(event.at - start)}", *_event_cells(event)) for event in found.events],
+        [(f"+{output.duration(event.at - start)}", *event_cells(event)) for event in found.events],
     )
-
-
-def events(namespace: argparse.Namespace) -> None:
-    """Lists events of the last time."""
-    since = time.time() - seconds(namespace.since, "--since")
-    with open_client(namespace) as client:
-        task = find_task(client, namespace.task).id if namespace.task else None
-        found = client.events(since=since, task=task, kind=namespace.kind, limit=namespace.limit)
-    if namespace.json:
-        output.print_json(found)
-        return
-    rows = [(output.moment(each.event.at), each.task[:8], *_event_cells(each.event)) for each in found]
-    output.print_table(("AT", "TASK", "EVENT", "ATTEMPT", "BY", "DETAIL"), rows, empty="nothing happened")
 
 
 def picture(phases: Sequence[PhaseTime], now: float) -> Iterable[str]:
@@ -110,5 +89,6 @@ def _ending(run: Run) -> str:
     return f"{outcome.kind} ({', '.join(details)}){message}"
 
 
-def _event_cells(event: Event) -> tuple[object, ...]:
+def event_cells(event: Event) -> tuple[object, ...]:
+    """Return an event in the columns EVENT, ATTEMPT, BY, DETAIL."""
     return (event.kind, event.run or "", event.by, event.detail)

@@ -1,18 +1,16 @@
-"""`ps`, `show`, `stop`, `retry`, `edit`, `enqueue`, `dequeue`, `delete`."""
+"""`show`, `stop`, `retry`, `edit`, `enqueue`, `dequeue`, `delete`."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import shlex
-import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from taskyard.cli import changes, output
 from taskyard.cli.session import (
-    FOLLOW_PATIENCE_SECONDS,
     add_command,
     add_queue,
     add_task,
@@ -27,17 +25,12 @@ if TYPE_CHECKING:
     from taskyard.client import Client
     from taskyard.wire import Command, Policy, Run, Task
 
-STATES = ("draft", "waiting", "queued", "preparing", "running", "completed", "failed", "cancelled")
 COLUMNS = ("ID", "NAME", "STATE", "QUEUE", "WORKER", "CREATED", "TIME", "NOTE")
 SHORT_ID = 8
-NO_TASKS = "no such tasks; `taskyard run -- python train.py` makes one"
-WATCH_SECONDS = 1.0
-RECENT_TASKS = 20
 
 
 def add_parser(subparsers: Any) -> None:
     """Adds the commands about single tasks."""
-    _add_ps(subparsers)
     add_task(add_command(subparsers, "show", "show a task whole", show))
     stop_parser = add_command(subparsers, "stop", "end a task's run", stop)
     stop_parser.add_argument("--requeue", action="store_true", help="put it back into its queue")
@@ -53,32 +46,6 @@ def add_parser(subparsers: Any) -> None:
     add_task(delete_parser, nargs="+")
 
 
-def _add_ps(subparsers: Any) -> None:
-    parser = add_command(subparsers, "ps", "list tasks, newest first", ps)
-    parser.add_argument("-w", "--watch", action="store_true", help="keep showing them")
-    parser.add_argument("-a", "--all", action="store_true", help="every task, on a terminal too")
-    parser.add_argument(
-        "--state",
-        action="append",
-        choices=STATES,
-        default=[],
-        metavar="STATE",
-        help=f"only in this state: {', '.join(STATES)}",
-    )
-    add_queue(parser, "--queue")
-    parser.add_argument("--project", help="only of this project")
-    parser.add_argument("--tag", help="only with this tag")
-    parser.add_argument("--name", help="only with this very name")
-    parser.add_argument("--match", metavar="TEXT", help="only with this in the name")
-    parser.add_argument(
-        "-n",
-        "--limit",
-        type=int,
-        metavar="N",
-        help=f"the newest N; default: {RECENT_TASKS} on a terminal, else every one",
-    )
-
-
 def _add_edit(subparsers: Any) -> None:
     edit_parser = add_command(subparsers, "edit", "change a draft", edit)
     add_task(edit_parser)
@@ -87,26 +54,6 @@ def _add_edit(subparsers: Any) -> None:
 
 
 # --- handlers
-
-
-def ps(namespace: argparse.Namespace) -> None:
-    """Lists tasks, once or until Ctrl-C."""
-    if namespace.limit is not None and namespace.limit < 1:
-        raise UsageError("--limit: how many tasks is 1 or more; --all shows every one")
-    if namespace.watch:
-        if namespace.json or not sys.stdout.isatty():
-            raise UsageError("--watch shows a table on a terminal; leave it out for --json and for pipes")
-        with open_client(namespace, patience_seconds=FOLLOW_PATIENCE_SECONDS) as client:
-            _watch(client, namespace)
-    with open_client(namespace) as client:
-        most = _most(namespace)
-        tasks = _tasks(client, namespace, None if most is None else most + 1)
-    if namespace.json:
-        output.print_json(tasks[:most])
-        return
-    output.print_table(COLUMNS, map(_row, tasks[:most]), empty=NO_TASKS)
-    if namespace.limit is None and len(tasks) > len(tasks[:most]):
-        output.note(f"These are the {most} newest: --limit N shows more, --all every one.")
 
 
 def show(namespace: argparse.Namespace) -> None:
@@ -309,43 +256,6 @@ def _about_run(run: Run) -> list[tuple[str, object]]:
 
 
 # --- parts
-
-
-def _most(namespace: argparse.Namespace) -> int | None:
-    """How many tasks are listed; None for all. Programs get all, a person at a terminal the newest."""
-    if namespace.all:
-        return None
-    if namespace.limit is not None:
-        return int(namespace.limit)
-    return RECENT_TASKS if sys.stdout.isatty() and not namespace.json else None
-
-
-def _tasks(client: Client, namespace: argparse.Namespace, most: int | None) -> list[Task]:
-    from taskyard.wire import TaskState
-
-    found = client.all_tasks(
-        limit=most,
-        states=[TaskState(state) for state in namespace.state],
-        queue=find_queue(client, namespace.queue).id if namespace.queue else None,
-        project=namespace.project,
-        tag=namespace.tag,
-        name=namespace.name,
-        name_contains=namespace.match,
-    )
-    return list(found)
-
-
-def _watch(client: Client, namespace: argparse.Namespace) -> NoReturn:
-    """Shows them until Ctrl-C."""
-    from rich.live import Live
-    from rich.text import Text
-
-    with Live(screen=True, auto_refresh=False) as live:
-        while True:
-            tasks = _tasks(client, namespace, _most(namespace))
-            shown = output.table(COLUMNS, map(_row, tasks)) if tasks else NO_TASKS
-            live.update(Text.from_ansi(shown), refresh=True)
-            time.sleep(WATCH_SECONDS)
 
 
 def _each(namespace: argparse.Namespace, change: Any) -> None:
