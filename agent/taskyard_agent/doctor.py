@@ -123,7 +123,7 @@ def _disk(settings: AgentSettings) -> Finding:
     return Finding(
         name="disk",
         ok=free >= settings.min_free_disk,
-        detail=f"{free / 2**30:.1f} GB free, {settings.min_free_disk / 2**30:.1f} GB to be left free",
+        detail=f"{free / 2**30:.1f} GiB free, {settings.min_free_disk / 2**30:.1f} GiB to be left free",
         cure="taskyard agent cache prune --all, or a larger disk with --local-dir DIR",
     )
 

@@ -304,13 +304,13 @@ def container_in_words(container: Container) -> str:
 
 
 def size_in_words(amount: int) -> str:
-    """As it is asked for: powers of 1024, so that `500MB` is `500 MB`."""
+    """Return it in powers of 1024, as it is asked for: `--memory 500MB` is `500 MiB`."""
     found = float(amount)
-    for unit in ("B", "KB", "MB", "GB"):
+    for unit in ("B", "KiB", "MiB", "GiB"):
         if found < 1024:
             return f"{found:.4g} {unit}"
         found /= 1024
-    return f"{found:.4g} TB"
+    return f"{found:.4g} TiB"
 
 
 def outputs(given: Iterable[str]) -> tuple[str, ...]:

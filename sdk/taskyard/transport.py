@@ -435,13 +435,16 @@ class Transport:
         headers = {"User-Agent": f"taskyard/{__version__}"}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
-        return httpx.Client(
-            base_url=self.server,
-            headers=headers,
-            verify=_trust(self._ca_file),
-            trust_env=not is_loopback(self.server),  # no proxy leads to this very machine
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
-        )
+        try:
+            return httpx.Client(
+                base_url=self.server,
+                headers=headers,
+                verify=_trust(self._ca_file),
+                trust_env=not is_loopback(self.server),  # no proxy leads to this very machine
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
+            )
+        except (ImportError, ValueError, httpx.InvalidURL) as error:  # all of the variables that name a proxy
+            raise UsageError(_unusable_proxy(error)) from error
 
 
 class _Patience:
@@ -529,6 +532,15 @@ def _trust(ca_file: Path | None) -> ssl.SSLContext:
         except (OSError, ssl.SSLError) as error:
             raise UsageError(f"--ca-file {ca_file} cannot be read as PEM certificates: {error}") from error
     return context
+
+
+def _unusable_proxy(error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return (
+            "a SOCKS proxy is set (ALL_PROXY, HTTPS_PROXY or HTTP_PROXY), which needs: "
+            'pip install "taskyard[socks]"; or name this server in NO_PROXY'
+        )
+    return f"a variable (ALL_PROXY, HTTPS_PROXY or HTTP_PROXY) names a proxy that is none: {error}"
 
 
 def _timeout(seconds: float) -> httpx.Timeout:

@@ -222,6 +222,14 @@ def of_others(record: TaskRecord, now: float) -> Explanation:
     return Explanation(task=record.id, state=record.state, summary=_words(record, now))
 
 
+def while_recovering(found: Explanation) -> Explanation:
+    """Say first what keeps every task waiting after a restore, whatever else does."""
+    first = (
+        "the server recovers from a restore and hands nothing out until an operator types `taskyard server resume`"
+    )
+    return replace(found, summary=f"{first}; after that: {found.summary}")
+
+
 def _words(record: TaskRecord, now: float) -> str:
     if record.state is TaskState.DRAFT:
         return "it is a draft: enqueue it to run it"

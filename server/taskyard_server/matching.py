@@ -263,9 +263,9 @@ def _span(seconds: float) -> str:
 
 
 def _bytes(amount: int | None) -> str:
-    """As people ask for it, in powers of 1024: `1.5 GB`; whole numbers without a fraction."""
+    """Return it in powers of 1024, as people ask for it: `1.5 GiB`; whole numbers without a fraction."""
     value, unit = float(amount or 0), "bytes"
-    for larger in ("KB", "MB", "GB", "TB"):
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
         if value < 1024:
             break
         value, unit = value / 1024, larger

@@ -31,7 +31,7 @@ with tempfile.TemporaryDirectory() as folder:
 HOG = "held = []\nwhile True: held.append(bytearray(5 << 20))"
 HIDDEN = f"import os, time\nif os.fork() == 0:\n    os.setsid()\n    exec({HOG!r})\ntime.sleep(600)"
 KILLED = "import os; os.kill(os.getpid(), 9)"
-TOLD = "used all of the 100 MB it was given; ask for more with --memory"
+TOLD = "used all of the 100 MiB it was given; ask for more with --memory"
 
 
 @pytest.fixture

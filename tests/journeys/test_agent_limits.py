@@ -52,7 +52,7 @@ def test_a_hog_ends_with_the_reason_memory_and_its_neighbour_completes(yard: Yar
     outcome = yard.run(hog).outcome
     assert outcome is not None
     assert (outcome.reason, outcome.signal) == (Reason.MEMORY, 9)
-    assert "of the 200 MB it was given; ask for more with --memory" in outcome.message
+    assert "of the 200 MiB it was given; ask for more with --memory" in outcome.message
     assert yard.text(neighbour) == "unharmed\n"
 
 

@@ -88,7 +88,7 @@ def test_a_run_is_held_to_the_memory_of_its_flag(yard: Yard, person: Person) -> 
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--memory", "8GB"), "needs 8 GB of memory, the worker has 1 GB"),
+        (("--memory", "8GB"), "needs 8 GiB of memory, the worker has 1 GiB"),
         (("--resource", "LICENSE=3"), "has 3 of LICENSE; the largest has 2"),
         (("--require", "site=south"), "has the label site=south; there is site=north"),
         (("--on-worker", "south"), "is named 'south', which it is for"),
@@ -124,7 +124,7 @@ def test_two_tasks_share_a_gpu_by_its_flag_and_a_third_waits_for_room(
         (tmp_path / "go on").touch()
         ended = yard.wait_for_end(*tasks)
 
-    assert third.endswith("needs 30 GB of one GPU, at most 20 GB of one is free")
+    assert third.endswith("needs 30 GiB of one GPU, at most 20 GiB of one is free")
     assert [task.state for task in ended] == [TaskState.COMPLETED] * 3
 
 

@@ -128,6 +128,7 @@ def test_a_destroyed_disk_costs_no_task_an_end(server: ServerProcess, yard: Yard
         assert len(run(server, tmp_path, "status")["runs"]) == LATER + 2
         assert yard.task(runs.task).state is TaskState.RUNNING
         assert "undecided" in run(server, tmp_path, "resume", code=1)
+        assert "taskyard server resume" in yard.client.explain(runs.task.id).summary
         run(server, tmp_path, "adopt", "--all")
         run(server, tmp_path, "resume")
 

@@ -170,7 +170,7 @@ def test_what_a_task_asks_for_is_in_the_plan_and_in_the_task(type_in, checkout: 
 
     assert "PyTorch's build: cu126" in result.stderr
     assert "python:3.12; apt git; a setup script; --shm-size 8g" in result.stderr
-    assert "8 GB of memory, 1 licence, arch=a100, on worker there" in result.stderr
+    assert "8 GiB of memory, 1 licence, arch=a100, on worker there" in result.stderr
     assert spec["container"]["setup_script"] == "make all\n"
     assert spec["resources"]["custom"] == {"licence": 1.0}
     assert (spec["policy"]["max_idle_gpu_seconds"], spec["policy"]["timeout_seconds"]) == (1800.0, 7200.0)

@@ -22,6 +22,7 @@ from tests.support.agents import wait_until
 from tests.support.claimants import Claimant
 from tests.support.person import Person
 from tests.support.servers import ServerProcess
+from tests.support.socks import SocksProxy
 
 COMMAND = wire.Command(target="train.py")
 
@@ -267,3 +268,44 @@ def test_followed_events_go_on_with_what_happens(person: Person, client: Client,
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 130
     assert json.loads(log.read_text().splitlines()[-1])["task"] == task.id
+
+
+# --- proxies
+
+
+def test_a_socks_proxy_leads_to_the_server(server: ServerProcess, person: Person) -> None:
+    port = server.url.rpartition(":")[2]
+    with SocksProxy() as proxy:
+        done = person.types(
+            "queues",
+            *("--server", f"http://yard.test:{port}", "--insecure"),
+            ALL_PROXY=proxy.url,
+            TASKYARD_TOKEN=server.admin_token,
+            TASKYARD_SERVER=f"http://yard.test:{port}",
+        )
+
+    assert (done.returncode, "default" in done.stdout) == (0, True), done.stderr
+    assert proxy.names == ["yard.test"]
+
+
+@pytest.mark.parametrize(
+    ("proxy", "says"),
+    [
+        ("socks5://127.0.0.1:1", 'pip install "taskyard[socks]"'),
+        ("gopher://127.0.0.1:1", "names a proxy that is none"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_one_line(person: Person, proxy: str, says: str) -> None:
+    code = "import sys; sys.modules['socksio'] = None; from taskyard.cli import main; sys.exit(main())"
+    words = ("queues", "--server", "http://yard.test:1", "--insecure")
+
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        env=person.variables | {"ALL_PROXY": proxy},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert says in done.stderr

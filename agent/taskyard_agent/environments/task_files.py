@@ -25,7 +25,7 @@ def require_small(file: Path, where: str) -> None:
     if file.stat().st_size > MOST_BYTES:
         raise failed(
             f"{where} has {file.stat().st_size} bytes; a file that says what to install may have "
-            f"{MOST_BYTES >> 20} MB"
+            f"{MOST_BYTES >> 20} MiB"
         )
 
 

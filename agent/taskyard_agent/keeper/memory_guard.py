@@ -90,9 +90,9 @@ def _sum_of(path: str, fields: tuple[bytes, ...]) -> int | None:
 
 
 def size_text(size: int) -> str:
-    """`2.1 GB`, by powers of 1024, as sizes are given in settings."""
+    """`2.1 GiB`, by powers of 1024, as sizes are given in settings."""
     value, unit = float(size), "bytes"
-    for larger in ("KB", "MB", "GB", "TB"):
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
         if value < 1024:
             break
         value, unit = value / 1024, larger

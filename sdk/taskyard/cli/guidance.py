@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from taskyard.wire import Task
 
 GROUPS = {
     "run something": ("run", "clone", "retry", "stop", "edit", "enqueue", "dequeue", "delete"),
-    "look": ("ps", "show", "logs", "explain", "story", "events", "metrics"),
+    "look": ("ps", "show", "logs", "artifact", "explain", "story", "events", "metrics"),
     "queues and machines": ("queue", "queues", "workers", "worker", "agent"),
     "server and access": ("up", "server", "login", "logout", "invite", "token"),
     "this command line": ("config", "completion", "doctor"),
@@ -81,6 +86,8 @@ EXAMPLES = {
     "dequeue": ("dequeue 1f3a",),
     "delete": ("delete --yes 1f3a",),
     "logs": ("logs -f @last", "logs --tail 20 1f3a"),
+    "artifact list": ("artifact list @last",),
+    "artifact get": ("artifact get @last 'best*.pt' -o results",),
     "explain": ("explain @last",),
     "story": ("story @last",),
     "events": ("events -f", "events --since 2h --kind lost"),
@@ -128,3 +135,20 @@ def meant(word: str, known: Iterable[str]) -> str:
         return f"; that is `taskyard {FAMILIAR[word]}` here"
     near = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean `taskyard {near[0]}`?" if near else "; `taskyard --help` lists them"
+
+
+def next_commands(task: Task) -> list[tuple[str, str]]:
+    """Return what to type next about a task in this state, each with what it does."""
+    ref, run = task.id[:8], task.run
+    queue = shlex.quote(task.queue) if task.queue else "QUEUE"
+    if task.state == "draft" or (task.state == "waiting" and task.wake_at is None):
+        return [(f"enqueue --queue {queue} {ref}", "queues it")]
+    if task.state in ("queued", "waiting"):
+        return [(f"explain {ref}", "says why it waits"), (f"dequeue {ref}", "takes it out of its queue")]
+    if task.state.active:
+        return [(f"logs -f {ref}", "follows it"), (f"stop {ref}", "ends it")]
+    found = [(f"logs {ref}", "shows what it wrote")] if run is not None and run.log_bytes else []
+    if task.state == "completed":
+        return [*found, (f"clone {ref} --set NAME=VALUE --queue {queue}", "runs it with another value")]
+    again = f"retry {ref}" if task.queue else f"clone {ref} --queue {queue}"
+    return [*found, (again, "runs it again")]

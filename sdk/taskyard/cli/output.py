@@ -22,7 +22,8 @@ from taskyard.errors import UsageError
 if TYPE_CHECKING:
     from taskyard.wire import Command
 
-_UNITS = ("B", "KB", "MB", "GB", "TB")
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+"""Powers of 1000. What is asked for is counted in powers of 1024: `asking.size_in_words`."""
 _PLAIN = {"…": "...", "–": "-", "—": "-", "→": "->", "≤": "<=", "≥": ">=", "×": "x", "’": "'", "‘": "'"}
 _PLAIN |= {"“": '"', "”": '"', "•": "*", "·": "-", "✓": "+", "✗": "x", **dict.fromkeys("█▉▊▋▌▍▎▏", "#")}
 """What stands for our own words' signs where they cannot be shown."""
@@ -178,6 +179,15 @@ def note(text: str, *, indent: int = 0) -> None:
     print(text, file=sys.stderr)
 
 
+def print_next(commands: Sequence[tuple[str, str]]) -> None:
+    """Say what to type next, each line with what it does; only to a person at a terminal."""
+    if not sys.stdout.isatty():
+        return
+    width = max((len(line) for line, _ in commands), default=0)
+    for line, what in commands:
+        note(f"taskyard {line:<{width}}  {what}")
+
+
 def trouble(error: Exception) -> str:
     """What went wrong and what to do; of the operating system's refusals it says whom they concern."""
     if not isinstance(error, OSError):
@@ -258,7 +268,7 @@ def moment(at: float | None) -> str:
 
 
 def size(count: float | None) -> str:
-    """Such as 512 B, 3.4 MB."""
+    """Such as 512 B, 3.4 MB, in powers of 1000."""
     if count is None:
         return ""
     for unit in _UNITS:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from taskyard.cli import output
+from taskyard.cli import guidance, output
 from taskyard.cli.session import add_command, add_task, find_task, open_client
 
 if TYPE_CHECKING:
@@ -26,13 +26,15 @@ def add_parser(subparsers: Any) -> None:
 def explain(namespace: argparse.Namespace) -> None:
     """Prints the summary and a verdict per worker."""
     with open_client(namespace) as client:
-        found = client.explain(find_task(client, namespace.task).id)
+        task = find_task(client, namespace.task)
+        found = client.explain(task.id)
     if namespace.json:
         output.print_json(found)
         return
     print(output.clean(found.summary))
     rows = [(verdict.worker, "fits" if verdict.fits else "no", verdict.reason) for verdict in found.workers]
     output.print_table(("WORKER", "FITS", "REASON"), rows)
+    output.print_next([pair for pair in guidance.next_commands(task) if not pair[0].startswith("explain")])
 
 
 def story(namespace: argparse.Namespace) -> None:
@@ -55,6 +57,7 @@ def story(namespace: argparse.Namespace) -> None:
         ("AT", "EVENT", "ATTEMPT", "BY", "DETAIL"),
         [(f"+{output.duration(event.at - start)}", *event_cells(event)) for event in found.events],
     )
+    output.print_next(guidance.next_commands(found.task))
 
 
 def picture(phases: Sequence[PhaseTime], now: float) -> Iterable[str]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from taskyard.cli import changes, output
+from taskyard.cli import changes, guidance, output
 from taskyard.cli.session import (
     add_command,
     add_queue,
@@ -70,6 +70,7 @@ def show(namespace: argparse.Namespace) -> None:
     output.print_fields(
         [*_about(task), *(_about_run(task.run) if task.run else []), *artifacts.in_fields(task, kept)]
     )
+    output.print_next(guidance.next_commands(task))
 
 
 def stop(namespace: argparse.Namespace) -> None:

@@ -24,6 +24,7 @@ from taskyard.wire import (
     TaskState,
 )
 
+from taskyard_server import explanations
 from taskyard_server.api import bulk
 from taskyard_server.api.route import KIB, MIB, allow, errors, new_router
 from taskyard_server.api.services import InActor, InServices
@@ -168,7 +169,8 @@ async def move_task(task_id: str, body: MoveRequest, services: InServices, actor
 @allow(Right.USE_TASKS)
 async def explain_task(task_id: str, services: InServices, actor: InActor) -> Explanation:
     """Why the task waits, worker by worker."""
-    return await services.tasks.explain(task_id, actor)
+    found = await services.tasks.explain(task_id, actor)
+    return explanations.while_recovering(found) if services.recovery.recovering else found
 
 
 @router.get("/tasks/{task_id}/story")

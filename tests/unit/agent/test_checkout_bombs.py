@@ -82,7 +82,7 @@ def test_a_header_that_is_longer_than_memory(machine: Machine, tmp_path: Path) -
         for _ in range(HUGE >> 20):
             archive.write(b"a" * (1 << 20))
 
-    assert_refused(machine, Code(archive=stored(machine, tmp_path / "bomb.tar.gz")), "96 MB of memory")
+    assert_refused(machine, Code(archive=stored(machine, tmp_path / "bomb.tar.gz")), "96 MiB of memory")
 
 
 def test_an_archive_of_zeros(machine: Machine, tmp_path: Path) -> None:
@@ -101,10 +101,10 @@ def test_a_pack_with_an_object_larger_than_memory(
     tree = repository.git("rev-parse", "HEAD^{tree}").strip()
     commit = written(repository, "commit", f"tree {tree}\n{AUTHOR}".encode() + b"a" * HUGE)
 
-    assert_refused(machine, packed(machine, repository, tmp_path, tree, commit), "96 MB of memory")
+    assert_refused(machine, packed(machine, repository, tmp_path, tree, commit), "96 MiB of memory")
 
 
-@pytest.mark.parametrize(("mode", "limit"), [("40000", "10000 files and folders"), ("100644", "20 GB")])
+@pytest.mark.parametrize(("mode", "limit"), [("40000", "10000 files and folders"), ("100644", "20 GiB")])
 def test_a_tree_that_names_the_same_things_again_and_again(
     machine: Machine, repository: Repository, tmp_path: Path, mode: str, limit: str
 ) -> None:
@@ -122,7 +122,7 @@ def test_a_tree_that_names_the_same_things_again_and_again(
 def test_a_patch_that_makes_a_file_larger_than_memory(machine: Machine, repository: Repository) -> None:
     code = Code(repository=str(repository.root), commit=repository.head, patch=binary_patch(HUGE))
 
-    assert_refused(machine, code, "96 MB of memory")
+    assert_refused(machine, code, "96 MiB of memory")
 
 
 def binary_patch(size: int) -> str:

@@ -364,7 +364,7 @@ def test_a_command_that_takes_too_much_memory_is_ended_at_once(keepers):
     record = ended(keepers.python(HOG, memory_bytes=LIMIT, grace_seconds=600))
 
     assert (record.cause, record.signal) == (Cause.MEMORY, signal.SIGKILL)
-    assert "of the 200 MB it was given; ask for more with --memory" in record.message
+    assert "of the 200 MiB it was given; ask for more with --memory" in record.message
 
 
 def test_the_memory_of_all_its_processes_counts_together(keepers):

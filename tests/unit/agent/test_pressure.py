@@ -50,7 +50,7 @@ def test_below_the_least_free_space_nothing_is_taken_until_there_is_clearly_more
     told = [floor.reasons()["free disk"] for _ in range(6)]
 
     assert [reason is not None for reason in told] == [False, True, True, True, False, False]
-    assert told[1] == "499 MB of disk are free: nothing is taken until it is 625 MB (--least-free-disk)"
+    assert told[1] == "499 MiB of disk are free: nothing is taken until it is 625 MiB (--least-free-disk)"
 
 
 def test_this_machine_is_neither_empty_nor_more_than_full(tmp_path) -> None:

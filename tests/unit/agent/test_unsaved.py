@@ -46,8 +46,8 @@ def started(keepers: Keepers, tree: Path, script: str, **changes: object) -> Hel
 
 def assert_named(held: HeldRun) -> None:
     lines = output(held).decode().splitlines()
-    assert "taskyard: this run wrote 2 files (3 MB) into its copy of the code, which is removed" in lines[-3]
-    assert lines[-2:] == ["taskyard:   runs/1/best.pt (3 MB)", "taskyard:   metrics.json (2 bytes)"]
+    assert "taskyard: this run wrote 2 files (3 MiB) into its copy of the code, which is removed" in lines[-3]
+    assert lines[-2:] == ["taskyard:   runs/1/best.pt (3 MiB)", "taskyard:   metrics.json (2 bytes)"]
 
 
 def test_new_files_are_named_on_lines_of_their_own(keepers, tree):

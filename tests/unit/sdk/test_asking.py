@@ -116,19 +116,19 @@ def test_a_size_is_a_power_of_1024() -> None:
 def test_what_is_asked_for_is_said_in_words() -> None:
     asked = Resources(gpus=2, memory_bytes=8 * GB, custom={"licence": 1}, requires={"arch": "a100"}, worker="w")
 
-    assert in_words(asked) == "2 GPUs, 8 GB of memory, 1 licence, arch=a100, on worker w"
+    assert in_words(asked) == "2 GPUs, 8 GiB of memory, 1 licence, arch=a100, on worker w"
     assert in_words(Resources()) == ""
 
 
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ("500MB", "500 MB"),
-        ("8GB", "8 GB"),
-        ("2T", "2 TB"),
-        ("1.5K", "1.5 KB"),
+        ("500MB", "500 MiB"),
+        ("8GB", "8 GiB"),
+        ("2T", "2 TiB"),
+        ("1.5K", "1.5 KiB"),
         ("9", "9 B"),
-        ("1000GB", "1000 GB"),
+        ("1000GB", "1000 GiB"),
     ],
 )
 def test_a_size_is_said_as_it_was_asked_for(asked: str, said: str) -> None:

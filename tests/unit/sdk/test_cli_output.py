@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import pty
+import shlex
 import subprocess
 import sys
 
 import pytest
 from taskyard import wire
-from taskyard.cli import changes, output
+from taskyard.cli import changes, guidance, output
+from taskyard.cli.app import parse
 from taskyard.cli.run import _words, exit_code
 from taskyard.cli.story import picture
 from taskyard.cli.tasks import _about, note
@@ -176,6 +178,27 @@ def test_a_task_that_is_shown_says_all_that_it_asks_for() -> None:
 
     shown = dict(_about(task))
 
-    assert shown["asks for"] == "2 GPUs, 500 MB of memory, site=north"
+    assert shown["asks for"] == "2 GPUs, 500 MiB of memory, site=north"
     assert (shown["container"], shown["retries"]) == ("torch:2", 3)
     assert (shown["timeout"], shown["idle gpu"]) == ("2h00m", "10m00s")
+
+
+@pytest.mark.parametrize("queue", [None, "long runs"])
+@pytest.mark.parametrize("state", TaskState)
+def test_what_to_type_next_can_be_typed(state: TaskState, queue: str | None) -> None:
+    run = wire.Run(id="1.1", task="1", number=1, worker="w", log_bytes=5)
+    task = wire.Task(
+        id="1f3a" * 8, spec=wire.TaskSpec(), state=state, created_at=0, updated_at=0, queue=queue, run=run
+    )
+
+    lines = [line for line, _ in guidance.next_commands(task)]
+
+    assert lines
+    for line in lines:
+        parse(shlex.split(line))
+
+
+def test_a_failed_task_leads_to_its_log_and_to_the_next_attempt() -> None:
+    task, _, _ = ENDINGS[1]
+
+    assert [line for line, _ in guidance.next_commands(task)] == ["clone t --queue QUEUE"]

@@ -41,12 +41,12 @@ def test_one_worker_says_what_is_free_as_it_is_asked_for() -> None:
 
     about = _about(shared)
 
-    assert ("gpu", "4: A100 80 GB") in about
+    assert ("gpu", "4: A100 80 GiB") in about
     assert [value for name, value in about if name == "free"] == [
         "1 of 3 slots",
         "0 of 1 GPUs",
-        "30 GB of GPU 4",
-        "2 GB of 8 GB of memory",
+        "30 GiB of GPU 4",
+        "2 GiB of 8 GiB of memory",
         "0.5 of 2 LICENSE",
     ]
     assert ("gives", "one=1 two=1-2") in about

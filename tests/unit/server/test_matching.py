@@ -83,8 +83,8 @@ def test_a_worker_that_gives_nothing_takes_nothing() -> None:
     ("wanted", "free", "total", "reason"),
     [
         (10, (5, 10), (40, 40), None),
-        (10, (5, 9), (40, 40), "needs 10 GB of one GPU, at most 9 GB of one is free"),
-        (41, (40, 40), (40, 40), "needs 41 GB of one GPU, the worker's largest has 40 GB"),
+        (10, (5, 9), (40, 40), "needs 10 GiB of one GPU, at most 9 GiB of one is free"),
+        (41, (40, 40), (40, 40), "needs 41 GiB of one GPU, the worker's largest has 40 GiB"),
         (1, (), (), "asks for a part of a GPU, and the worker shares none among tasks"),
     ],
 )
@@ -102,13 +102,13 @@ def test_a_part_of_a_gpu_must_be_free_on_one_that_may_be_shared(
     ("wanted", "free", "reason"),
     [
         ({"memory_bytes": 6 * GIB}, 6, None),
-        ({"memory_bytes": 6 * GIB}, 5, "needs 6 GB of memory, 5 GB of 8 GB is free"),
-        ({"memory_bytes": 9 * GIB}, 8, "needs 9 GB of memory, the worker has 8 GB"),
+        ({"memory_bytes": 6 * GIB}, 5, "needs 6 GiB of memory, 5 GiB of 8 GiB is free"),
+        ({"memory_bytes": 9 * GIB}, 8, "needs 9 GiB of memory, the worker has 8 GiB"),
         ({"memory_bytes": 0}, 0, None),
         ({"memory_fraction": 0.5}, 4, None),
-        ({"memory_fraction": 0.5}, 3, "needs 4 GB of memory, 3 GB of 8 GB is free"),
+        ({"memory_fraction": 0.5}, 3, "needs 4 GiB of memory, 3 GiB of 8 GiB is free"),
         ({}, 2, None),
-        ({}, 1, "needs 2 GB of memory, 1 GB of 8 GB is free"),
+        ({}, 1, "needs 2 GiB of memory, 1 GiB of 8 GiB is free"),
     ],
 )
 def test_memory_goes_by_bytes_by_a_part_or_by_an_equal_share(
