@@ -53,6 +53,7 @@ from .restored import Restored
 from .run_as import UMASK, Account, account_of, check_reach
 from .run_services import RunServices
 from .spare_keeper import SpareKeeper
+from .terminals import Terminals
 from .variables import INSIDE, inherited
 from .watchman import Gauge, Watchman
 from .worker import AgentIdentity, Horizon, QueueOrder, Worker
@@ -167,6 +168,7 @@ def _opened(
         tuple(queue.id for queue in served),
         labels=means.labels(settings, devices),
         shows_places=settings.services_mode is not None,
+        allows_shell=settings.allow_shell,
     )
     with journal_of(name) as journal, contextlib.closing(means.hold_gpus(devices, name)):
         with agent_on(journal, worker, served, settings, client, account) as parts:
@@ -283,6 +285,7 @@ def _assemble(
         uploads=uploads,
         job=_launch_job(settings),
         gpus_by_index=settings.gpu_ids == "index",
+        terminals=Terminals(client, allowed=settings.allow_shell),
         troubles=troubles,
         hooks=Hooks(
             folder=settings.hooks,

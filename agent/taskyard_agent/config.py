@@ -555,6 +555,12 @@ IDLE_GPU_PERCENT = Setting(
 LOG_LEVEL = Setting(
     name="log_level", choices=("debug", "info", "warning", "error"), default="info", help="how much the agent says"
 )
+ALLOW_SHELL = Setting(
+    name="allow_shell",
+    kind=bool,
+    default=False,
+    help="let a task's owner open terminals in its runs (`taskyard shell`, `attach`)",
+)
 LOG_FORMAT = Setting(
     name="log_format",
     choices=LOG_FORMATS,
@@ -575,7 +581,7 @@ GROUPS: Mapping[str, tuple[Setting, ...]] = {
     "queues": (QUEUE, ORDER_FAIRNESS, CREATE_QUEUE),
     "worker": (NAME, PRESET, LABEL, RESOURCES),
     "GPUs and slots": (GPUS, CPU_ONLY, GPU_IDS, DYNAMIC_GPUS, SHARE_GPUS, SLOTS, SERVICES_MODE, WORKERS),
-    "limits": (MEMORY, MACHINE_PART, PAUSE_AT, LEAST_FREE_DISK, IDLE_GPU_PERCENT, RUN_AS, PASS_ENV),
+    "limits": (MEMORY, MACHINE_PART, PAUSE_AT, LEAST_FREE_DISK, IDLE_GPU_PERCENT, RUN_AS, PASS_ENV, ALLOW_SHELL),
     "outputs": (OUTPUT_FILE_BYTES, OUTPUT_BYTES, OUTPUT_FILES),
     "batch systems": (BATCH, KILL_WAIT, ENDLESS_UNTIL),
     "code": (
@@ -746,6 +752,7 @@ class AgentSettings:
     gpu_ids: str
     idle_gpu_percent: float
     run_as: str | None
+    allow_shell: bool
     log_level: str
     log_format: str
     environ: Mapping[str, str]

@@ -38,6 +38,7 @@ from .outputs import OutputPlan
 from .phases import PhaseLog
 from .preparation import Preparation, Prepared
 from .run_services import RunServices
+from .terminal_process import Place
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +139,23 @@ class RunJob:
             self._stale.set()
         if directive.stale or directive.cancel:
             self.stop(Cause.CANCELLED)
+        place = self._place() if directive.terminals else None
+        if place is not None:
+            for order in directive.terminals:
+                self._services.terminals.open(order, place)
+
+    def _place(self) -> Place | None:
+        """Where a terminal is opened; None while the command does not run."""
+        held = self._held
+        if held is None:
+            return None
+        return Place(
+            run=self.id,
+            control_token=self._tokens.control_token,
+            run_dir=held.run_dir,
+            cgroup=held.cgroup,
+            account=self._services.account,
+        )
 
     def lease_renewed(self, sent_at: float) -> None:
         """Notes that the server acknowledged a beat that was sent at `sent_at` (`held.boot_clock()`)."""

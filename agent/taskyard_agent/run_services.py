@@ -22,6 +22,7 @@ from .probes import Probes
 from .run_as import Account
 from .spare_keeper import SpareKeeper
 from .tally import Tally
+from .terminals import Terminals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,7 @@ class RunServices:
     """Whether tasks read indices in CUDA_VISIBLE_DEVICES, not UUIDs."""
     job: LaunchJob | None = None
     """The batch job that the agent, and all that it runs, is in."""
+    terminals: Terminals
     account: Account | None = None
     """Whom tasks run as; None: the agent's own user."""
     hooks: Hooks

@@ -72,8 +72,12 @@ class Worker:
         *,
         labels: Mapping[str, str] | None = None,
         shows_places: bool = False,
+        allows_shell: bool = False,
     ) -> None:
-        """`shows_places`: each of its runs is reported as a worker of its own, too."""
+        """`shows_places`: each of its runs is reported as a worker of its own, too.
+
+        `allows_shell`: owners of tasks may open terminals in their runs.
+        """
         self.name = name
         self.means = means
         self.queues = queues
@@ -88,6 +92,7 @@ class Worker:
         self.horizon: Callable[[], Horizon] = Horizon
         """How long there is for what it takes now."""
         self._shows_places = shows_places
+        self._allows_shell = allows_shell
         self._holds: dict[str, str] = {}
         self._jobs: dict[str, RunJob] = {}
         self._changing = threading.Lock()
@@ -160,6 +165,7 @@ class Worker:
             labels=self.labels,
             queue_gpus=dict(self.means.queue_gpus),
             healthy=self.healthy,
+            shell=self._allows_shell,
             paused_reason="; ".join(why for source, why in self._holds.items() if source != SERVER),
             ends_at=horizon.ends_at,
             takes_endless=horizon.takes_endless,

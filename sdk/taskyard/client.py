@@ -41,6 +41,7 @@ from taskyard.wire import (
     NewQueue,
     NewTask,
     NewTasks,
+    NewTerminal,
     NewToken,
     PauseRequest,
     Queue,
@@ -60,6 +61,12 @@ from taskyard.wire import (
     TaskEvent,
     TaskPage,
     TaskState,
+    Terminal,
+    TerminalInput,
+    TerminalKeys,
+    TerminalOutput,
+    TerminalPosition,
+    TerminalScreen,
     Token,
     Worker,
     from_json,
@@ -550,6 +557,50 @@ class Client:
         params = {"name": name, "file": file.path}
         path = _run(run_id, "artifacts/content")
         self.transport.download_further(path, target, params=params, tag=f'"{file.sha256}"', advance=advance)
+
+    # --- terminals
+
+    def open_terminal(self, task_id: str, new: NewTerminal) -> Terminal:
+        """Opens a terminal in the task's run."""
+        return self._send(Terminal, "POST", _task(task_id, "terminals"), new)
+
+    def type_keys(
+        self, terminal_id: str, keys: TerminalKeys, *, patience_seconds: float | None = None
+    ) -> TerminalPosition:
+        """Types; what lies beyond the answered offset is to be sent again."""
+        return self._ask_terminal(TerminalPosition, terminal_id, "keys", keys, patience_seconds)
+
+    def read_screen(
+        self, terminal_id: str, offset: int, *, patience_seconds: float | None = None
+    ) -> TerminalScreen:
+        """Waits for what the terminal shows from `offset` on."""
+        return self.transport.ask(
+            _reader(TerminalScreen),
+            "GET",
+            f"/terminals/{quote(terminal_id, safe='')}/screen",
+            params={"offset": offset},
+            patience_seconds=patience_seconds,
+        )
+
+    def show_output(
+        self, terminal_id: str, output: TerminalOutput, *, patience_seconds: float | None = None
+    ) -> TerminalPosition:
+        """Shows what the agent's terminal wrote. Raises Stale."""
+        return self._ask_terminal(TerminalPosition, terminal_id, "output", output, patience_seconds)
+
+    def await_keys(
+        self, terminal_id: str, asked: TerminalInput, *, patience_seconds: float | None = None
+    ) -> TerminalKeys:
+        """Waits for what is typed into the agent's terminal. Raises Stale."""
+        return self._ask_terminal(TerminalKeys, terminal_id, "input", asked, patience_seconds)
+
+    def _ask_terminal(
+        self, kind: type[T], terminal_id: str, verb: str, body: Any, patience_seconds: float | None
+    ) -> T:
+        path = f"/terminals/{quote(terminal_id, safe='')}/{verb}"
+        return self._send(kind, "POST", path, body, keyed=False, patience_seconds=patience_seconds)
+
+    # --- runs and logs
 
     def run(self, run_id: str) -> Run:
         """One attempt at a task."""

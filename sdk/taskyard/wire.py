@@ -838,6 +838,8 @@ class Worker:
     failed: int = 0
     infrastructure_failures: int = 0
     """In a row; three pause the worker."""
+    shell: bool = False
+    """Its operator lets tasks' owners open terminals in their runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -871,6 +873,8 @@ class WorkerReport:
     """The probe that the server asked for (`WorkerDirective.probe`) finds nothing wrong any more."""
     ends_at: float | None = None
     takes_endless: bool = True
+    shell: bool = False
+    """Its operator lets tasks' owners open terminals in their runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -945,6 +949,94 @@ class RunDirective:
     """The run is not this agent's any more: stop the process, keep its log."""
     cancel: bool = False
     """End it: SIGTERM, the grace period, SIGKILL."""
+    terminals: tuple[Terminal, ...] = ()
+    """Open ones; each is to be served once."""
+
+
+class TerminalKind(Word):
+    """What a person at a terminal reaches of a run."""
+
+    SHELL = "shell"  # a new shell, or command, in the run's environment
+    SIGNALS = "signals"  # the run's own command: Ctrl-C and Ctrl-\\ become its signals
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewTerminal:
+    """Body of `POST /tasks/{id}/terminals`."""
+
+    kind: TerminalKind = TerminalKind.SHELL
+    command: tuple[str, ...] = ()
+    """Empty for a shell."""
+    rows: int = 24
+    columns: int = 80
+    term: str = ""
+    """The variable TERM."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terminal:
+    """One person's terminal in a run, for as long as they have it open."""
+
+    id: str
+    run: str
+    kind: TerminalKind = TerminalKind.SHELL
+    command: tuple[str, ...] = ()
+    rows: int = 24
+    columns: int = 80
+    term: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TerminalKeys:
+    """Body of `POST /terminals/{id}/keys`, and what its agent is answered: what was typed, from an offset on."""
+
+    offset: int = 0
+    data: str = ""
+    """Base64 of the bytes that begin at `offset`."""
+    rows: int = 24
+    columns: int = 80
+    closed: bool = False
+    """The person has gone: end everything that the terminal started."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TerminalScreen:
+    """What the terminal showed, from an offset on."""
+
+    offset: int = 0
+    data: str = ""
+    """Base64 of the bytes that begin at `offset`."""
+    ended: bool = False
+    """Nothing follows `data`."""
+    exit_code: int | None = None
+    """Of the shell or command; 128 and the signal's number where one ended it. None: it was never started, or cut
+    off, and `message` says why."""
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TerminalOutput:
+    """Body of `POST /terminals/{id}/output`: what the agent's terminal shows."""
+
+    control_token: str
+    screen: TerminalScreen
+
+
+@dataclass(frozen=True, kw_only=True)
+class TerminalInput:
+    """Body of `POST /terminals/{id}/input`: the agent waits for what is typed."""
+
+    control_token: str
+    offset: int = 0
+    """Where what it wants begins; everything before it is done with."""
+    wait_seconds: float = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TerminalPosition:
+    """How many bytes were taken; what was sent beyond them is sent again from there."""
+
+    offset: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,7 @@ from taskyard_server.api import (
     runs,
     server,
     tasks,
+    terminals,
     tokens,
     workers,
 )
@@ -55,11 +56,12 @@ from taskyard_server.store.emptiness import refuse_empty_beside_data
 from taskyard_server.store.timed import timed
 from taskyard_server.sweeper import Sweeper
 from taskyard_server.tasks import Tasks
+from taskyard_server.terminals import Terminals
 from taskyard_server.workers import Workers
 
 logger = logging.getLogger(__name__)
 
-ROUTERS = (claims, runs, tasks, queues, workers, blobs, artifacts, tokens, server, recovery)
+ROUTERS = (claims, runs, tasks, queues, workers, blobs, artifacts, tokens, server, recovery, terminals)
 """In the order in which they are looked through: the busiest first."""
 
 MOST_PARKED_CLAIMS = 5000
@@ -129,7 +131,7 @@ async def running(config: ServerConfig, instruments: Instruments | None = None) 
         created = await services.accounts.ensure_administrator(
             config.admin_token_file, anew=config.new_administrator
         )
-        async with _loops(sweeper.run(), room.listen(), instruments.watch_loop()):
+        async with _loops(sweeper.run(), room.listen(), instruments.watch_loop(), services.terminals.watch()):
             yield replace(services, administrator_created=created)
     finally:
         await stores.close()
@@ -151,7 +153,10 @@ def _compose(config: ServerConfig, stores: Stores, instruments: Instruments) -> 
     disk = DiskSpace(config.data, config.min_free_disk_bytes)
     recovered = Recovery(store, clock)
     kept = Artifacts(store, stores.artifacts, stores.artifact_parts, clock, config)
-    run_service = Runs(store, room, stores.logs, stores.samples, clock, config, recovered, instruments)
+    open_terminals = Terminals(store, room, clock, time.monotonic)
+    run_service = Runs(
+        store, room, stores.logs, stores.samples, clock, config, recovered, instruments, open_terminals
+    )
     counting = Counting(store, clock)
     sources = Sources(version=server.VERSION, store=store, data=config.data, room=room, recovery=recovered)
     services = Services(
@@ -173,6 +178,7 @@ def _compose(config: ServerConfig, stores: Stores, instruments: Instruments) -> 
         metrics=Metrics(stores.samples, clock),
         log_feeds=LogFeeds(run_service),
         exposition=Exposition(instruments, counting, sources),
+        terminals=open_terminals,
         status=Status(recovered, counting, stores.sizes, clock),
     )
     return services, room, Sweeper(store, room, run_service, stores.blobs, clock, config, artifacts=kept)

@@ -66,6 +66,7 @@ class Right(enum.Enum):
     REPORT = "report on runs: that is for agents"
     INVITE = "invite anybody"
     MANAGE_TOKENS = "manage tokens"
+    USE_TERMINALS = "open terminals: that is for users"
     READ_METRICS = "read the server's metrics: that is for users"
     RECOVER = "recover the store: that is for administrators"
 
@@ -86,6 +87,7 @@ RIGHTS: dict[Right, frozenset[TokenKind]] = {
     Right.REPORT: frozenset({_G}),
     Right.INVITE: frozenset({_A, _U}),
     Right.MANAGE_TOKENS: frozenset({_A, _U}),
+    Right.USE_TERMINALS: frozenset({_A, _U}),
     Right.READ_METRICS: frozenset({_A, _U}),
     Right.RECOVER: frozenset({_A}),
 }

@@ -841,6 +841,8 @@ def _tell(
     return replace(record, events=events, updated_at=now)
 
 
-def tell(record: TaskRecord, kind: str, *, run: int | None = None, detail: str = "", now: float) -> TaskRecord:
+def tell(
+    record: TaskRecord, kind: str, *, run: int | None = None, by: str = "", detail: str = "", now: float
+) -> TaskRecord:
     """Adds a line to the story that changes nothing else."""
-    return _tell(record, kind, now, run=run, detail=detail)
+    return _tell(record, kind, now, run=run, by=by, detail=detail)

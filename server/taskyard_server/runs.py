@@ -63,6 +63,7 @@ from taskyard_server.store.base import (
 )
 from taskyard_server.succession import Succession
 from taskyard_server.targets import target_of
+from taskyard_server.terminals import Terminals
 from taskyard_server.views import task_view
 
 __all__ = ["Gone", "LogSlice", "Runs", "timing_of"]
@@ -106,9 +107,11 @@ class Runs:
         config: ServerConfig,
         recovery: Recovery | None = None,
         instruments: Instruments | None = None,
+        terminals: Terminals | None = None,
     ) -> None:
         self._store = store
         self.recovery = recovery or Recovery(store, clock)
+        self._terminals = terminals
         self._log_claims = config.log_claims
         self._instruments = instruments or Instruments()
         self._claims = claims
@@ -397,9 +400,9 @@ class Runs:
             return RunDirective(run=report.id, stale=True)
         self.recovery.hear(report.id)
         entry = lifecycle.require_run(record, report.id)
-        if entry.run.outcome is None and entry.run.cancel_requested_at is not None:
-            return RunDirective(run=report.id, cancel=True)
-        return None
+        cancel = entry.run.outcome is None and entry.run.cancel_requested_at is not None
+        terminals = self._terminals.of_run(report.id) if self._terminals else ()
+        return RunDirective(run=report.id, cancel=cancel, terminals=terminals) if cancel or terminals else None
 
     async def _give_up_after_reboot(self, beat: Beat, actor: Actor) -> None:
         """A machine that restarted holds nothing of what it ran before; nobody has to wait for a lease.
@@ -570,6 +573,8 @@ class Runs:
             await self._reached(record, run)
         await self.note_end(record)
         self.tell(record)
+        if self._terminals and run.outcome is not None:
+            await self._terminals.run_ended(run_id)
         return run
 
     async def _rest_after(self, run_id: str, request: FinishRequest, actor: Actor) -> RestRecord | None:

@@ -199,6 +199,7 @@ def reported(
         parent=report.parent,
         ends_at=report.ends_at,
         takes_endless=report.takes_endless,
+        shell=report.shell,
     )
     executed = known.executed if known is not None else 0
     return WorkerRecord(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from taskyard.wire import Container, TaskSpec
 
 from taskyard_agent.containers.engine import Engine, engine_of
 from taskyard_agent.containers.failure import bad_image, refused
-from taskyard_agent.containers.records import RECORD, Ended, Inside, Order
+from taskyard_agent.containers.records import RECORD, Ended, Inside, Order, engine_place
 from taskyard_agent.containers.settings import ContainerSettings
 from taskyard_agent.errors import RunFailed
 
@@ -31,6 +30,7 @@ __all__ = [
     "conclude",
     "look_at",
     "pid_of",
+    "signal",
     "used_by",
 ]
 
@@ -102,7 +102,7 @@ def used_by(run_dir: Path) -> bool:
 
 def look_at(run_dir: Path) -> Ended | None:
     """How a run's container is; None when it has none, or when the engine cannot tell any more."""
-    record = _record(run_dir)
+    record = engine_place(run_dir)
     if record is None:
         return None
     try:
@@ -115,7 +115,7 @@ def look_at(run_dir: Path) -> Ended | None:
 
 def pid_of(run_dir: Path) -> int | None:
     """The first process of a run's container, for who measures it; None when there is none to be seen."""
-    record = _record(run_dir)
+    record = engine_place(run_dir)
     if record is None:
         return None
     try:
@@ -126,9 +126,21 @@ def pid_of(run_dir: Path) -> int | None:
         return None
 
 
+def signal(run_dir: Path, name: str) -> None:
+    """Sends a signal, such as SIGINT, to the first process of a run's container; one that is gone gets none."""
+    record = engine_place(run_dir)
+    if record is None:
+        return
+    try:
+        with contextlib.closing(_engine_in(record)) as engine:
+            engine.signal(record["id"], name)
+    except RunFailed as failure:
+        logger.warning("a signal did not reach its container: %s", failure, extra={"action": "signal_lost"})
+
+
 def conclude(run_dir: Path, run: str) -> None:
     """Ends and removes what a run has in containers. What cannot be removed now is at the agent's next start."""
-    record = _record(run_dir)
+    record = engine_place(run_dir)
     if record is None:
         return
     try:
@@ -141,14 +153,6 @@ def conclude(run_dir: Path, run: str) -> None:
             "the container of run %s is not removed: %s", run, failure,
             extra={"action": "container_left", "run": run},
         )  # fmt: skip
-
-
-def _record(run_dir: Path) -> dict[str, str] | None:
-    try:
-        record: dict[str, str] = json.loads((run_dir / RECORD).read_bytes())
-    except (OSError, ValueError):
-        return None
-    return record
 
 
 def _engine_in(record: Mapping[str, str]) -> Engine:

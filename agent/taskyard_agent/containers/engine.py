@@ -117,6 +117,11 @@ class Engine:
         with translated("the container cannot be removed"), without_status(404, 409):
             self.client.api.remove_container(container, force=True, v=True)
 
+    def signal(self, container: str, name: str) -> None:
+        """Signals a container's first process; one that does not run gets none."""
+        with translated("the container cannot be signalled"), without_status(404, 409):
+            self.client.api.kill(container, signal=name)
+
     def ended(self, container: str) -> Ended | None:
         """How a container is; None when there is none of that id."""
         with translated("the container cannot be looked at"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,15 @@ from taskyard.wire import Gpu
 
 RECORD = "container.json"
 """In a run's folder: where its container is, for a daemon that has to find it again."""
+
+
+def engine_place(run_dir: Path) -> dict[str, str] | None:
+    """The engine's `socket` and `agent`, and the container's `id`, of a run; None when it has none."""
+    try:
+        record: dict[str, str] = json.loads((run_dir / RECORD).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return record
 
 
 @dataclass(frozen=True, kw_only=True)

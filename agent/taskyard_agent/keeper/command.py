@@ -57,9 +57,9 @@ class Command:
             os.setsid()
             processes.die_first()
             if user:
-                _change_user(user)
+                change_user(user)
             processes.die_with_parent()  # forgotten when the user changes
-            _reset_signals()
+            reset_signals()
             self._connect()
             if os.read(self._go_end, 1) and os.getppid() == keeper:
                 os.chdir(cwd)
@@ -91,14 +91,15 @@ def _enlarge(pipe: int) -> None:
         pass  # this user's share of pipe memory is used up: slower, not wrong
 
 
-def _change_user(user: dict[str, Any]) -> None:
+def change_user(user: dict[str, Any]) -> None:
+    """Gives this process up to a user; see `Command`."""
     os.setgroups(user["groups"])
     os.setgid(user["gid"])
     os.setuid(user["uid"])
     os.umask(0o022)
 
 
-def _reset_signals() -> None:
+def reset_signals() -> None:
     """The command starts as from a fresh login: Python ignores SIGPIPE, a daemon may ignore more."""
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         try:

@@ -122,11 +122,17 @@ def marked(run_id: str) -> set[int]:
     if not LINUX:
         lines = _output("ps", "-AEww", "-o", "pid=,command=").splitlines()
         return {int(line.split()[0]) for line in lines if f" {MARK}={run_id} " in f"{line} "}
-    mark = f"{MARK}={run_id}".encode()
-    return {pid for pid in _pids() if mark in _variables(pid)}
+    return carrying(f"{MARK}={run_id}")
 
 
-def _variables(pid: int) -> list[bytes]:
+def carrying(variable: str) -> set[int]:
+    """Processes that were started with `NAME=VALUE` among their variables; none on a machine without /proc."""
+    mark = variable.encode()
+    return {pid for pid in _pids() if mark in variables_of(pid)} if LINUX else set()
+
+
+def variables_of(pid: int) -> list[bytes]:
+    """The variables that a process was started with, each as `NAME=VALUE`; none where they cannot be read."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             return file.read().split(b"\0")

@@ -42,6 +42,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "taskyard.cli.comparison": ("diff",),
     "taskyard.cli.logs": ("logs",),
     "taskyard.cli.artifacts": ("artifact",),
+    "taskyard.cli.shell": ("shell", "attach"),
     "taskyard.cli.story": ("explain", "story"),
     "taskyard.cli.events": ("events",),
     "taskyard.cli.metrics": ("metrics",),

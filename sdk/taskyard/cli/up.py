@@ -38,6 +38,9 @@ LOCAL_DIR = Setting(
 SERVICES = Setting(
     name="services", kind=bool, default=True, help="also start an agent for light tasks, from the queue `services`"
 )
+ALLOW_SHELL = Setting(
+    name="allow_shell", kind=bool, default=True, help="let a task's owner open terminals in its runs"
+)
 SERVER_SETTINGS = (HOST, PORT, DATA, STORE, TLS_CERT, TLS_KEY)
 AGENT_SETTINGS = (QUEUE, GPUS, CPU_ONLY, LOCAL_DIR)
 
@@ -55,12 +58,14 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(handler=up)
     add_settings(parser.add_argument_group("connection"), (CA_FILE, INSECURE))
     add_settings(parser.add_argument_group("server"), SERVER_SETTINGS)
-    add_settings(parser.add_argument_group("agent"), (*AGENT_SETTINGS, SERVICES))
+    add_settings(parser.add_argument_group("agent"), (*AGENT_SETTINGS, SERVICES, ALLOW_SHELL))
 
 
 def up(namespace: argparse.Namespace) -> int:
     """Runs them until Ctrl-C or until one of them ends."""
-    settings = resolve((*SERVER_SETTINGS, *AGENT_SETTINGS, SERVICES, CA_FILE), namespace, user_file=user_file())
+    settings = resolve(
+        (*SERVER_SETTINGS, *AGENT_SETTINGS, SERVICES, ALLOW_SHELL, CA_FILE), namespace, user_file=user_file()
+    )
     settings.refuse_together("gpus", "cpu_only")
     _check_installed()
     _check_free(settings["host"], settings["port"])
@@ -98,11 +103,12 @@ def up(namespace: argparse.Namespace) -> int:
 
 def _start_agents(children: _Children, settings: Any, server: str) -> None:
     """One for the machine and its GPUs, and one beside it for services, which names itself `HOST:services`."""
-    children.start("agent", "daemon", "--server", server, *_flags(settings, (*AGENT_SETTINGS, CA_FILE)))
+    shell = ("--allow-shell" if settings["allow_shell"] else "--no-allow-shell",)
+    children.start("agent", "daemon", "--server", server, *shell, *_flags(settings, (*AGENT_SETTINGS, CA_FILE)))
     if settings["services"]:
         beside = _flags(settings, (LOCAL_DIR, CA_FILE))
         services = ("--services-mode", "--queue", SERVICES_QUEUE)
-        children.start("agent", "daemon", "--server", server, *services, *beside, called="services agent")
+        children.start("agent", "daemon", "--server", server, *shell, *services, *beside, called="services agent")
 
 
 def _check_installed() -> None:

@@ -25,6 +25,7 @@ from taskyard_server.runs import Runs
 from taskyard_server.status import Status
 from taskyard_server.store.base import BlobStore, Store
 from taskyard_server.tasks import Tasks
+from taskyard_server.terminals import Terminals
 from taskyard_server.workers import Workers
 
 
@@ -51,6 +52,7 @@ class Services:
     log_feeds: LogFeeds
     exposition: Exposition
     status: Status
+    terminals: Terminals
     administrator_created: bool = False
     """Whether this start made the first administrator's token."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -61,6 +63,7 @@ class Services:
         self.stopping.set()
         self.room.close()
         self.log_feeds.close()
+        self.terminals.close()
 
 
 @dataclass(frozen=True, kw_only=True)
