@@ -107,9 +107,12 @@ class Session:
             try:
                 self._type()
             finally:
-                if self._end is None and self._trouble is None:
+                leaves = self._end is None and self._trouble is None
+                if leaves:
                     self._typed.close()
                     showing.join(FAREWELL_SECONDS)
+        if leaves:
+            return _gone()
         if self._trouble is not None:
             raise self._trouble
         return self._end or _gone()
