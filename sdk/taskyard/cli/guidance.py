@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 GROUPS = {
     "run something": ("run", "clone", "retry", "stop", "edit", "enqueue", "dequeue", "delete"),
-    "look": ("ps", "show", "logs", "artifact", "explain", "story", "events", "metrics"),
+    "look": ("ps", "show", "logs", "artifact", "diff", "explain", "story", "events", "metrics"),
     "queues and machines": ("queue", "queues", "workers", "worker", "agent"),
     "server and access": ("up", "server", "login", "logout", "invite", "token"),
-    "this command line": ("config", "completion", "doctor"),
+    "this command line": ("use", "config", "completion", "doctor"),
 }
 """The help's order; a command that is in none of them stands in a group of its own at the end."""
 FAMILIAR = {
@@ -81,6 +81,7 @@ EXAMPLES = {
     "stop": ("stop 1f3a", "stop --requeue 1f3a 9c01"),
     "retry": ("retry @last",),
     "clone": ("clone @last --set lr=0.01 --queue default",),
+    "diff": ("diff 1f3a 9c01",),
     "edit": ("edit 1f3a --set lr=0.01",),
     "enqueue": ("enqueue --queue night 1f3a 9c01",),
     "dequeue": ("dequeue 1f3a",),
@@ -105,6 +106,7 @@ EXAMPLES = {
     "queues": ("queues",),
     "workers": ("workers", "workers show gpu-1"),
     "worker": ("worker drain 'pool:*'", "worker pause gpu-1 --reason 'new fan'"),
+    "use": ("use work",),
     "config": ("config connection",),
     "completion": ("completion bash",),
     "doctor": ("doctor",),
