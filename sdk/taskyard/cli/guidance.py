@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from taskyard.wire import Task
 
 GROUPS = {
-    "run something": ("run", "clone", "retry", "stop", "edit", "enqueue", "dequeue", "delete"),
+    "run something": ("run", "clone", "retry", "stop", "edit", "enqueue", "dequeue", "delete", "shell", "attach"),
     "look": ("ps", "show", "logs", "artifact", "diff", "explain", "story", "events", "metrics"),
     "queues and machines": ("queue", "queues", "workers", "worker", "agent"),
     "server and access": ("up", "server", "login", "logout", "invite", "token"),
@@ -82,6 +82,8 @@ EXAMPLES = {
     "retry": ("retry @last",),
     "clone": ("clone @last --set lr=0.01 --queue default",),
     "diff": ("diff 1f3a 9c01",),
+    "shell": ("shell @last", "shell 1f3a -- nvidia-smi"),
+    "attach": ("attach @last",),
     "edit": ("edit 1f3a --set lr=0.01",),
     "enqueue": ("enqueue --queue night 1f3a 9c01",),
     "dequeue": ("dequeue 1f3a",),
