@@ -9,7 +9,7 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from taskyard.wire import GENERATION_HEADER, MARK_HEADER
 
-from taskyard_server.api.problems import ERROR_KEY, problem
+from taskyard_server.api.problems import ERROR_KEY, crashed, problem
 from taskyard_server.instruments import Instruments
 
 _STRANGE = re.compile(rb"%2f|%5c|%00|\\|\x00", re.IGNORECASE)
@@ -39,7 +39,11 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
+        begun = False
+
         async def send_guarded(message: Message) -> None:
+            nonlocal begun
+            begun = True
             if message["type"] == "http.response.start":
                 present = {name for name, _ in message["headers"]}
                 own = (*self._headers, *_generation(scope))
@@ -53,9 +57,12 @@ class Guard:
         began = time.perf_counter()
         try:
             await self._app(scope, receive, send_guarded)
-        except Exception:  # it is answered and logged outside
-            scope[ERROR_KEY] = "internal"
-            raise
+        except Exception as error:
+            # The framework would answer it outside of this layer, without the headers that say whose answer it is.
+            answer = crashed(scope, error)
+            if begun:
+                raise
+            await answer(scope, receive, send_guarded)
         finally:
             operation = getattr(scope.get("endpoint"), "__name__", "none")
             self._instruments.request(operation, time.perf_counter() - began, scope.get(ERROR_KEY))

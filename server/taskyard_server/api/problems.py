@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Route
+from starlette.types import Scope
 from taskyard.wire import Problem
 
 from taskyard_server.errors import ServerError, TooLarge, TooMany, Unauthorised, Unavailable
@@ -39,12 +40,11 @@ def problem(status: int, word: str, detail: str, headers: Mapping[str, str] | No
 
 
 def install(app: FastAPI) -> None:
-    """Makes the application answer every error in one form."""
+    """Makes the application answer every error in one form; `crashed` is for those that have none here."""
     app.add_exception_handler(ServerError, _refused)
     app.add_exception_handler(HTTPException, _unroutable)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(ClientDisconnect, _hung_up)
-    app.add_exception_handler(Exception, _crashed)
 
 
 async def _refused(request: Request, raised: Exception) -> Response:
@@ -98,9 +98,11 @@ async def _hung_up(request: Request, _: Exception) -> Response:
     return _answer(request, 400, "malformed", "the body ended before it was whole")
 
 
-async def _crashed(request: Request, error: Exception) -> Response:
+def crashed(scope: Scope, error: Exception) -> Response:
+    """Logs an error that is the server's own, and answers it."""
     extra = {"action": "request_failed"}
-    logger.error("%s %s failed", request.method, request.url.path, exc_info=error, extra=extra)
+    logger.error("%s %s failed", scope["method"], scope["path"], exc_info=error, extra=extra)
+    scope[ERROR_KEY] = "internal"
     return problem(500, "internal", "the server made a mistake; its log has the details, please report it")
 
 
