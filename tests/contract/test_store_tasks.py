@@ -311,10 +311,10 @@ def _lose(request_id: str) -> Change:
 
 
 async def test_page_of_large_tasks_ends_early(store: Store) -> None:
-    records = [draft(created_at=float(number), description="x" * 1000) for number in range(5)]
+    records = [draft(created_at=float(number), description="x" * 5000) for number in range(5)]
     await store.add_tasks(records)
 
-    first = await store.page(TaskFilter(), limit=10, most_bytes=4500)
+    first = await store.page(TaskFilter(), limit=10, most_bytes=15_000)
     rest = await store.page(TaskFilter(), before=first.records[-1].id, limit=10)
     least = await store.page(TaskFilter(), limit=10, most_bytes=1)
     whole = await store.page(TaskFilter(), limit=5)
