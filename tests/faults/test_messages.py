@@ -210,7 +210,7 @@ def test_a_token_that_was_renewed_keeps_the_runs_of_the_one_before(yard: Faulty,
         running.wait_for_start(seconds=60.0)
         yard.client.revoke_token(before.id)
         wait_until(lambda: "was revoked" in agent.log, seconds=60.0, what="the trouble in the log")
-        assert "was revoked" in agent.ask("--status").stdout
+        wait_until(lambda: "was revoked" in agent.ask("--status").stdout, what="the trouble in the status")
         kept.write_text(yard.server.issue("agent", name="machine", create_queues=True))
         running.ends_once(runs=1, starts=1, seconds=120.0)
         waiting.ends_once(runs=1, starts=1, seconds=120.0)

@@ -96,11 +96,11 @@ def test_an_agent_whose_name_was_taken_behind_a_cut_takes_nothing_and_keeps_its_
             wait_until(lambda: REFUSED in first.log, what="refusal")
             witness.ends_once(starts=1)
             patient.witness().ends_once(starts=1)
-            assert first.log.count("claimed") == 1
+            assert first.log.count("[task_claimed]") == 1
             second.stop()
         patient.witness().ends_once(starts=1)
 
-    assert first.log.count("claimed") == 2
+    assert first.log.count("[task_claimed]") == 2
 
 
 def copied(source: str, target: str) -> None:
