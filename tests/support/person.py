@@ -44,7 +44,9 @@ class Person:
     ) -> subprocess.CompletedProcess[str]:
         """Runs `taskyard WORDS` to its end with `text` on standard input; nobody is at a terminal."""
         variables = self.variables | variables
-        if can_be_forked(variables):
+        if words[:1] != ("agent",) and can_be_forked(
+            variables
+        ):  # an agent takes its folder's default as it starts
             folder = folder or self.work
             return run("taskyard.cli", words, variables=variables, text=text, folder=folder, seconds=LIMIT_SECONDS)
         return subprocess.run(

@@ -76,7 +76,7 @@ def test_memory_is_split_whoever_reckons_it(memory: float | None, own: str | Non
 @pytest.mark.parametrize("memory", [None, 1.0])
 def test_an_agent_reckons_with_its_part_of_the_machine(memory: float | None) -> None:
     told: Any = SimpleNamespace(
-        memory=memory, machine_part=0.25, services_mode=None, slots=None, share_gpus=False, resources={}
+        memory=memory, machine_part=0.25, services_mode=None, slots=None, share_gpus=False, resources={}, job=None
     )
 
     found = means.of(told, (), {})
