@@ -85,7 +85,7 @@ def test_what_is_planted_or_too_large_is_named_and_left(yard: Yard) -> None:
         "out/passwd": "it is a link that leads out of the code",
         "out/up": "it is a link that leads out of the code",
         "out/pipe": "it is a named pipe",
-        "out/too_large": "one output file may have 1 MB",
+        "out/too_large": "one output file may have 1 MiB",
     }
     log = yard.output(run).decode()
     assert "this run wrote 1 file (4 bytes) into its copy of the code, which is removed" in log
