@@ -4,7 +4,6 @@ their owner alone."""
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -42,6 +41,8 @@ class Profiles(Credentials):
         profiles = self.all()
         if name in profiles:
             return profiles[name]
+        import difflib
+
         near = difflib.get_close_matches(name, profiles, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "`taskyard use` lists them"
         made = checked_name(name)

@@ -84,7 +84,7 @@ def test_cancel_ends_the_parked_claim_of_the_same_agent(root: httpx.Client, agen
         answer = claim.result(10.0)
 
     assert answer["run"] is None
-    assert answer["directives"] == [{"run": run, "stale": False, "cancel": True}]
+    assert answer["directives"] == [{"run": run, "stale": False, "cancel": True, "terminals": []}]
 
 
 def test_agent_claims_from_its_own_queues_alone(server: ServerProcess, root: httpx.Client) -> None:

@@ -148,8 +148,11 @@ class ServerProcess:
     def _answers(self) -> bool:
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1.0):
-                return (self.data / "admin-token").exists() or bool(self._store)
-        except OSError:
+                if (self.data / "admin-token").exists() or not self._store:
+                    return (self.data / "admin-token").exists()
+            # A second server of a store leaves no token, and the first one only once it has opened its store.
+            return httpx.get(f"{self.api}/health", timeout=1.0, verify=False).is_success
+        except (OSError, httpx.HTTPError):
             return False
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import os
 from collections.abc import Collection, Iterable
@@ -90,6 +89,8 @@ def config(namespace: argparse.Namespace) -> None:
 def _note_strangers(known: Collection[str]) -> None:
     """Says which names in the user's file are no setting's: no command reads them."""
     for name in sorted(set(user_names(user_file())).difference(known)):
+        import difflib
+
         near = "".join(f"; did you mean {one!r}?" for one in difflib.get_close_matches(name, known, n=1))
         output.note(f"taskyard: {user_file()}: no setting is called {name!r}{near}")
 
