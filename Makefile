@@ -36,10 +36,10 @@ checked: setup  # While one core lints, another compiles.
 	@$(MAKE) --no-print-directory --jobs 2 lint compiled
 
 test: checked   ## Lint and all tests but the thorough ones
-	$(BIN)/python -m pytest --numprocesses $(AT_ONCE) -m "not thorough"
+	$(BIN)/python -m pytest --numprocesses $(AT_ONCE) --dist worksteal -m "not thorough"
 
 test-thorough: checked  ## All tests: what `make test` leaves out takes as long again
-	$(BIN)/python -m pytest --numprocesses $(AT_ONCE)
+	$(BIN)/python -m pytest --numprocesses $(AT_ONCE) --dist worksteal
 
 bench: setup    ## Measure what the design promises; writes tests/benchmarks/results.json
 	$(BIN)/python -m tests.benchmarks
