@@ -59,7 +59,9 @@ def test_a_worker_that_was_killed_comes_back_and_its_run_is_unharmed(patient: Fa
         started(pool)
         witness = patient.witness()
         witness.wait_for_start()
-        killed = members(pool)[patient.run(witness.task).worker]
+        worker = patient.run(witness.task).worker
+        wait_until(lambda: worker in members(pool), what=f"the record of {worker}")
+        killed = members(pool)[worker]
         os.kill(killed.pid, signal.SIGKILL)
         wait_until(lambda: killed.name in members(pool) and members(pool)[killed.name].pid != killed.pid)
         witness.ends_once(starts=1)

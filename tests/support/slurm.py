@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -215,13 +215,15 @@ class Slurm:
             what=f"job {job} {states}, is {self.state(job)}: {self.output(job)}",
         )
 
-    def start_again(self, job: str) -> None:
-        """Lets a requeued job start at once: Slurm waits for two minutes."""
+    def start_again(self, job: str, begun: Callable[[], object] | None = None) -> None:
+        """Lets a requeued job start at once, until `begun`: Slurm waits for two minutes, after a failed launch too."""
         wait_until(lambda: self.state(job) == "PENDING", what=f"requeued job {job}")
-        wait_until(lambda: self._starts_now(job), what=f"start of job {job}")
+        done = begun or (lambda: self.state(job) == "RUNNING")
+        wait_until(lambda: self._starts_now(job) and done(), seconds=90, what=f"start of job {job}")
 
     def _starts_now(self, job: str) -> bool:
-        self.ask("scontrol", "update", f"jobid={job}", "StartTime=now")
+        if self.state(job) == "PENDING":
+            self.ask("scontrol", "update", f"jobid={job}", "StartTime=now")
         return self.state(job) == "RUNNING"
 
 
