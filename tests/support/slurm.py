@@ -216,15 +216,21 @@ class Slurm:
         )
 
     def start_again(self, job: str, begun: Callable[[], object] | None = None) -> None:
-        """Lets a requeued job start at once, until `begun`: Slurm waits for two minutes, after a failed launch too."""
+        """Lets a requeued job start at once, until `begun`: Slurm waits for two minutes.
+
+        Where it starts on a node that still ends its first launch, Slurm drains that node and holds the job.
+        """
         wait_until(lambda: self.state(job) == "PENDING", what=f"requeued job {job}")
         done = begun or (lambda: self.state(job) == "RUNNING")
         wait_until(lambda: self._starts_now(job) and done(), seconds=90, what=f"start of job {job}")
 
     def _starts_now(self, job: str) -> bool:
-        if self.state(job) == "PENDING":
+        shown = self.ask("scontrol", "-o", "show", "job", job)
+        if "Reason=launch_failed_requeued_held" in shown:
+            self.ask("scontrol", "release", job)
+        if "JobState=PENDING" in shown:
             self.ask("scontrol", "update", f"jobid={job}", "StartTime=now")
-        return self.state(job) == "RUNNING"
+        return "JobState=RUNNING" in shown
 
 
 def _steps_above(pid: int) -> Iterator[int]:
