@@ -163,7 +163,7 @@ def test_services_are_places_of_their_own_beside_the_worker_that_holds_them(yard
 
 @pytest.mark.parametrize("given", [("--services-mode", "2"), "2"])
 def test_services_mode_takes_as_many_as_it_was_told(yard: Yard, tmp_path: Path, given: object) -> None:
-    tasks = [marking(yard, tmp_path / "marks", name, 0.5, queue="services") for name in "abcd"]
+    tasks = [marking(yard, tmp_path / "marks", name, 2.0, queue="services") for name in "abcd"]
     flags = given if isinstance(given, tuple) else ()
     variables = {"TASKYARD_SERVICES_MODE": given} if isinstance(given, str) else {}
 
