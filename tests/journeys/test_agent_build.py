@@ -73,6 +73,7 @@ def test_a_run_finds_the_environment_that_was_built_for_it(yard: Yard, person: P
     assert yard.run(task).environment_reused
 
 
+@pytest.mark.usefixtures("images_alone")
 def test_a_run_finds_image_and_environment_that_were_built_for_it(
     yard: Yard, engine: docker.DockerClient, person: Person
 ) -> None:
@@ -91,6 +92,7 @@ def test_a_run_finds_image_and_environment_that_were_built_for_it(
     assert "using the image that the same set-up made before" in log
 
 
+@pytest.mark.usefixtures("images_alone")
 def test_an_image_that_was_built_runs_as_it_stands_and_needs_nothing_installed(
     yard: Yard, engine: docker.DockerClient, person: Person, target: str
 ) -> None:
@@ -146,6 +148,7 @@ def test_what_the_task_gets_wrong_ends_a_build_with_1(yard: Yard, person: Person
     assert "absent.txt" in done.stderr
 
 
+@pytest.mark.usefixtures("images_alone")
 def test_prepared_images_are_listed_and_pruned_but_for_those_that_a_container_uses(
     yard: Yard, engine: docker.DockerClient, person: Person
 ) -> None:

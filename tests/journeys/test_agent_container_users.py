@@ -72,6 +72,7 @@ def agent_of(account: pwd.struct_passwd, home: Path, yard: Yard) -> AgentProcess
     )
 
 
+@pytest.mark.usefixtures("images_alone")
 def test_an_agent_of_a_plain_user_keeps_its_folder_to_itself(
     yard: Yard, engine: docker.DockerClient, account: pwd.struct_passwd, home: Path
 ) -> None:

@@ -267,6 +267,7 @@ def test_what_runs_in_a_container_is_measured(boxes: Boxes) -> None:
 # --- images and set-ups
 
 
+@pytest.mark.usefixtures("images_alone")
 def test_a_set_up_is_made_once_and_seen_by_the_task(boxes: Boxes) -> None:
     word = f"preparing {uuid.uuid4()}"
     script = f"echo made > /etc/marker; echo {word}"
