@@ -573,15 +573,15 @@ def test_a_killed_up_takes_its_children_along_but_not_the_run(
     port = free_port()
     at = ("--server", f"http://127.0.0.1:{port}")
     with up(variables, tmp_path, port) as process:
-        wait_until(lambda: type_in("workers", *at).stdout, what="a worker")
+        wait_until(lambda: type_in("workers", *at).stdout, seconds=90, what="a worker")
         type_in("run", *at, "--", "python", "train.py", "--sleep", "4")
-        wait_until(lambda: type_in("logs", *at, "@last").stdout, what="a line of the run")
+        wait_until(lambda: type_in("logs", *at, "@last").stdout, seconds=90, what="a line of the run")
 
         process.kill()
 
-        wait_until(lambda: not listening(port), what="the server's end")
+        wait_until(lambda: not listening(port), seconds=90, what="the server's end")
     with up(variables, tmp_path, port):
-        wait_until(lambda: listening(port), what="the server")
+        wait_until(lambda: listening(port), seconds=90, what="the server")
         followed = type_in("logs", "-f", *at, "@last")
         task = json.loads(type_in("show", *at, "--json", "@last").stdout)
 
