@@ -125,7 +125,7 @@ class Task:
             ship_code=ship_code,
             outputs=_patterns(output),
             policy=asking.policy(
-                asking.Treatment(
+                asking.AskedPolicy(
                     timeout=timeout,
                     max_idle_gpu=max_idle_gpu,
                     give_up_after=give_up_after,
@@ -258,7 +258,7 @@ class Task:
         return self
 
     def set(self, **asked: Any) -> Task:
-        """Changes what a draft asks for: the fields of `taskyard.asking.Asked` and `taskyard.asking.Treatment`.
+        """Changes what a draft asks for: the fields of `taskyard.asking.Asked` and `taskyard.asking.AskedPolicy`.
 
         `task.set(image="python:3.12", memory="8GB", gpus=2, timeout="2h")`; what is not named stays.
         """
@@ -267,8 +267,8 @@ class Task:
 
     def _asked(self, given: Mapping[str, Any]) -> wire.TaskChanges:
         spec, rest = self._record.spec, dict(given)
-        limits = [each.name for each in dataclasses.fields(asking.Treatment)]
-        treatment = asking.Treatment(**{name: rest.pop(name, None) for name in limits})
+        limits = [each.name for each in dataclasses.fields(asking.AskedPolicy)]
+        asked_policy = asking.AskedPolicy(**{name: rest.pop(name, None) for name in limits})
         try:
             asked = asking.Asked(**rest)
         except TypeError as error:
@@ -279,7 +279,7 @@ class Task:
         return wire.TaskChanges(
             environment=None if environment == spec.environment else environment,
             resources=asking.resources(asked, spec.resources),
-            policy=asking.policy(treatment, spec.policy),
+            policy=asking.policy(asked_policy, spec.policy),
             container=None if container == spec.container else container or wire.Container(),
         )
 

@@ -163,8 +163,8 @@ def _script(file: Path) -> str:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Treatment:
-    """How a task is to be treated; None leaves things as they are. Times are written like `30m`, or in seconds."""
+class AskedPolicy:
+    """What is asked of a task's policy; None keeps a field. Times are written like `30m`, or in seconds."""
 
     timeout: str | float | None = None
     max_idle_gpu: str | float | None = None
@@ -180,7 +180,7 @@ class Treatment:
     """Whether its own machine ends it before another could get it."""
 
 
-def policy(asked: Treatment, base: Policy) -> Policy:
+def policy(asked: AskedPolicy, base: Policy) -> Policy:
     """`base` with what is asked for. Raises UsageError."""
     given: dict[str, Any] = {}
     for name in ("timeout", "max_idle_gpu", "give_up_after"):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -75,19 +74,17 @@ def is_there(one: Wanted) -> bool:
 
 def fetch(client: Client, one: Wanted, folder: Path, advance: Callable[[int], None]) -> None:
     """Brings one file to its target, going on with what an earlier attempt left. Raises TaskyardError, OSError."""
-    with _below(folder, one.target):
-        for last in (False, True):
-            if _arrived(client, one, advance):
-                os.replace(one.partial, one.target)
-                return
-            one.partial.unlink(missing_ok=True)
-            advance(-one.file.size)
-            if last:
-                raise TaskyardError(f"{one.artifact.name!r} arrived damaged twice: is the server's disk failing?")
+    _make_folders(folder, one.target)
+    for _ in range(2):
+        if _arrived(client, one, advance):
+            os.replace(one.partial, one.target)
+            return
+        one.partial.unlink(missing_ok=True)
+        advance(-one.file.size)
+    raise TaskyardError(f"{one.artifact.name!r} arrived damaged twice: is the server's disk failing?")
 
 
-@contextlib.contextmanager
-def _below(folder: Path, target: Path) -> Iterator[None]:
+def _make_folders(folder: Path, target: Path) -> None:
     """Makes the folders on the way. Raises UsageError where a link on it leads out of the folder."""
     top = folder.resolve()
     for place in reversed([target.parent, *target.parent.parents]):
@@ -95,7 +92,6 @@ def _below(folder: Path, target: Path) -> Iterator[None]:
             place.mkdir()
         if place.is_relative_to(folder) and not place.resolve().is_relative_to(top):
             raise UsageError(f"{place} is a link out of {folder}: remove it, or name another folder with -o")
-    yield
 
 
 def _arrived(client: Client, one: Wanted, advance: Callable[[int], None]) -> bool:

@@ -1208,7 +1208,7 @@ class ArtifactFile:
     """Relative, with slashes; the last part of the artifact's name where it is a single file."""
     size: int
     sha256: str
-    """Of the whole file. The server has checked those of the parts; this one is for whoever reads the file."""
+    """Of the whole file. The server has checked those of the parts; this one is for those who fetch the file."""
     parts: tuple[str, ...] = ()
     """Digests of its parts, each of PART_BYTES but for the last; none for an empty file."""
 

@@ -71,7 +71,7 @@ class Relay:
     keys: Channel = field(default_factory=Channel)
     screen: Channel = field(default_factory=Channel)
     size: tuple[int, int]
-    size_told: tuple[int, int]
+    size_sent: tuple[int, int]
     attached: bool = False
     closed: bool = False
     end: TerminalScreen | None = None
@@ -133,7 +133,7 @@ class Terminals:
             person_at=now,
             agent_at=now,
             size=size,
-            size_told=size,
+            size_sent=size,
         )
         logger.info(
             "%s opened a terminal in run %s",
@@ -214,9 +214,9 @@ class Terminals:
         relay.attached = True
         seconds = min(max(0.0, asked.wait_seconds), WAIT_SECONDS)
         begin, data = await relay.keys.read(
-            asked.offset, seconds, wake=lambda: relay.closed or relay.size != relay.size_told
+            asked.offset, seconds, wake=lambda: relay.closed or relay.size != relay.size_sent
         )
-        relay.agent_at, relay.size_told = self._monotonic(), relay.size
+        relay.agent_at, relay.size_sent = self._monotonic(), relay.size
         return TerminalKeys(
             offset=begin,
             data=base64.b64encode(data).decode(),
@@ -293,7 +293,7 @@ class Terminals:
             try:
                 await self._tell(relay.task, relay.run, relay.actor, "terminal_ended", detail)
             except Unavailable as error:
-                logger.warning("a terminal's end is not in the story: %s", error, extra={"action": "untold"})
+                logger.warning("a terminal's end is not in the story: %s", error, extra={"action": "story_failed"})
 
     async def _tell(self, task_id: str, entry: RunRecord, actor: Actor, kind: str, detail: str) -> None:
         line = partial(

@@ -103,7 +103,8 @@ def test_an_exclusive_run_ends_where_its_machine_is_cut_off_and_another_goes_on(
 
         wait_until(lambda: len(agent.keepers()) == 1, what="the end of the exclusive run")
         assert yard.run(exclusive).outcome is None  # before the server could give it to another
-        yard.wait_for_state(exclusive, TaskState.FAILED)
+        # A server that was kept from running lengthens the leases: on a busy machine that is more than once.
+        yard.wait_for_state(exclusive, TaskState.FAILED, seconds=150.0)
         assert len(agent.keepers()) == 1
 
 

@@ -63,7 +63,7 @@ class Slot:
         self.folder.mkdir(parents=True)
 
     def keep(self, claim: Path) -> None:
-        """Keeps the place as it is, whoever holds its lock, for as long as the file `claim` exists."""
+        """Keeps the place unchanged while the file `claim` exists, even after its lock is released."""
         new = self.folder.with_name(f"{self.folder.name}.kept.new")
         new.write_bytes(os.fsencode(claim))
         new.replace(_kept_file(self.folder))

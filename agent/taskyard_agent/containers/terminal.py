@@ -11,6 +11,7 @@ from typing import Any
 from taskyard_agent.containers.engine import Engine
 from taskyard_agent.containers.failure import refused, translated, without_status
 from taskyard_agent.containers.records import engine_place
+from taskyard_agent.errors import RunFailed
 
 SHELL = ("/bin/sh", "-c", "command -v bash >/dev/null 2>&1 && exec bash -i; exec /bin/sh -i")
 
@@ -63,7 +64,8 @@ class ContainerTerminal:
 
     def resize(self, rows: int, columns: int) -> None:
         """Sets the size of the window; a process that is not there yet, or any more, has none."""
-        with contextlib.suppress(Exception):  # a window of another size is no reason to end a terminal
+        # A window of another size is no reason to end a terminal.
+        with contextlib.suppress(RunFailed), translated("the window cannot be resized"):
             self._engine.client.api.exec_resize(self._process, height=rows, width=columns)
 
     def ended(self) -> tuple[int | None, int]:

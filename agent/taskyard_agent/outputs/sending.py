@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -96,8 +97,9 @@ class Sending:
     def all(self, plan: OutputPlan) -> RunOutputs:
         """Sends all that is planned and reports it. Raises Gone, Halted."""
         folder = folder_of(self.directory, self.users)
-        for batch in _batches(plan.files) if folder is not None else ():
-            self._send(folder, batch)  # type: ignore[arg-type]
+        if folder is not None:
+            for batch in _batches(plan.files):
+                self._send(folder, batch)
         refused = (*plan.skipped, *self.refused)
         outputs = RunOutputs(
             state=OutputsState.KEPT,
@@ -173,7 +175,7 @@ class Sending:
             self.moved()
             yield chunk
 
-    # --- What the server is asked
+    # --- Requests
 
     def _bring(self, ready: list[_Ready]) -> None:
         """Sends what is missing and names the files. Raises _NotTaken, Gone, Halted."""
@@ -188,8 +190,8 @@ class Sending:
     def _missing(self, digests: list[str]) -> list[str]:
         found: list[str] = []
         for first in range(0, len(digests), ASKED_AT_ONCE):
-            portion = digests[first : first + ASKED_AT_ONCE]
-            found += self._until_taken(lambda portion=portion: self._ask_for_missing(portion)) or []  # type: ignore[misc]
+            ask = partial(self._ask_for_missing, digests[first : first + ASKED_AT_ONCE])
+            found += self._until_taken(ask) or []
         return found
 
     def _ask_for_missing(self, digests: list[str]) -> list[str]:

@@ -95,7 +95,7 @@ class Uploads:
         return not self._pending
 
     def stop(self) -> None:
-        """Sends no more; what is left is the next agent's, which finds it in the journal."""
+        """Stops sending; the next agent finds the rest in the journal and sends it."""
         self._halted.set()
         for _ in self._threads:
             self._waiting.put(None)

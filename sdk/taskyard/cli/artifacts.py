@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taskyard.cli import output
+from taskyard.cli.progress import Progress
 from taskyard.cli.session import (
     FOLLOW_PATIENCE_SECONDS,
     add_attempt,
@@ -30,9 +30,6 @@ COLUMNS = ("NAME", "SIZE", "KIND", "SHA256")
 SHOWN = 20
 """Names that `show` prints."""
 WAIT_SECONDS = 0.5
-PROGRESS_SECONDS = 0.5
-LINES_SECONDS = 10.0
-"""Between two lines of progress where there is no terminal."""
 _WILD = ("*", "?", "[")
 
 
@@ -88,9 +85,10 @@ def get(namespace: argparse.Namespace) -> None:
         lacking = [one for one in files if not fetching.is_there(one)]
         _refuse_to_overwrite(lacking, overwrite=namespace.overwrite)
         namespace.into.mkdir(parents=True, exist_ok=True)
-        with _Progress(sum(one.file.size for one in lacking)) as progress:
+        total = sum(one.file.size for one in lacking)
+        with Progress("fetched", in_words=output.size) as progress:
             for one in lacking:
-                fetching.fetch(client, one, namespace.into, progress.advance)
+                fetching.fetch(client, one, namespace.into, lambda count: progress.advance(count, total))
     if namespace.json:
         output.print_json([{"name": one.artifact.name, "file": str(one.target)} for one in files])
         return
@@ -206,33 +204,3 @@ def _in_words(outputs: RunOutputs) -> str:
 
 def _digest(artifact: Artifact) -> str:
     return artifact.files[0].sha256[:16] if len(artifact.files) == 1 else f"{len(artifact.files)} files"
-
-
-class _Progress:
-    """Says how far a download is, once it takes longer than a moment."""
-
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._done = 0
-        self._said_at = time.monotonic()
-        self._open = False
-
-    def advance(self, count: int) -> None:
-        """So many bytes more are here."""
-        self._done = max(0, self._done + count)
-        pause = PROGRESS_SECONDS if sys.stderr.isatty() else LINES_SECONDS
-        if time.monotonic() - self._said_at < pause:
-            return
-        self._said_at = time.monotonic()
-        text = f"fetched {output.size(self._done)} of {output.size(self._total)}"
-        self._open = sys.stderr.isatty()
-        print(
-            f"\r{text}\033[K" if self._open else text, end="" if self._open else "\n", file=sys.stderr, flush=True
-        )
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._open:
-            print(file=sys.stderr)

@@ -6,22 +6,16 @@ import argparse
 import asyncio
 import importlib
 import signal
-import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from taskyard.asking import size_in_words
 from taskyard.cli import output
+from taskyard.cli.progress import Progress
 from taskyard.config import Setting, add_settings, resolve, user_file
 from taskyard.errors import TaskyardError, UsageError
 
-QUIET_SECONDS = 1.0
-"""What takes no longer needs no progress."""
-SHOWN_SECONDS = 0.5
-LINES_SECONDS = 10.0
-"""Between two lines of progress where there is no terminal."""
 _MONGODB = (
     "the store is MongoDB: copy it with `mongodump --oplog`, and the folder of --artifacts after it; see the page"
     " `backup` of the documentation"
@@ -101,7 +95,7 @@ def _backup(url: str, data: Path, namespace: argparse.Namespace) -> Any:
     if control is None:
         raise UsageError(_MONGODB)
     module = importlib.import_module("taskyard_server.copies.backup")
-    with _Progress("copied") as progress:
+    with Progress("copied") as progress:
         return module.back_up(control, data, namespace.file, replace=namespace.replace, progress=progress)
 
 
@@ -110,7 +104,7 @@ def _restore(url: str, data: Path, namespace: argparse.Namespace) -> Any:
     if control is None:
         raise UsageError(f"{_MONGODB}; once it is restored: taskyard server restore --store …, without a file")
     module = importlib.import_module("taskyard_server.copies.restore")
-    with _Progress("restored") as progress:
+    with Progress("restored") as progress:
         return module.restore(namespace.file, control, data, compare=namespace.compare, progress=progress)
 
 
@@ -156,32 +150,3 @@ def _refusing(work: Callable[[], Any]) -> Any:
 
 def _interrupted(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
-
-
-class _Progress:
-    """Says how far it is once it takes longer than a moment: on a terminal in one line, else in some."""
-
-    def __init__(self, verb: str) -> None:
-        self._verb = verb
-        self._began = time.monotonic()
-        self._said_at = float("-inf")
-        self._open = False
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        pause = SHOWN_SECONDS if sys.stderr.isatty() else LINES_SECONDS
-        if now - self._began < QUIET_SECONDS or now - self._said_at < pause:
-            return
-        self._said_at = now
-        text = f"{self._verb} {size_in_words(done)} of {size_in_words(total)} ({100 * done // max(total, 1)} %)"
-        self._open = sys.stderr.isatty()
-        print(
-            f"\r{text}\033[K" if self._open else text, end="" if self._open else "\n", file=sys.stderr, flush=True
-        )
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._open:
-            print(file=sys.stderr)

@@ -209,10 +209,10 @@ def in_name(namespace: argparse.Namespace) -> dict[str, str]:
 
 def policy(namespace: argparse.Namespace, base: Policy) -> Policy:
     """`base` with the flags' changes."""
-    from taskyard.asking import Treatment
+    from taskyard.asking import AskedPolicy
     from taskyard.asking import policy as treated
 
-    asked = Treatment(
+    asked = AskedPolicy(
         timeout=namespace.timeout,
         max_idle_gpu=namespace.max_idle_gpu,
         give_up_after=getattr(namespace, "give_up_after", None),  # of `run` it is a setting, absent unless given

@@ -134,10 +134,10 @@ def say_what_differs(before: Task, after: Task) -> None:
     if changed:
         say("command", output.command_line(after.spec.command))
         say("set", changed)
-    told = {"parameters", "command"} if changed else {"command"}
+    shown_before = {"parameters", "command"} if changed else {"command"}
     label = "differs"
     for one in spec_differences(before.spec, after.spec):
-        if one.section not in told and one.name != "name":
+        if one.section not in shown_before and one.name != "name":
             say(label, f"{one.name} {in_words(one.b)}, not {in_words(one.a)}")
             label = ""
 

@@ -199,7 +199,7 @@ def trouble(error: Exception) -> str:
 
 
 def in_colours(stream: TextIO) -> bool:
-    """Whether a stream is a terminal that shows colours, and whoever reads it wants them (`NO_COLOR`)."""
+    """Whether a stream is a terminal that shows colours, unless its reader wants none (`NO_COLOR`)."""
     if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") in ("dumb", "unknown"):
         return False
     return sys.platform != "win32" or bool(os.environ.get("WT_SESSION") or os.environ.get("TERM"))

@@ -158,7 +158,7 @@ def _wanted(namespace: argparse.Namespace, settings: Any) -> Wanted:
         resources=asking.resources(asked, Resources()),
         container=asking.container(asked, None),
         policy=changes.policy(
-            namespace, asking.policy(asking.Treatment(give_up_after=settings["give_up_after"]), Policy())
+            namespace, asking.policy(asking.AskedPolicy(give_up_after=settings["give_up_after"]), Policy())
         ),
         python=settings["python"] or python,
         packages=tuple(namespace.package),

@@ -1,4 +1,4 @@
-"""Artifacts of runs: sent by their agent in parts, read by whoever may read their task."""
+"""Artifacts of runs: sent by their agent in parts, read by those who may read the task."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Artifacts of runs: their agent sends parts and names them, whoever may read the task reads them.
+"""Artifacts of runs: their agent sends parts and names them; those who may read the task read them.
 
-A digest gives no right: an account may name what it has sent itself, and is told of nothing else.
+A digest gives no right: an account may name what it has sent itself, and learns of nothing else.
 """
 
 from __future__ import annotations
